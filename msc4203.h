@@ -1,0 +1,2825 @@
+/*
+ * msc4203.h - to-device messages for Matrix application services (MSC4203), version 0.1.0
+ *
+ * SPDX-License-Identifier: 0BSD
+ *
+ * One C99 file that reads and writes the JSON in which to-device messages travel between clients,
+ * homeservers and application services. It allocates nothing, needs nothing but libc, and treats
+ * every byte of its input as hostile.
+ *
+ *
+ * CONTENTS
+ *   1. What it does                 6. Results and errors
+ *   2. A complete example           7. Memory
+ *   3. Adding it to a program       8. Threads
+ *   4. Reading                      9. Options
+ *   5. Writing                     10. Limits
+ *   Then the declarations, with a comment each, and the implementation.
+ *
+ *
+ * 1. WHAT IT DOES
+ *
+ * A to-device message travels in four shapes of JSON. This library takes each of them apart into
+ * items and builds each of them from items:
+ *
+ *   MSC4203_TRANSACTION  homeserver -> application service, PUT /_matrix/app/v1/transactions/{txnId}
+ *   MSC4203_SEND         client -> homeserver, PUT /_matrix/client/v3/sendToDevice/{type}/{txnId}
+ *   MSC4203_EDU          homeserver -> homeserver, the content of an m.direct_to_device EDU
+ *   MSC4203_SYNC         homeserver -> client, the to-device part of a /sync response
+ *
+ * Reading checks the whole body against RFC 8259 and UTF-8, strictly. One unusable item among good
+ * ones is reported as an item with an error, and the rest is read: a bad message never blocks a
+ * transaction. Strings come unescaped; contents come as the bytes that were sent, never re-ordered,
+ * re-escaped or re-formatted.
+ *
+ *
+ * 2. A COMPLETE EXAMPLE
+ *
+ * Reads a transaction from standard input in pieces of 512 bytes and says who gets what:
+ *
+ * ```c example
+ * #define MSC4203_IMPLEMENTATION
+ * #include "msc4203.h"
+ * #include <stdio.h>
+ *
+ * int main(void)
+ * {
+ *     static char scratch[70000], chunk[512];    // scratch: room for the longest item
+ *     msc4203_reader reader;
+ *     const msc4203_item *item;
+ *     int result;
+ *
+ *     msc4203_reader_init(&reader, MSC4203_TRANSACTION, MSC4203_TO_DEVICE, scratch, sizeof scratch);
+ *     do {
+ *         size_t bytes = fread(chunk, 1, sizeof chunk, stdin);
+ *         msc4203_reader_feed(&reader, chunk, bytes, bytes == 0);    // no more bytes: the end
+ *         while ((result = msc4203_reader_next(&reader, &item)) == MSC4203_ITEM) {
+ *             if (item->error != 0) {
+ *                 printf("message %u: %s\n", item->index, msc4203_result_text(item->error));
+ *                 continue;
+ *             }
+ *             printf("%.*s to %.*s, device %.*s: %lu bytes\n",
+ *                    (int)item->type.len, item->type.ptr, (int)item->user_id.len,
+ *                    item->user_id.ptr, (int)item->device_id.len, item->device_id.ptr,
+ *                    (unsigned long)item->content.len);
+ *         }
+ *     } while (result == MSC4203_MORE);
+ *     if (result != MSC4203_END) {
+ *         printf("byte %lu: %s\n", (unsigned long)msc4203_reader_offset(&reader),
+ *                msc4203_result_text(result));
+ *         return 1;
+ *     }
+ *     return 0;
+ * }
+ * ```
+ *
+ *
+ * 3. ADDING IT TO A PROGRAM
+ *
+ * Copy msc4203.h. In ONE source file of yours, define MSC4203_IMPLEMENTATION before including it;
+ * everywhere else include it plainly, for the declarations. Or compile msc4203.c, which does just
+ * that. To keep everything private to one file, define MSC4203_STATIC as well. C99 and later, C++98
+ * and later; no other header than <stddef.h>, <stdint.h> and <string.h>; no warnings at strict
+ * settings.
+ *
+ *
+ * 4. READING
+ *
+ * msc4203_reader_init() says which shape to expect, which kinds of items are wanted, and gives a
+ * scratch buffer. msc4203_reader_feed() gives bytes, and msc4203_reader_next() takes items out until
+ * it returns something else than MSC4203_ITEM:
+ *
+ *   MSC4203_MORE   these bytes are used up: feed the next ones
+ *   MSC4203_END    the body is complete and valid
+ *   an error < 0   the body is broken; msc4203_reader_offset() says at which byte
+ *
+ * Items that were read before an error were read correctly; whether to use them is the caller's
+ * decision. (A server that accepts a request whole or not at all keeps them until MSC4203_END.)
+ *
+ * In one piece. Feed the whole body with `last` set. Nothing is copied: the item's strings point
+ * into the body. Only strings with escapes are put together in the scratch buffer, so that a few
+ * hundred bytes of scratch are enough for most uses, and none at all for items without escapes.
+ *
+ * In chunks of any size, down to one byte. What an item has before a chunk ends is kept in the
+ * scratch buffer, which must hold the longest wanted item: the sum of its strings, unescaped, and
+ * of its content as written. An item that does not fit has the error MSC4203_E_TOO_LARGE, an empty
+ * content, and those of its ids that fit; the body goes on. Kinds that are not wanted need no
+ * scratch. However the body is cut, the items, the errors and the offsets are the same, with one
+ * exception:
+ *
+ * An EDU's keys come in any order. When `messages` comes before `sender` or `type`, reading in one
+ * piece looks ahead; in chunks this is impossible, and the messages come with the flag MSC4203_LATE
+ * and without what is not known yet. Keep them until the end, where *item tells both, or read the
+ * body again with what you learned as the preset (msc4203_reader_preset).
+ *
+ * Key spellings. Until MSC4203, MSC2409 and MSC3202 are part of the specification their keys have
+ * prefixes, and homeservers send either or both. The reader knows all of these:
+ *
+ *   to_device                          de.sorunome.msc2409.to_device
+ *   ephemeral                          de.sorunome.msc2409.ephemeral
+ *   device_lists                       org.matrix.msc3202.device_lists
+ *   device_one_time_keys_count         org.matrix.msc3202.device_one_time_keys_count
+ *                                      org.matrix.msc3202.device_one_time_key_counts
+ *   device_unused_fallback_key_types   org.matrix.msc3202.device_unused_fallback_key_types
+ *
+ * Of several spellings of one key the first list with an element counts and the others are skipped,
+ * so that nothing is delivered twice; an empty or null one never hides a filled one.
+ *
+ * What makes an item unusable: a field that is missing, of the wrong type, or given twice; a content
+ * that is no object, or nested too deeply; a lone surrogate in a string. A lone surrogate inside the
+ * content, and a number there that no double holds, are valid JSON that some receivers fail on: the
+ * item has the flag MSC4203_LONE_SURROGATE or MSC4203_HUGE_NUMBER. A server should refuse both where
+ * they come in: msc4203_item_error() tells whether there is anything wrong with an item.
+ *
+ *
+ * 5. WRITING
+ *
+ *     msc4203_writer writer;
+ *     msc4203_writer_begin(&writer, MSC4203_TRANSACTION, 0, buffer, sizeof buffer);
+ *     while (there is an item)
+ *         if (msc4203_writer_item(&writer, &item) == MSC4203_E_FULL)
+ *             break;                          // the rest goes into the next transaction
+ *     result = msc4203_writer_end(&writer, &bytes);
+ *
+ * The writer takes what the reader yields. An item that does not fit is refused whole, with
+ * MSC4203_E_FULL, and what was written before stays as it is; room for what closes the body is
+ * always kept. msc4203_writer_needed() says which capacity would have been enough. Any other error
+ * sticks: later calls do nothing and return it, so that one check at the end is enough.
+ *
+ * Items must come grouped by kind, for they share a key of the body; key counts and fallback key
+ * types also by user, and so do the messages of MSC4203_SEND and MSC4203_EDU, where moreover no
+ * device of a user may come twice. Anything else is refused (MSC4203_E_ORDER): it would become a
+ * duplicate key, of which most receivers drop one. Ascending users (and devices) are checked at no
+ * cost; others are looked for in what has been written.
+ *
+ * Contents are validated before they are copied: no caller can be tricked into writing JSON that is
+ * broken, injected, or poison for some receiver.
+ *
+ * A NULL buffer measures: the same calls, nothing is written, and the end tells the bytes.
+ *
+ *
+ * 6. RESULTS AND ERRORS
+ *
+ * Functions return an int: zero or positive is progress, negative is an error. Errors come in bands:
+ * -1 to -19 a body that cannot be read, -20 to -39 an item that cannot be used, -40 to -59 an item
+ * that cannot be written, -60 and below a mistake in the calling program. For each there is a text
+ * (msc4203_result_text), a Matrix errcode (msc4203_result_errcode) and an HTTP status
+ * (msc4203_result_status) to answer a request with. After any error an object can be begun anew.
+ *
+ *
+ * 7. MEMORY
+ *
+ * All memory is the caller's. On a 64-bit machine: msc4203_reader at most 384 bytes, msc4203_writer
+ * at most 384 bytes, whatever the body's size; no function needs more than 256 bytes of stack. (Ask
+ * msc4203_sizeof() for the sizes on yours.) No heap, no recursion, no static data that is written to.
+ *
+ *
+ * 8. THREADS
+ *
+ * There is no global state: different objects may be used by different threads at the same time, one
+ * object by one thread at a time. No function blocks, calls back, or reads a clock.
+ *
+ *
+ * 9. OPTIONS
+ *
+ * Define before the implementation is included:
+ *   MSC4203_STATIC      all functions are static, for use in one source file
+ *   MSC4203_NO_READER   leaves out reading (section 3 of the implementation)
+ *   MSC4203_NO_WRITER   leaves out writing (section 4 of the implementation)
+ *   MSC4203_NO_SIMD     uses no vector instructions, where the compiler offers them
+ *   MSC4203_NO_WORDS    looks at strings byte by byte (smaller code; the default on machines
+ *                       that are not 64-bit little-endian)
+ * No option changes a struct or a result.
+ *
+ *
+ * 10. LIMITS
+ *
+ * Nesting: 1,024 levels, the outermost object being the first. An item whose content goes deeper has
+ * the error MSC4203_E_TOO_DEEP; skipped values may go deeper. Scratch: at most 4 GiB are used. Length
+ * of a body: 2^64 - 1 bytes. Number of items of a kind in one body: 2^32 - 1. No other limit on ids,
+ * types or contents than the scratch buffer; what servers allow (user ids 255 bytes, contents 64
+ * KiB) is the server's business.
+ */
+#ifndef MSC4203_H
+#define MSC4203_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The version of the library, MAJOR * 1000000 + MINOR * 1000 + PATCH. Within one MAJOR (and, while it
+ * is 0, within one MINOR) functions, values and structs are only added to, at the end. */
+#define MSC4203_VERSION "0.1.0"
+#define MSC4203_VERSION_NUMBER 1000
+
+/* How functions are declared. Define it yourself for an export attribute or a calling convention. */
+#ifndef MSC4203_API
+#ifdef MSC4203_STATIC
+#if defined(__GNUC__) || defined(__clang__) || defined(__TINYC__)
+#define MSC4203_API static __attribute__((unused))
+#else
+#define MSC4203_API static
+#endif
+#else
+#define MSC4203_API extern
+#endif
+#endif
+
+/* ------------------------------------------------------------------------------------------------
+ * Values
+ * ------------------------------------------------------------------------------------------------ */
+
+/* The shapes of a body. */
+enum msc4203_shape {
+    MSC4203_TRANSACTION = 0, /* Application Service API, PUT /transactions/{txnId}; MSC4203, MSC3202 */
+    MSC4203_SEND = 1,        /* Client-Server API, PUT /sendToDevice/{eventType}/{txnId} */
+    MSC4203_EDU = 2,         /* Server-Server API, m.direct_to_device, its `content` */
+    MSC4203_SYNC = 3,        /* Client-Server API, GET /sync: `next_batch` and `to_device` */
+    MSC4203_JSON = 4         /* reading only: any one JSON text, validated; it has no items */
+};
+
+/* The kinds of items: single bits, to be or-ed into a set of kinds. */
+enum msc4203_kind {
+    MSC4203_TO_DEVICE = 1,        /* a to-device message: all fields but `id` */
+    MSC4203_EVENT = 2,            /* a room event: `content` is the event, a JSON object */
+    MSC4203_EPHEMERAL = 4,        /* m.typing, m.receipt or m.presence: `content` is the event */
+    MSC4203_DEVICE_CHANGED = 8,   /* a user whose device list changed: `user_id` */
+    MSC4203_DEVICE_LEFT = 16,     /* a user with whom no room is shared any more: `user_id` */
+    MSC4203_KEY_COUNTS = 32,      /* one device's one-time key counts: `content` is the JSON object
+                                     algorithm -> count; see msc4203_algorithms */
+    MSC4203_FALLBACK_TYPES = 64,  /* one device's unused fallback key types: `content` is the JSON
+                                     array of algorithms; an empty one is an item too */
+    MSC4203_MESSAGE_ID = 128,     /* an EDU's message_id: `id` */
+    MSC4203_NEXT_BATCH = 256,     /* a /sync response's next_batch: `id` */
+    MSC4203_ALL_KINDS = 511
+};
+
+/* Flags of an item. */
+enum msc4203_flag {
+    MSC4203_LONE_SURROGATE = 1, /* `content` has a string with half a surrogate pair, like "\ud800" */
+    MSC4203_HUGE_NUMBER = 2,    /* `content` has a number of 1.7976931348623158e308 or more, or of
+                                   minus that or less: no double holds it */
+    MSC4203_LATE = 4            /* an EDU in chunks: `sender` or `type` was not known yet */
+};
+
+/* Flags for msc4203_writer_begin(). */
+enum msc4203_writing {
+    MSC4203_UNSTABLE_KEYS = 0, /* the prefixed keys, which every receiver knows today */
+    MSC4203_STABLE_KEYS = 1    /* the keys without prefixes; `ephemeral` always is */
+};
+
+/* What functions return. */
+enum msc4203_result {
+    MSC4203_OK = 0,
+    MSC4203_ITEM = 1, /* *item is an item, usable or not: see its `error` */
+    MSC4203_MORE = 2, /* all bytes are used up, and the body goes on */
+    MSC4203_END = 3,  /* the body is complete and valid */
+
+    /* The body cannot be read. */
+    MSC4203_E_SYNTAX = -1,      /* not JSON */
+    MSC4203_E_UTF8 = -2,        /* not JSON: a string is not valid UTF-8 */
+    MSC4203_E_TRUNCATED = -3,   /* not JSON: the input ends too early */
+    MSC4203_E_ROOT = -4,        /* JSON, but no object */
+    MSC4203_E_MESSAGES = -5,    /* `messages` is no object */
+    MSC4203_E_NO_MESSAGES = -6, /* `messages` is missing */
+
+    /* The item cannot be used; or, from a writer, is not written. */
+    MSC4203_E_FIELD_MISSING = -20, /* a required field is missing */
+    MSC4203_E_FIELD_TYPE = -21,    /* a field, or the item itself, is of the wrong JSON type */
+    MSC4203_E_FIELD_TWICE = -22,   /* a field is given twice */
+    MSC4203_E_TOO_DEEP = -23,      /* nested deeper than 1,024 levels */
+    MSC4203_E_SURROGATE = -24,     /* half a surrogate pair in a string */
+    MSC4203_E_NUMBER = -25,        /* a number that no double holds */
+    MSC4203_E_TOO_LARGE = -26,     /* longer than the scratch buffer */
+
+    /* The item cannot be written. */
+    MSC4203_E_FULL = -40,   /* no room; see msc4203_writer_needed() */
+    MSC4203_E_ORDER = -41,  /* its kind, its user or its device has been written already */
+    MSC4203_E_KIND = -42,   /* the shape has no place for this kind */
+    MSC4203_E_SECOND = -43, /* an EDU has one sender, one type and one message_id, a /sync response
+                               one next_batch: this is another */
+
+    /* A mistake in the calling program. */
+    MSC4203_E_USAGE = -60
+};
+
+/* ------------------------------------------------------------------------------------------------
+ * Items
+ * ------------------------------------------------------------------------------------------------ */
+
+/* `len` bytes at `ptr`, not NUL-terminated; they may contain NUL bytes. An absent string has a NULL
+ * `ptr`, an empty one has not. */
+typedef struct msc4203_span {
+    const char *ptr;
+    size_t len;
+} msc4203_span;
+
+/* Whatever travels in a body. The reader fills in what the kind has and leaves the rest zero; the
+ * writer looks at what the kind and the shape have. Strings are unescaped, valid UTF-8 without
+ * surrounding quotes (a lone surrogate, which makes the item an error, reads as U+FFFD); `content` is
+ * raw JSON. */
+typedef struct msc4203_item {
+    int kind;       /* one of enum msc4203_kind */
+    int error;      /* MSC4203_OK, or why the item cannot be used: -20 to -39 */
+    unsigned flags; /* a set of enum msc4203_flag */
+    unsigned index; /* counts the items of this kind in this body, from 0, unusable ones too */
+    uint64_t offset;        /* of the item's first byte in the body, from 0; in MSC4203_SEND and
+                               MSC4203_EDU of the quote before the device id */
+    msc4203_span sender;    /* full user id */
+    msc4203_span type;      /* event type */
+    msc4203_span user_id;   /* recipient (to_user_id), or the user that the item speaks of */
+    msc4203_span device_id; /* recipient's device (to_device_id), or the device spoken of */
+    msc4203_span content;   /* raw JSON: see enum msc4203_kind */
+    msc4203_span id;        /* message_id or next_batch */
+} msc4203_item;
+
+/* Tells whether anything is wrong with an item: its `error`, or one of its flags as an error. Of
+ * several faults it tells the same one however the body was cut. For a server that refuses bad
+ * messages where they come in.
+ *
+ * Returns MSC4203_OK, or an error from -20 to -39. */
+MSC4203_API int msc4203_item_error(const msc4203_item *item);
+
+/* Tells whether a span holds exactly the bytes of the NUL-terminated `string`: 1 or 0. */
+MSC4203_API int msc4203_span_equal(const msc4203_span *span, const char *string);
+
+/* ------------------------------------------------------------------------------------------------
+ * Results
+ * ------------------------------------------------------------------------------------------------ */
+
+/* Returns a short English text for a result, such as "a field is missing"; "unknown result" for a
+ * number that is none. The text is constant. */
+MSC4203_API const char *msc4203_result_text(int result);
+
+/* Returns the Matrix errcode with which a server answers a request that failed with this result, such
+ * as "M_NOT_JSON"; "" for a result that is no error. The text is constant. */
+MSC4203_API const char *msc4203_result_errcode(int result);
+
+/* Returns the HTTP status that goes with the errcode: 200, 400, 413, or 500. */
+MSC4203_API int msc4203_result_status(int result);
+
+/* Returns MSC4203_VERSION_NUMBER as it was when the library was compiled. */
+MSC4203_API unsigned msc4203_version(void);
+
+/* ------------------------------------------------------------------------------------------------
+ * Scanner state. Private: it stands here only because the structs that callers provide contain one.
+ * ------------------------------------------------------------------------------------------------ */
+
+typedef struct msc4203_json {
+    const unsigned char *next, *end; /* what is left of the chunk */
+    const unsigned char *text;       /* the piece of a watched string that was reported last */
+    size_t text_bytes;
+    int64_t point, exponent; /* of a number, 0.DIGITS * 10^point * 10^exponent */
+    uint32_t depth, watch;   /* levels open, levels whose values are reported */
+    uint32_t unit;           /* of \u escapes: a pending high surrogate << 16 | the unit */
+    uint16_t limit;          /* levels that may be open */
+    uint8_t strict;          /* a level too many is an error */
+    uint8_t state, role, flags;
+    uint8_t need, low, high;       /* bytes to come, and the bounds of the next one */
+    uint8_t number, minus, digits; /* the part of a number, the sign of its exponent, how it compares */
+    int8_t error;
+    unsigned char escape[4]; /* an unescaped character */
+    uint8_t objects[128];    /* a bit for each level: object or array */
+} msc4203_json;
+
+/* ------------------------------------------------------------------------------------------------
+ * Reader
+ * ------------------------------------------------------------------------------------------------ */
+
+struct msc4203_reader_state {
+    msc4203_json json;
+    msc4203_item item;         /* the item in the making, and what it shares with the next one */
+    const unsigned char *mark; /* where a content began in this chunk; of an EDU, its messages */
+    char *scratch;             /* [kept ids][finished fields][the text in the making] */
+    uint64_t bytes_fed;
+    uint32_t scratch_bytes, used, base, part; /* base: of kept ids; part: of the text */
+    uint16_t kinds, filled;                   /* wanted; of which there was an item */
+    uint8_t shape, where, field, row;
+    uint8_t row_bytes, seen, loose, stored;
+    uint8_t state;
+    int8_t user_error, edu_error, late_error;
+};
+
+/* The state of reading one body: of fixed size, whatever the body's. Treat `priv` as private. */
+typedef struct msc4203_reader {
+    struct msc4203_reader_state priv;
+} msc4203_reader;
+
+/* Begins to read a body.
+ *
+ * `shape` is one of enum msc4203_shape. `kinds` is a set of enum msc4203_kind: other items are
+ * validated and skipped at full speed. `scratch` is `scratch_bytes` of memory for the reader to work
+ * in, which must live as long as the reader is used and may be NULL when its size is 0: see READING
+ * in the manual for how much is needed.
+ *
+ * May be called at any time, also after an error, to begin another body.
+ *
+ * Returns MSC4203_OK, or MSC4203_E_USAGE for an unknown shape; msc4203_reader_next() then returns
+ * MSC4203_E_USAGE too. */
+MSC4203_API int msc4203_reader_init(msc4203_reader *reader, int shape, unsigned kinds,
+                                    void *scratch, size_t scratch_bytes);
+
+/* Gives what the body does not tell: the `sender` and `type` of MSC4203_SEND, the `user_id` and
+ * `device_id` of MSC4203_SYNC are put into every message; all other fields of `preset` are ignored.
+ * For MSC4203_EDU its `sender` and `type` are taken in place of the body's.
+ *
+ * To be called after msc4203_reader_init() and before the first msc4203_reader_feed(). What the
+ * spans point to is not copied: it must stay as long as the reader is used. */
+MSC4203_API void msc4203_reader_preset(msc4203_reader *reader, const msc4203_item *preset);
+
+/* Gives the next `bytes` bytes of the body; `last` says that no more will come (0 or 1). A body in
+ * one piece is fed once, with `last` set. The last call may give 0 bytes, and `data` may then be NULL.
+ *
+ * `data` is only read, and must stay as it is until msc4203_reader_next() has returned something else
+ * than MSC4203_ITEM; in one piece, until the reader is no longer used.
+ *
+ * Returns MSC4203_OK; MSC4203_E_USAGE, changing nothing, when the bytes before these are not used up
+ * or `last` has been given. */
+MSC4203_API int msc4203_reader_feed(msc4203_reader *reader, const void *data, size_t bytes, int last);
+
+/* Reads on to the next wanted item.
+ *
+ * On MSC4203_ITEM *item points into the reader: it is valid, with what its spans point to, until the
+ * next call with this reader. On MSC4203_END of an EDU *item tells its `sender` and `type`, as far as
+ * the body had them. Otherwise *item is NULL.
+ *
+ * Returns
+ *   MSC4203_ITEM       an item; look at its `error` before using it
+ *   MSC4203_MORE       all bytes are used up: call msc4203_reader_feed()
+ *   MSC4203_END        the body is complete, and all of it was valid
+ *   MSC4203_E_SYNTAX, MSC4203_E_UTF8, MSC4203_E_TRUNCATED
+ *                      the body is no JSON; the offset is that of the first byte after which nothing
+ *                      could have made it valid, or the body's length when it is cut short
+ *   MSC4203_E_ROOT, MSC4203_E_MESSAGES, MSC4203_E_NO_MESSAGES
+ *                      the body is JSON of another shape; the offset is that of the value which is no
+ *                      object, or of the bracket that closes the body
+ *   MSC4203_E_TOO_DEEP only for MSC4203_JSON: the offset is that of the bracket that goes too deep
+ *   MSC4203_E_USAGE    msc4203_reader_init() refused the shape
+ * An error, and MSC4203_END, are returned again by every later call. */
+MSC4203_API int msc4203_reader_next(msc4203_reader *reader, const msc4203_item **item);
+
+/* Returns how many bytes of the body have been read; after an error the offset of the error. */
+MSC4203_API uint64_t msc4203_reader_offset(const msc4203_reader *reader);
+
+/* Goes through the algorithms of a MSC4203_KEY_COUNTS or MSC4203_FALLBACK_TYPES item. */
+typedef struct msc4203_algorithms {
+    struct {
+        msc4203_json json;
+        int result;
+        unsigned bytes;
+        char name[64];
+    } priv;
+} msc4203_algorithms;
+
+/* Begins to go through an item's algorithms. The item's content must stay as it is meanwhile. */
+MSC4203_API void msc4203_algorithms_init(msc4203_algorithms *algorithms, const msc4203_item *item);
+
+/* Tells the next algorithm, and its number of one-time keys (0 in a MSC4203_FALLBACK_TYPES item).
+ * *name is valid until the next call with this object.
+ *
+ * Returns
+ *   MSC4203_ITEM            *name and *count are set
+ *   MSC4203_END             there are no more
+ *   MSC4203_E_FIELD_TYPE    a name is no string, or a count no integer from 0 to 2^53 - 1
+ *   MSC4203_E_TOO_LARGE     a name is longer than 64 bytes
+ *   MSC4203_E_SYNTAX, MSC4203_E_UTF8, MSC4203_E_TRUNCATED
+ *                           the content is no valid JSON, and so did not come from a reader
+ * An error, and MSC4203_END, are returned again by every later call. */
+MSC4203_API int msc4203_algorithms_next(msc4203_algorithms *algorithms, msc4203_span *name,
+                                        uint64_t *count);
+
+/* ------------------------------------------------------------------------------------------------
+ * Writer
+ * ------------------------------------------------------------------------------------------------ */
+
+/* Where a writer is in the body; what an item that does not fit leaves as it was. */
+struct msc4203_writer_place {
+    size_t used;           /* bytes written */
+    size_t sender, type;   /* where the sender and the type of an EDU are */
+    size_t users;          /* where the object USER -> DEVICE -> content begins */
+    size_t user, user_max; /* the user now being written, and the greatest one */
+    size_t devices, device_max;
+    uint32_t user_hash[2];
+    uint16_t kind, seen; /* of which a list is open; which have been written */
+};
+
+struct msc4203_writer_state {
+    msc4203_json json;
+    struct msc4203_writer_place at;
+    char *buffer;
+    size_t capacity, tail, reserve, needed;
+    uint8_t shape, flags;
+    int8_t error, ended;
+};
+
+/* The state of writing one body. Treat `priv` as private. */
+typedef struct msc4203_writer {
+    struct msc4203_writer_state priv;
+} msc4203_writer;
+
+/* Begins to write a body into `capacity` bytes at `buffer`, which must live until the body has been
+ * used. `shape` is one of MSC4203_TRANSACTION, MSC4203_SEND, MSC4203_EDU and MSC4203_SYNC, `flags`
+ * one of enum msc4203_writing. With a NULL `buffer` nothing is written, everything is counted, and
+ * `capacity` is ignored.
+ *
+ * May be called at any time, to begin another body.
+ *
+ * Returns MSC4203_OK; MSC4203_E_USAGE for an unknown shape or flag; MSC4203_E_FULL when not even an
+ * empty body fits. The errors stick. */
+MSC4203_API int msc4203_writer_begin(msc4203_writer *writer, int shape, unsigned flags,
+                                     void *buffer, size_t capacity);
+
+/* Keeps `bytes` of the capacity free for an MSC4203_NEXT_BATCH or MSC4203_MESSAGE_ID item that is to
+ * come last: at most 17 and six times the id's length, when nothing is known of the id.
+ *
+ * Returns MSC4203_OK, or MSC4203_E_FULL when there is no such room; then nothing is kept. */
+MSC4203_API int msc4203_writer_reserve(msc4203_writer *writer, size_t bytes);
+
+/* Writes one item. Looks at what its kind and the shape have: MSC4203_SEND needs no sender and type,
+ * MSC4203_SYNC no user_id and device_id. The item and its spans need not live longer than the call.
+ *
+ * Returns MSC4203_OK, or an error, and then nothing has been written:
+ *   MSC4203_E_FULL             it does not fit; does not stick: a smaller item may be tried
+ *   MSC4203_E_ORDER, MSC4203_E_KIND, MSC4203_E_SECOND
+ *                              the body has no place for it, or no more
+ *   MSC4203_E_FIELD_MISSING    a field that is needed has a NULL `ptr`
+ *   MSC4203_E_FIELD_TYPE       the content is no object (of fallback types: no array)
+ *   MSC4203_E_SYNTAX, MSC4203_E_UTF8, MSC4203_E_TRUNCATED
+ *                              the content is not one valid JSON text, or a string not valid UTF-8
+ *   MSC4203_E_TOO_DEEP, MSC4203_E_SURROGATE, MSC4203_E_NUMBER
+ *                              the content is valid, but poison for some receivers
+ *   the item's own `error`     it is an unusable item from a reader
+ *   MSC4203_E_USAGE            the body has not been begun, or has been ended */
+MSC4203_API int msc4203_writer_item(msc4203_writer *writer, const msc4203_item *item);
+
+/* Ends the body. There is always room for it. *bytes, if not NULL, is then the body's length.
+ *
+ * Returns MSC4203_OK; MSC4203_E_FIELD_MISSING when an EDU has no message_id or a /sync response no
+ * next_batch yet: the item may still be written; or the first error since msc4203_writer_begin(). */
+MSC4203_API int msc4203_writer_end(msc4203_writer *writer, size_t *bytes);
+
+/* After MSC4203_E_FULL: returns the capacity with which the refused item would have fit and the body
+ * could have been ended. */
+MSC4203_API size_t msc4203_writer_needed(const msc4203_writer *writer);
+
+/* Forgets an error that sticks, and returns it. What was refused has left no trace, so a caller who
+ * leaves such items out may go on. MSC4203_E_USAGE can't be forgotten. */
+MSC4203_API int msc4203_writer_clear(msc4203_writer *writer);
+
+/* ------------------------------------------------------------------------------------------------
+ * For callers without this header
+ * ------------------------------------------------------------------------------------------------ */
+
+/* The structs whose memory a caller provides. */
+enum msc4203_object {
+    MSC4203_OBJECT_ITEM = 0,
+    MSC4203_OBJECT_READER = 1,
+    MSC4203_OBJECT_ALGORITHMS = 2,
+    MSC4203_OBJECT_WRITER = 3
+};
+
+/* Returns the size in bytes of one of enum msc4203_object; 0 for an unknown one. */
+MSC4203_API size_t msc4203_sizeof(int object);
+
+/* Returns the alignment in bytes that it needs; 0 for an unknown one. */
+MSC4203_API size_t msc4203_alignof(int object);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* MSC4203_H */
+
+/* ================================================================================================
+ * IMPLEMENTATION
+ * ================================================================================================ */
+#ifdef MSC4203_IMPLEMENTATION
+#ifndef MSC4203_IMPLEMENTED
+#define MSC4203_IMPLEMENTED
+
+#include <string.h>
+
+#if defined(__GNUC__) || defined(__clang__) || defined(__TINYC__)
+#define MSC4203_PRIVATE static __attribute__((unused))
+#else
+#define MSC4203_PRIVATE static
+#endif
+
+/* The hot functions are worth a copy where speed is asked for, and not where size is. */
+#if defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__) && defined(__GNUC__)
+#define MSC4203_HOT MSC4203_PRIVATE __inline__ __attribute__((always_inline))
+#define MSC4203_LIKELY(x) __builtin_expect(!!(x), 1)
+#else
+#define MSC4203_HOT MSC4203_PRIVATE
+#define MSC4203_LIKELY(x) (x)
+#endif
+
+/* ------------------------------------------------------------------------------------------------
+ * 1. json: the scanner
+ *
+ * Checks RFC 8259 JSON, one byte after the other, and can stop after any byte. It reports the values
+ * of the first `watch` levels; what is inside them is only checked. Nothing else in this file looks
+ * at JSON characters.
+ * ------------------------------------------------------------------------------------------------ */
+
+/* What json_next() reports. */
+enum {
+    JSON_GOT_MORE,  /* the chunk is used up */
+    JSON_GOT_TEXT,  /* text: a piece, not the last, of a key, or of a string with JSON_TEXT */
+    JSON_GOT_VALUE, /* next is at a value's first byte; text: the last piece of its key */
+    JSON_GOT_END,   /* a value has ended; text: its last piece, if it is a string */
+    JSON_GOT_ERROR  /* error says which, next is at the byte that makes it one */
+};
+
+/* Where it goes on. */
+enum {
+    JSON_AT_VALUE,
+    JSON_AT_BEGIN, /* a value that has been reported */
+    JSON_AT_FIRST, /* a value, or the end of the array */
+    JSON_AT_KEY,
+    JSON_AT_FIRST_KEY, /* a key, or the end of the object */
+    JSON_AT_COLON,
+    JSON_AT_NEXT, /* a comma, or the end of the container */
+    JSON_AT_STRING,
+    JSON_AT_UTF8,
+    JSON_AT_ESCAPE, /* after a backslash */
+    JSON_AT_HEX,
+    JSON_AT_PAIR, /* after half a surrogate pair */
+    JSON_AT_NUMBER,
+    JSON_AT_LITERAL,
+    JSON_AT_DEEP, /* below the deepest level */
+    JSON_AT_TAIL, /* after the text */
+    JSON_AT_ERROR
+};
+
+/* The role of a string; after JSON_GOT_VALUE the caller sets JSON_TEXT to get a string's text. */
+enum { JSON_KEY = 1, JSON_TEXT = 2, JSON_IN_DEEP = 4 };
+
+/* Flags, beside MSC4203_LONE_SURROGATE and MSC4203_HUGE_NUMBER; the caller resets them. */
+enum { JSON_DEEP = 4 };
+
+/* The parts of a number: what has been read last. */
+enum { JSON_SIGN, JSON_ZERO, JSON_INT, JSON_POINT, JSON_FRACTION, JSON_E, JSON_E_SIGN, JSON_E_DIGITS };
+
+MSC4203_PRIVATE void json_init(msc4203_json *j, const void *text, size_t bytes)
+{
+    memset(j, 0, sizeof *j);
+    j->next = (const unsigned char *)text;
+    j->end = j->next + bytes;
+    j->limit = 8 * sizeof j->objects;
+}
+
+/* The bytes that end a run of plain ones are '"', '\\', all below 0x20, and all from 0x80. For eight
+ * bytes in a word: b ^ 2 is below 0x21 just for '"' and the control characters, b ^ 0x5C is below 1
+ * just for the backslash; the subtraction then sets the byte's highest bit. The lowest bit set is
+ * exact; above it a borrow may have set more. */
+#if defined(MSC4203_NO_WORDS) || !defined(__BYTE_ORDER__) || UINTPTR_MAX <= 0xFFFFFFFFu
+#define MSC4203_WORDS 0
+#elif __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define MSC4203_WORDS 1
+#else
+#define MSC4203_WORDS 0
+#endif
+
+#if MSC4203_WORDS
+#define MSC4203_EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
+
+MSC4203_HOT uint64_t json_word_hits(const unsigned char *p)
+{
+    uint64_t word;
+    memcpy(&word, p, 8);
+    return (((word ^ MSC4203_EACH(0x02)) - MSC4203_EACH(0x21)) |
+            ((word ^ MSC4203_EACH(0x5C)) - MSC4203_EACH(0x01)) | word) &
+           MSC4203_EACH(0x80);
+}
+
+/* Which byte holds the lowest bit: the bit, moved to its byte's lowest place, times a word whose
+ * bytes count down brings the byte's number to the top. */
+MSC4203_HOT size_t json_word_first(uint64_t hits)
+{
+    return (size_t)((((hits & (0 - hits)) >> 7) * UINT64_C(0x0001020304050607)) >> 56);
+}
+#endif
+
+/* Returns the first byte from p on that is not plain, or end. */
+MSC4203_HOT const unsigned char *json_plain(const unsigned char *p, const unsigned char *end)
+{
+#if MSC4203_WORDS
+    while (MSC4203_LIKELY(end - p >= 8)) {
+        uint64_t hits = json_word_hits(p);
+        if (hits)
+            return p + json_word_first(hits);
+        p += 8;
+    }
+#endif
+    while (p != end && *p >= 0x20 && *p < 0x80 && *p != '"' && *p != '\\')
+        p++;
+    return p;
+}
+
+MSC4203_HOT int json_space(unsigned c)
+{
+    return c == ' ' || c == '\n' || c == '\r' || c == '\t';
+}
+
+/* The Unicode Standard, table 3-7: for the first byte of a sequence the number of bytes that follow,
+ * and from which byte to which the next one may be; 0 bytes for one that can't be first. */
+MSC4203_HOT uint8_t json_utf8(unsigned first, uint8_t *low, uint8_t *high)
+{
+    *low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
+    *high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
+    return first < 0xC2 || first > 0xF4 ? 0 : first < 0xE0 ? 1 : first < 0xF0 ? 2 : 3;
+}
+
+/* Takes digits into account for the size of a number: counts the places before the decimal point
+ * (those after it that are 0 before the first other digit count down), and compares the first
+ * seventeen significant ones with those of 1.7976931348623158e308. `digits` says how that went: 0 to
+ * 17 are equal so far, 18 is less, 19 is more. */
+MSC4203_PRIVATE void json_digits(msc4203_json *j, const unsigned char *p, const unsigned char *end)
+{
+    static const char limit[] = "17976931348623158";
+
+    if (j->number == JSON_INT)
+        j->point += end - p;
+    else
+        for (; j->digits == 0 && p != end && *p == '0'; p++)
+            j->point--;
+    for (; j->digits < 17 && p != end; p++) {
+        unsigned digit = (unsigned char)limit[j->digits];
+        j->digits = (uint8_t)(*p == digit ? j->digits + 1 : *p < digit ? 18 : 19);
+    }
+}
+
+/* Another digit of the exponent; far beyond what a body's length can make up for, they don't matter. */
+MSC4203_PRIVATE void json_exponent(msc4203_json *j, unsigned char digit)
+{
+    if (j->exponent < (int64_t)1 << 56)
+        j->exponent = (j->exponent << 3) + (j->exponent << 1) + (digit - '0');
+}
+
+/* May a number end after this part of it? */
+MSC4203_PRIVATE int json_number_whole(const msc4203_json *j)
+{
+    return j->number == JSON_ZERO || j->number == JSON_INT || j->number == JSON_FRACTION ||
+           j->number == JSON_E_DIGITS;
+}
+
+MSC4203_PRIVATE void json_number_end(msc4203_json *j)
+{
+    int64_t places = j->minus ? j->point - j->exponent : j->point + j->exponent;
+
+    if (j->digits != 0 && places >= 309 &&
+        (places > 309 || j->digits == 17 || j->digits == 19))
+        j->flags |= MSC4203_HUGE_NUMBER;
+}
+
+/* The part of a number that begins with a digit behind this one; JSON_SIGN for none. */
+MSC4203_PRIVATE unsigned json_number_digit(unsigned part, unsigned digit)
+{
+    if (part == JSON_SIGN)
+        return digit == 0 ? JSON_ZERO : JSON_INT;
+    if (part == JSON_POINT)
+        return JSON_FRACTION;
+    if (part == JSON_E || part == JSON_E_SIGN)
+        return JSON_E_DIGITS;
+    return part == JSON_ZERO ? JSON_SIGN : part;
+}
+
+/* Goes on in a number. */
+MSC4203_PRIVATE int json_number(msc4203_json *j)
+{
+    const unsigned char *const end = j->end;
+    const unsigned char *p = j->next;
+
+    for (; p != end; p++) {
+        const unsigned char *run = p;
+        unsigned c = *p, part = j->number;
+
+        if (c - '0' < 10) {
+            part = json_number_digit(part, c - '0');
+            if (part == JSON_SIGN)
+                break; /* 01 */
+            for (; part != JSON_ZERO && p + 1 != end && p[1] - (unsigned)'0' < 10; p++) {
+                if (part == JSON_E_DIGITS)
+                    json_exponent(j, *p);
+            }
+            j->number = (uint8_t)part;
+            if (part == JSON_E_DIGITS)
+                json_exponent(j, *p);
+            else if (part != JSON_ZERO)
+                json_digits(j, run, p + 1);
+        } else if (c == '.' && (part == JSON_ZERO || part == JSON_INT)) {
+            j->number = JSON_POINT;
+        } else if ((c | 0x20) == 'e' && part != JSON_E_DIGITS && json_number_whole(j)) {
+            j->number = JSON_E;
+        } else if ((c == '+' || c == '-') && part == JSON_E) {
+            j->minus = c == '-';
+            j->number = JSON_E_SIGN;
+        } else {
+            break;
+        }
+    }
+    j->next = p;
+    if (p == end)
+        return JSON_GOT_MORE;
+    if (!json_number_whole(j) || *p - (unsigned)'0' < 10)
+        return JSON_GOT_ERROR;
+    json_number_end(j);
+    return JSON_GOT_END;
+}
+
+/* Unescaped, what stands for half a surrogate pair: U+FFFD. */
+MSC4203_PRIVATE void json_lone(msc4203_json *j)
+{
+    j->flags |= MSC4203_LONE_SURROGATE;
+    j->unit &= 0xFFFF;
+    j->escape[0] = 0xEF;
+    j->escape[1] = 0xBF;
+    j->escape[2] = 0xBD;
+    j->text_bytes = 3;
+}
+
+/* The text is the UTF-8 form of a code point. */
+MSC4203_PRIVATE void json_unescaped(msc4203_json *j, uint32_t c)
+{
+    unsigned n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+
+    j->text_bytes = n;
+    while (--n) {
+        j->escape[n] = (unsigned char)(0x80 | (c & 0x3F));
+        c >>= 6;
+    }
+    j->escape[0] = (unsigned char)(j->text_bytes == 1 ? c : (0xF00 >> j->text_bytes & 0xFF) | c);
+}
+
+/* The byte that a backslash and this one stand for, or 0. */
+MSC4203_PRIVATE unsigned json_simple_escape(unsigned c)
+{
+    static const char pairs[] = "\"\"\\\\//b\bf\fn\nr\rt\t";
+    unsigned i;
+
+    for (i = 0; pairs[i] != 0; i += 2)
+        if ((unsigned char)pairs[i] == c)
+            return (unsigned char)pairs[i + 1];
+    return 0;
+}
+
+/* The value of a hexadecimal digit, or 16. */
+MSC4203_PRIVATE unsigned json_hex(unsigned c)
+{
+    if (c - '0' < 10)
+        return c - '0';
+    c |= 0x20;
+    return c - 'a' < 6 ? c - 'a' + 10 : 16;
+}
+
+/* Goes on behind a backslash. Half a surrogate pair waits in the upper half of `unit` for the other,
+ * which must follow in an escape of its own. Returns JSON_GOT_TEXT with one unescaped character,
+ * JSON_GOT_MORE or JSON_GOT_ERROR; `state` says where to go on. */
+MSC4203_PRIVATE int json_escape(msc4203_json *j)
+{
+    const unsigned char *p = j->next;
+    unsigned c;
+
+    j->text = j->escape;
+    for (;; j->next = ++p) {
+        if (p == j->end)
+            return JSON_GOT_MORE;
+        c = *p;
+        if (j->state == JSON_AT_PAIR) {
+            j->state = JSON_AT_ESCAPE;
+            if (c == '\\')
+                continue;
+            j->state = JSON_AT_STRING;
+            json_lone(j);
+            return JSON_GOT_TEXT;
+        }
+        if (j->state == JSON_AT_ESCAPE) {
+            if (c == 'u') {
+                j->state = JSON_AT_HEX;
+                j->need = 4;
+                continue;
+            }
+            c = json_simple_escape(c);
+            if (c == 0)
+                return JSON_GOT_ERROR;
+            if (j->unit > 0xFFFF) {
+                json_lone(j); /* and then this escape again */
+                return JSON_GOT_TEXT;
+            }
+            break;
+        }
+        /* JSON_AT_HEX */
+        c = json_hex(c);
+        if (c > 15)
+            return JSON_GOT_ERROR;
+        c |= j->unit << 4 & 0xFFF0;
+        if (j->need == 1 && j->unit > 0xFFFF && (c & 0xFC00) != 0xDC00) {
+            json_lone(j); /* and then this digit again */
+            return JSON_GOT_TEXT;
+        }
+        j->unit = (j->unit & 0xFFFF0000u) | c;
+        if (--j->need)
+            continue;
+        if ((c & 0xFC00) == 0xD800) {
+            j->unit = c << 16;
+            j->state = JSON_AT_PAIR;
+            continue;
+        }
+        if (j->unit > 0xFFFF)
+            c += (((j->unit >> 16) - 0xD800) << 10) + 0x10000 - 0xDC00;
+        break;
+    }
+    j->next = p + 1;
+    j->state = JSON_AT_STRING;
+    j->unit = 0;
+    if ((c & 0xFFFFFC00u) == 0xDC00)
+        json_lone(j);
+    else
+        json_unescaped(j, c);
+    return JSON_GOT_TEXT;
+}
+
+/* Goes on in a literal: `low` is its first byte, `need` counts from its start. */
+MSC4203_PRIVATE int json_literal(msc4203_json *j)
+{
+    const char *word = j->low == 't' ? "true" : j->low == 'f' ? "false" : "null";
+
+    for (; word[j->need] != 0; j->need++, j->next++) {
+        if (j->next == j->end)
+            return JSON_GOT_MORE;
+        if (*j->next != (unsigned char)word[j->need])
+            return JSON_GOT_ERROR;
+    }
+    return JSON_GOT_END;
+}
+
+/* Below the deepest level: strings are checked and brackets counted, until that level is reached
+ * again. Returns JSON_GOT_TEXT for the first quote of a string. */
+MSC4203_PRIVATE int json_deep(msc4203_json *j)
+{
+    while (j->next != j->end) {
+        unsigned c = *j->next;
+        if ((c | 0x20) == '{') {
+            if (j->depth == UINT32_MAX)
+                return JSON_GOT_ERROR; /* unreachable: four GiB of brackets */
+            j->depth++;
+        }
+        j->next++;
+        if (c == '"')
+            return JSON_GOT_TEXT;
+        if ((c | 0x20) == '}' && --j->depth == j->limit)
+            return JSON_GOT_END;
+    }
+    return JSON_GOT_MORE;
+}
+
+/* Is the innermost container an object? */
+MSC4203_HOT unsigned json_in_object(const msc4203_json *j, uint32_t depth)
+{
+    return (j->objects[(depth - 1) >> 3 & 127] >> ((depth - 1) & 7)) & 1u;
+}
+
+/* Stops, to go on at `at`, and reports. */
+#define JSON_STOP(at, got) do { j->state = (at); event = (got); goto stop; } while (0)
+#define JSON_BAD(code) do { j->error = (code); JSON_STOP(JSON_AT_ERROR, JSON_GOT_ERROR); } while (0)
+/* Needs a byte that is no white space, which is then in c. */
+#define JSON_TOKEN(at) \
+    do { \
+        if (p == end) \
+            JSON_STOP(at, JSON_GOT_MORE); \
+        c = *p; \
+        if (c > ' ') \
+            break; \
+        if (!json_space(c)) \
+            JSON_BAD(MSC4203_E_SYNTAX); \
+        p++; \
+    } while (1)
+/* Calls one of the functions above, which work on j->next, and stops when they say so. */
+#define JSON_CALL(at, function) \
+    do { \
+        j->next = p; \
+        j->state = (at); \
+        event = function(j); \
+        p = j->next; \
+        if (event == JSON_GOT_ERROR) \
+            JSON_BAD(MSC4203_E_SYNTAX); \
+        if (event == JSON_GOT_MORE) \
+            goto stop; \
+    } while (0)
+
+/* Reads on, and reports one of JSON_GOT_*. The labels are the grammar; each is a place where the
+ * input may stop and where reading then goes on. */
+MSC4203_HOT int json_next(msc4203_json *j)
+{
+    const unsigned char *p = j->next, *run = p;
+    const unsigned char *const end = j->end;
+    const uint32_t watch = j->watch;
+    uint32_t depth = j->depth;
+    unsigned c = 0, role = j->role, object = json_in_object(j, depth);
+    int event;
+
+    switch (j->state) {
+    case JSON_AT_VALUE:
+        goto value;
+    case JSON_AT_BEGIN:
+        c = *p;
+        goto begin;
+    case JSON_AT_FIRST:
+        goto first;
+    case JSON_AT_KEY:
+        goto key;
+    case JSON_AT_FIRST_KEY:
+        goto first_key;
+    case JSON_AT_COLON:
+        goto colon;
+    case JSON_AT_NEXT:
+        goto next;
+    case JSON_AT_STRING:
+        goto string;
+    case JSON_AT_UTF8:
+        goto utf8;
+    case JSON_AT_ESCAPE:
+    case JSON_AT_HEX:
+    case JSON_AT_PAIR:
+        goto escape;
+    case JSON_AT_NUMBER:
+        goto number;
+    case JSON_AT_LITERAL:
+        goto literal;
+    case JSON_AT_DEEP:
+        goto deep;
+    case JSON_AT_TAIL:
+        goto tail;
+    default:
+        return JSON_GOT_ERROR;
+    }
+
+first:
+    JSON_TOKEN(JSON_AT_FIRST);
+    if (c == ']')
+        goto close;
+value:
+    JSON_TOKEN(JSON_AT_VALUE);
+    role = 0;
+    if (depth == watch) {
+        j->text_bytes = 0;
+        JSON_STOP(JSON_AT_BEGIN, JSON_GOT_VALUE);
+    }
+begin:
+    if (c == '"') {
+        p++;
+        goto string;
+    }
+    if (c == '{' || c == '[') {
+        uint8_t bit = (uint8_t)(1u << (depth & 7));
+        if (depth == j->limit) {
+            if (j->strict)
+                JSON_BAD(MSC4203_E_TOO_DEEP);
+            j->flags |= JSON_DEEP;
+            goto deep;
+        }
+        p++;
+        object = c == '{';
+        if (object) {
+            j->objects[depth >> 3] |= bit;
+            depth++;
+            goto first_key;
+        }
+        j->objects[depth >> 3] &= (uint8_t)~bit;
+        depth++;
+        goto first;
+    }
+    if (c == '-' || c - '0' < 10) {
+        j->number = JSON_SIGN;
+        j->minus = j->digits = 0;
+        j->point = j->exponent = 0;
+        p += c == '-';
+        goto number;
+    }
+    if (c != 't' && c != 'f' && c != 'n')
+        JSON_BAD(MSC4203_E_SYNTAX);
+    j->low = (uint8_t)c;
+    j->need = 1;
+    p++;
+literal:
+    JSON_CALL(JSON_AT_LITERAL, json_literal);
+    goto ended;
+number:
+    JSON_CALL(JSON_AT_NUMBER, json_number);
+    goto ended;
+
+first_key:
+    JSON_TOKEN(JSON_AT_FIRST_KEY);
+    if (c == '}')
+        goto close;
+key:
+    JSON_TOKEN(JSON_AT_KEY);
+    if (c != '"')
+        JSON_BAD(MSC4203_E_SYNTAX);
+    p++;
+    role = depth == watch ? JSON_KEY | JSON_TEXT : JSON_KEY;
+string:
+    run = p;
+plain:
+    p = json_plain(p, end);
+    if (p == end)
+        goto more_string;
+    c = *p;
+    if (c == '"')
+        goto quote;
+    if (c >= 0x80)
+        goto utf8_first;
+    if (c != '\\')
+        JSON_BAD(MSC4203_E_SYNTAX);
+    j->text = run;
+    j->text_bytes = (size_t)(p - run);
+    p++;
+    if (role & JSON_TEXT)
+        JSON_STOP(JSON_AT_ESCAPE, JSON_GOT_TEXT);
+    j->state = JSON_AT_ESCAPE;
+escape:
+    JSON_CALL(j->state, json_escape);
+    if (role & JSON_TEXT)
+        goto stop;
+    if (j->state == JSON_AT_STRING)
+        goto string;
+    goto escape;
+
+utf8_first:
+    j->need = json_utf8(c, &j->low, &j->high);
+    if (j->need == 0)
+        JSON_BAD(MSC4203_E_UTF8);
+    p++;
+utf8:
+    do {
+        if (p == end)
+            goto more_utf8;
+        c = *p;
+        if (c < j->low || c > j->high)
+            JSON_BAD(MSC4203_E_UTF8);
+        p++;
+        j->low = 0x80;
+        j->high = 0xBF;
+    } while (--j->need);
+    if (p == end)
+        goto more_string;
+    c = *p;
+    if (c >= 0x80)
+        goto utf8_first;
+    goto plain;
+
+quote:
+    j->text = run;
+    j->text_bytes = (size_t)(p - run);
+    p++;
+    if (!(role & JSON_KEY)) {
+        if (role & JSON_IN_DEEP)
+            goto deep;
+        goto ended;
+    }
+    if (role & JSON_TEXT) {
+        /* The key's last piece is reported with its value, if that begins in this chunk. */
+        const unsigned char *q = p;
+        while (q != end && json_space(*q))
+            q++;
+        if (q != end && *q == ':') {
+            do
+                q++;
+            while (q != end && json_space(*q));
+            if (q != end) {
+                p = q;
+                role = 0;
+                JSON_STOP(JSON_AT_BEGIN, JSON_GOT_VALUE);
+            }
+        }
+        JSON_STOP(JSON_AT_COLON, JSON_GOT_TEXT);
+    }
+colon:
+    JSON_TOKEN(JSON_AT_COLON);
+    if (c != ':')
+        JSON_BAD(MSC4203_E_SYNTAX);
+    p++;
+    goto value;
+
+deep:
+    j->depth = depth;
+    JSON_CALL(JSON_AT_DEEP, json_deep);
+    depth = j->depth;
+    role = JSON_IN_DEEP;
+    if (event == JSON_GOT_TEXT)
+        goto string;
+    object = json_in_object(j, depth);
+    goto ended;
+
+close:
+    p++;
+    depth--;
+    object = json_in_object(j, depth);
+ended:
+    if (depth <= watch)
+        JSON_STOP(depth ? JSON_AT_NEXT : JSON_AT_TAIL, JSON_GOT_END);
+next:
+    JSON_TOKEN(JSON_AT_NEXT);
+    if (c == ',') {
+        p++;
+        if (object)
+            goto key;
+        goto value;
+    }
+    if (c == (object ? '}' : ']'))
+        goto close;
+    JSON_BAD(MSC4203_E_SYNTAX);
+
+tail:
+    JSON_TOKEN(JSON_AT_TAIL);
+    JSON_BAD(MSC4203_E_SYNTAX);
+
+more_utf8:
+    j->state = JSON_AT_UTF8;
+    goto more_text;
+more_string:
+    j->state = JSON_AT_STRING;
+more_text:
+    j->text = run;
+    j->text_bytes = (size_t)(p - run);
+    event = role & JSON_TEXT && p != run ? JSON_GOT_TEXT : JSON_GOT_MORE;
+stop:
+    j->next = p;
+    j->depth = depth;
+    j->role = (uint8_t)role;
+    return event;
+}
+
+/* After JSON_GOT_MORE, when no more will come: is the text complete? */
+MSC4203_PRIVATE int json_whole(msc4203_json *j)
+{
+    if (j->state == JSON_AT_NUMBER && j->depth == 0 && json_number_whole(j)) {
+        json_number_end(j);
+        j->state = JSON_AT_TAIL;
+    }
+    return j->state == JSON_AT_TAIL;
+}
+
+#undef JSON_STOP
+#undef JSON_BAD
+#undef JSON_TOKEN
+#undef JSON_CALL
+
+/* ------------------------------------------------------------------------------------------------
+ * 2. item: items, key names, results
+ * ------------------------------------------------------------------------------------------------ */
+
+/* The keys, each once; the stable spelling is the end of the unstable one. */
+#define ITEM_MSC2409 "de.sorunome.msc2409."
+#define ITEM_MSC3202 "org.matrix.msc3202."
+static const struct item_names {
+    char to_device[30], ephemeral[30], device_lists[32], counts[46], counts_too[46], types[52];
+    char events[7], changed[8], left[5], messages[9], message_id[11], next_batch[11];
+    char sender[7], type[5], user_id[11], device_id[13], content[8];
+} item_names = {
+    ITEM_MSC2409 "to_device", ITEM_MSC2409 "ephemeral", ITEM_MSC3202 "device_lists",
+    ITEM_MSC3202 "device_one_time_keys_count", ITEM_MSC3202 "device_one_time_key_counts",
+    ITEM_MSC3202 "device_unused_fallback_key_types",
+    "events", "changed", "left", "messages", "message_id", "next_batch",
+    "sender", "type", "to_user_id", "to_device_id", "content"
+};
+
+/* The fields of an item, as numbers and as bits of a set. */
+enum { ITEM_SENDER, ITEM_TYPE, ITEM_USER, ITEM_DEVICE, ITEM_CONTENT, ITEM_ID, ITEM_FIELDS };
+#define ITEM_BIT(field) (1u << (field))
+
+MSC4203_PRIVATE msc4203_span *item_field(msc4203_item *item, unsigned field)
+{
+    switch (field) {
+    case ITEM_SENDER:
+        return &item->sender;
+    case ITEM_TYPE:
+        return &item->type;
+    case ITEM_USER:
+        return &item->user_id;
+    case ITEM_DEVICE:
+        return &item->device_id;
+    case ITEM_CONTENT:
+        return &item->content;
+    default:
+        return &item->id;
+    }
+}
+
+MSC4203_API int msc4203_item_error(const msc4203_item *item)
+{
+    if (item->error != MSC4203_OK && item->error != MSC4203_E_TOO_LARGE)
+        return item->error;
+    if (item->flags & MSC4203_LONE_SURROGATE)
+        return MSC4203_E_SURROGATE;
+    if (item->flags & MSC4203_HUGE_NUMBER)
+        return MSC4203_E_NUMBER;
+    return item->error;
+}
+
+MSC4203_API int msc4203_span_equal(const msc4203_span *span, const char *string)
+{
+    size_t n = strlen(string);
+    return span->len == n && (n == 0 || memcmp(span->ptr, string, n) == 0);
+}
+
+/* One row for each result: HTTP status / 100 as a digit and a letter for the errcode, and the text. A
+ * table of pointers would have to be relocated in a shared object, and so be writable. */
+static const char item_results[] =
+    "\0" "2-done\0" "\1" "2-an item\0" "\2" "2-more bytes are needed\0" "\3" "2-the end\0"
+    "\377" "4Nnot JSON\0" "\376" "4Nnot valid UTF-8\0" "\375" "4Nthe input ends too early\0"
+    "\374" "4Bnot an object\0" "\373" "4Bmessages is not an object\0"
+    "\372" "4Pmessages is missing\0"
+    "\354" "4Ba field is missing\0" "\353" "4Bof the wrong type\0" "\352" "4Ba field is given twice\0"
+    "\351" "4Bnested too deeply\0" "\350" "4Ba lone surrogate\0"
+    "\347" "4Ba number that no double holds\0" "\346" "5Ltoo large\0"
+    "\330" "5Lno room for it\0" "\327" "4Bout of order\0" "\326" "4Bno place for it in this shape\0"
+    "\325" "4Ba second one\0" "\304" "6Uwrong use of the library\0";
+#define ITEM_UNKNOWN "6Uunknown result"
+
+MSC4203_PRIVATE const char *item_result(int result)
+{
+    const char *row = item_results;
+    while (row < item_results + sizeof item_results - 1) {
+        if ((signed char)*row == result)
+            return row + 1;
+        row += 2 + strlen(row + 1);
+    }
+    return ITEM_UNKNOWN;
+}
+
+MSC4203_API const char *msc4203_result_text(int result)
+{
+    return item_result(result) + 2;
+}
+
+MSC4203_API const char *msc4203_result_errcode(int result)
+{
+    switch (item_result(result)[1]) {
+    case 'N':
+        return "M_NOT_JSON";
+    case 'B':
+        return "M_BAD_JSON";
+    case 'P':
+        return "M_MISSING_PARAM";
+    case 'L':
+        return "M_TOO_LARGE";
+    case 'U':
+        return "M_UNKNOWN";
+    default:
+        return "";
+    }
+}
+
+MSC4203_API int msc4203_result_status(int result)
+{
+    switch (item_result(result)[0]) {
+    case '2':
+        return 200;
+    case '4':
+        return 400;
+    case '5':
+        return 413;
+    default:
+        return 500;
+    }
+}
+
+MSC4203_API unsigned msc4203_version(void)
+{
+    return MSC4203_VERSION_NUMBER;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * 3. reader: from a body to items
+ * ------------------------------------------------------------------------------------------------ */
+#ifndef MSC4203_NO_READER
+
+/* Where the reader is: the innermost container whose members it looks at. */
+enum {
+    READER_TOP,     /* before and behind the root */
+    READER_ROOT,    /* these four: objects whose keys are known */
+    READER_EVENT,   /* a to-device event */
+    READER_LISTS,   /* device_lists */
+    READER_SYNC,    /* a /sync response's to_device */
+    READER_LIST,    /* an array of items */
+    READER_USERS,   /* an object USER -> DEVICE -> content */
+    READER_DEVICES, /* an object DEVICE -> content */
+    READER_NOWHERE  /* any JSON */
+};
+
+/* `field` says where the text of a string goes: to a field of the item, or */
+enum { READER_KEY = ITEM_FIELDS, READER_SKIP };
+
+/* `state` */
+enum {
+    READER_WHOLE = 1,   /* the body is in one piece */
+    READER_LAST = 2,    /* no bytes will follow these */
+    READER_FED = 4,     /* bytes have been fed that may not be used up */
+    READER_YIELD = 8,   /* the value in progress is an item */
+    READER_GIVEN = 16,  /* the last call gave an item */
+    READER_LOST = 32,   /* the text in progress does not fit the scratch */
+    READER_AHEAD = 64,  /* an EDU: looks for sender and type behind the messages */
+    READER_KNOWN = 128  /* an EDU: sender and type are known, or known to be missing */
+};
+
+/* `seen`: the fields of an event; of a root that has no events, beside its sender and type, */
+enum { READER_MESSAGES = 64, READER_LOOKED = 128 };
+
+/* Which keys are known where, and what they hold. */
+enum {
+    READER_IN_ROOT = 1, /* times 1 << shape */
+    READER_IN_SEND = READER_IN_ROOT << MSC4203_SEND,
+    READER_IN_EDU = READER_IN_ROOT << MSC4203_EDU,
+    READER_IN_RESPONSE = READER_IN_ROOT << MSC4203_SYNC,
+    READER_IN_EVENT = 16,
+    READER_IN_SYNC_EVENT = 32,
+    READER_IN_LISTS = 64,
+    READER_IN_SYNC = 128
+};
+enum {
+    READER_FIELD, /* a field of the item */
+    READER_ID,    /* a string that is an item */
+    READER_ARRAY, /* of items */
+    READER_MAP,   /* USER -> DEVICE -> content */
+    READER_INNER  /* an object with known keys */
+};
+
+typedef struct reader_key {
+    uint16_t name; /* offset in item_names */
+    uint8_t bytes, places, holds;
+    uint8_t what; /* the field, the number of the kind's bit, or where the object leads */
+} reader_key;
+
+#define READER_NAME(member) (uint16_t)offsetof(struct item_names, member), sizeof item_names.member - 1
+#define READER_STABLE(member, prefix) \
+    (uint16_t)(offsetof(struct item_names, member) + sizeof prefix - 1), \
+        sizeof item_names.member - sizeof prefix
+
+static const reader_key reader_keys[] = {
+    {READER_NAME(content), READER_IN_EVENT | READER_IN_SYNC_EVENT, READER_FIELD, ITEM_CONTENT},
+    {READER_NAME(sender), READER_IN_EVENT | READER_IN_SYNC_EVENT | READER_IN_EDU, READER_FIELD,
+     ITEM_SENDER},
+    {READER_NAME(device_id), READER_IN_EVENT, READER_FIELD, ITEM_DEVICE},
+    {READER_NAME(user_id), READER_IN_EVENT, READER_FIELD, ITEM_USER},
+    {READER_NAME(type), READER_IN_EVENT | READER_IN_SYNC_EVENT | READER_IN_EDU, READER_FIELD,
+     ITEM_TYPE},
+    {READER_NAME(to_device), READER_IN_ROOT, READER_ARRAY, 0},
+    {READER_STABLE(to_device, ITEM_MSC2409), READER_IN_ROOT, READER_ARRAY, 0},
+    {READER_NAME(events), READER_IN_ROOT, READER_ARRAY, 1},
+    {READER_NAME(ephemeral), READER_IN_ROOT, READER_ARRAY, 2},
+    {READER_STABLE(ephemeral, ITEM_MSC2409), READER_IN_ROOT, READER_ARRAY, 2},
+    {READER_NAME(device_lists), READER_IN_ROOT, READER_INNER, READER_LISTS},
+    {READER_STABLE(device_lists, ITEM_MSC3202), READER_IN_ROOT, READER_INNER, READER_LISTS},
+    {READER_NAME(changed), READER_IN_LISTS, READER_ARRAY, 3},
+    {READER_NAME(left), READER_IN_LISTS, READER_ARRAY, 4},
+    {READER_NAME(counts), READER_IN_ROOT, READER_MAP, 5},
+    {READER_NAME(counts_too), READER_IN_ROOT, READER_MAP, 5},
+    {READER_STABLE(counts, ITEM_MSC3202), READER_IN_ROOT, READER_MAP, 5},
+    {READER_NAME(types), READER_IN_ROOT, READER_MAP, 6},
+    {READER_STABLE(types, ITEM_MSC3202), READER_IN_ROOT, READER_MAP, 6},
+    {READER_NAME(messages), READER_IN_SEND | READER_IN_EDU, READER_MAP, 0},
+    {READER_NAME(message_id), READER_IN_EDU, READER_ID, 7},
+    {READER_NAME(next_batch), READER_IN_RESPONSE, READER_ID, 8},
+    {READER_STABLE(to_device, ITEM_MSC2409), READER_IN_RESPONSE, READER_INNER, READER_SYNC},
+    {READER_NAME(events), READER_IN_SYNC, READER_ARRAY, 0}
+};
+enum { READER_KEYS = sizeof reader_keys / sizeof reader_keys[0] };
+
+/* The offset of the byte that the scanner looks at. */
+MSC4203_PRIVATE uint64_t reader_at(const struct msc4203_reader_state *s)
+{
+    return s->bytes_fed - (uint64_t)(s->json.end - s->json.next);
+}
+
+/* An item's first error counts; but any other before "too large", so that it does not depend on
+ * where chunks end. */
+MSC4203_PRIVATE void reader_error(struct msc4203_reader_state *s, int error)
+{
+    if (s->item.error == MSC4203_OK || s->item.error == MSC4203_E_TOO_LARGE)
+        s->item.error = error;
+}
+
+/* Makes room for n bytes in the scratch: at the cost of the item's content, if need be, for the ids
+ * tell whose message it is that is too large. Returns 0 when that is not enough. */
+MSC4203_PRIVATE int reader_room(struct msc4203_reader_state *s, size_t n)
+{
+    if (n <= s->scratch_bytes - s->used)
+        return 1;
+    if (s->field == ITEM_CONTENT) { /* in the making */
+        s->used -= s->part;
+        s->part = 0;
+        s->state |= READER_LOST;
+    } else if (s->stored & ITEM_BIT(ITEM_CONTENT)) {
+        msc4203_span *content = &s->item.content;
+        char *end = s->scratch + s->used;
+        char *behind = s->scratch + (content->ptr - s->scratch) + content->len;
+        unsigned field;
+        for (field = 0; field < ITEM_FIELDS; field++) {
+            msc4203_span *span = item_field(&s->item, field);
+            if (s->stored & ITEM_BIT(field) && span->ptr > content->ptr)
+                span->ptr -= content->len;
+        }
+        memmove(behind - content->len, behind, (size_t)(end - behind));
+        s->used -= (uint32_t)content->len;
+        content->ptr = NULL;
+        content->len = 0;
+        s->stored &= (uint8_t)~ITEM_BIT(ITEM_CONTENT);
+        reader_error(s, MSC4203_E_TOO_LARGE);
+    }
+    return n <= s->scratch_bytes - s->used;
+}
+
+/* Adds a piece to the text in the making. */
+MSC4203_PRIVATE void reader_store(struct msc4203_reader_state *s, const void *piece, size_t n)
+{
+    if (!reader_room(s, n))
+        s->state |= READER_LOST;
+    if (s->state & READER_LOST) {
+        s->used -= s->part;
+        s->part = 0;
+    } else if (n != 0) {
+        memcpy(s->scratch + s->used, piece, n);
+        s->used += (uint32_t)n;
+        s->part += (uint32_t)n;
+    }
+}
+
+/* Ids that are kept for the items to come: a user's, an EDU's sender and type. */
+MSC4203_PRIVATE int reader_keeps(const struct msc4203_reader_state *s, unsigned field)
+{
+    return s->where == READER_USERS || (s->where == READER_ROOT && field <= ITEM_TYPE);
+}
+
+MSC4203_PRIVATE void reader_kept_error(struct msc4203_reader_state *s, int error)
+{
+    if (s->where == READER_USERS)
+        s->user_error = (int8_t)error;
+    else
+        s->edu_error = (int8_t)error;
+}
+
+/* Takes the last piece of a field, and sets the field: where the piece is the whole and need not be
+ * kept, to where it is. */
+MSC4203_PRIVATE void reader_finish(struct msc4203_reader_state *s, unsigned field, const void *piece,
+                                   size_t n)
+{
+    msc4203_span *span = item_field(&s->item, field);
+    int keep = reader_keeps(s, field);
+
+    if (s->part == 0 && !(s->state & READER_LOST) && (s->state & READER_WHOLE || !keep || n == 0)) {
+        span->ptr = n != 0 ? (const char *)piece : "";
+        span->len = n;
+        if (n != 0)
+            s->loose |= (uint8_t)ITEM_BIT(field);
+        return;
+    }
+    reader_store(s, piece, n);
+    if (s->state & READER_LOST) {
+        s->state &= (uint8_t)~READER_LOST;
+        if (keep)
+            reader_kept_error(s, MSC4203_E_TOO_LARGE);
+        else
+            reader_error(s, MSC4203_E_TOO_LARGE);
+        return;
+    }
+    span->ptr = s->scratch + (s->used - s->part);
+    span->len = s->part;
+    s->stored |= (uint8_t)ITEM_BIT(field);
+    s->part = 0;
+    if (keep)
+        s->base = s->used;
+}
+
+/* Before the next chunk: stores what the item has in this one, below the text in the making. */
+MSC4203_PRIVATE void reader_save(struct msc4203_reader_state *s)
+{
+    unsigned field;
+
+    for (field = 0; field < ITEM_FIELDS; field++) {
+        msc4203_span *span = item_field(&s->item, field);
+        if (!(s->loose & ITEM_BIT(field)))
+            continue;
+        if (reader_room(s, span->len)) {
+            char *at = s->scratch + (s->used - s->part);
+            memmove(at + span->len, at, s->part);
+            memcpy(at, span->ptr, span->len);
+            s->used += (uint32_t)span->len;
+            s->stored |= (uint8_t)ITEM_BIT(field);
+            span->ptr = at;
+        } else {
+            span->ptr = NULL;
+            span->len = 0;
+            reader_error(s, MSC4203_E_TOO_LARGE);
+        }
+    }
+    s->loose = 0;
+    if (s->field == ITEM_CONTENT)
+        reader_store(s, s->mark, (size_t)(s->json.end - s->mark));
+    s->mark = s->json.end;
+}
+
+/* A key's next piece: goes on from the first of the known keys that begins with the pieces so far. */
+MSC4203_PRIVATE void reader_match(struct msc4203_reader_state *s, int last)
+{
+    const char *names = (const char *)&item_names, *text = (const char *)s->json.text;
+    const size_t n = s->json.text_bytes;
+    const unsigned before = s->row_bytes, first = s->row;
+    unsigned row, places;
+
+    if (s->where == READER_ROOT)
+        places = (unsigned)READER_IN_ROOT << s->shape;
+    else if (s->where == READER_EVENT)
+        places = s->shape == MSC4203_SYNC ? READER_IN_SYNC_EVENT : READER_IN_EVENT;
+    else
+        places = s->where == READER_LISTS ? READER_IN_LISTS : READER_IN_SYNC;
+    for (row = first; row < READER_KEYS; row++) {
+        const reader_key *key = &reader_keys[row];
+        if (key->places & places && (last ? key->bytes == before + n : key->bytes >= before + n) &&
+            memcmp(names + key->name, names + reader_keys[first].name, before) == 0 &&
+            memcmp(names + key->name + before, text, n) == 0)
+            break;
+    }
+    s->row = (uint8_t)row;
+    s->row_bytes = (uint8_t)(before + n);
+}
+
+/* Takes a piece of a string that the scanner has reported. */
+MSC4203_PRIVATE void reader_text(struct msc4203_reader_state *s, int last)
+{
+    if (s->field == READER_KEY) {
+        reader_match(s, last);
+        return;
+    }
+    if (s->field == READER_SKIP)
+        return;
+    if (s->where == READER_DEVICES && !(s->state & READER_YIELD)) {
+        /* The first piece of a device's key begins behind its quote. */
+        s->item.offset = s->bytes_fed - (uint64_t)(s->json.end - s->json.text) - 1;
+        s->state |= READER_YIELD;
+    }
+    if (last)
+        reader_finish(s, s->field, s->json.text, s->json.text_bytes);
+    else
+        reader_store(s, s->json.text, s->json.text_bytes);
+}
+
+/* A member's key, or an element, comes next. */
+MSC4203_PRIVATE void reader_expect(struct msc4203_reader_state *s)
+{
+    s->row = 0;
+    s->row_bytes = 0;
+    s->field = s->where == READER_USERS     ? ITEM_USER
+               : s->where == READER_DEVICES ? ITEM_DEVICE
+               : s->where >= READER_ROOT && s->where <= READER_SYNC ? READER_KEY
+                                                                   : READER_SKIP;
+    s->json.flags = 0;
+}
+
+MSC4203_PRIVATE void reader_enter(struct msc4203_reader_state *s, unsigned where)
+{
+    s->json.watch++;
+    s->where = (uint8_t)where;
+    reader_expect(s);
+}
+
+/* The value that comes is an item of this kind. */
+MSC4203_PRIVATE void reader_item(struct msc4203_reader_state *s, unsigned kind)
+{
+    s->item.kind = (int)kind;
+    s->item.offset = reader_at(s);
+    s->state |= READER_YIELD;
+}
+
+/* The value that comes is a field's: it must begin with this byte. */
+MSC4203_PRIVATE void reader_field(struct msc4203_reader_state *s, unsigned field, unsigned first)
+{
+    if (*s->json.next != first) {
+        reader_error(s, MSC4203_E_FIELD_TYPE);
+        return;
+    }
+    s->field = (uint8_t)field;
+    s->mark = s->json.next;
+    if (first == '"')
+        s->json.role = JSON_TEXT;
+}
+
+/* The body is of another shape. That is said at its end, for it may not even be JSON. */
+MSC4203_PRIVATE void reader_refuse(struct msc4203_reader_state *s, int error)
+{
+    if (s->late_error == MSC4203_OK) {
+        s->late_error = (int8_t)error;
+        s->item.offset = reader_at(s);
+        s->kinds = 0;
+    }
+}
+
+/* A list, or an object, of items comes: enters it, if it is wanted. `null` is an empty one. */
+MSC4203_PRIVATE void reader_items(struct msc4203_reader_state *s, unsigned kind, unsigned first,
+                                  unsigned where)
+{
+    unsigned c = *s->json.next;
+
+    kind &= s->kinds & ~(unsigned)s->filled;
+    kind &= 0 - kind; /* of device_lists' two the first */
+    if (kind == 0 || c == 'n')
+        return;
+    s->item.index = 0;
+    if (c == first) {
+        s->item.kind = (int)kind;
+        reader_enter(s, where);
+    } else {
+        reader_item(s, kind);
+        reader_error(s, MSC4203_E_FIELD_TYPE);
+    }
+}
+
+/* The messages of a request or an EDU come. */
+MSC4203_PRIVATE void reader_messages(struct msc4203_reader_state *s)
+{
+    const unsigned both = ITEM_BIT(ITEM_SENDER) | ITEM_BIT(ITEM_TYPE);
+
+    s->seen |= READER_MESSAGES;
+    if (*s->json.next != '{') {
+        reader_refuse(s, MSC4203_E_MESSAGES);
+    } else if (s->shape == MSC4203_EDU && s->state & READER_WHOLE && !(s->state & READER_KNOWN) &&
+               !(s->seen & READER_LOOKED) && (s->seen & both) != both) {
+        s->seen |= READER_LOOKED;
+        s->state |= READER_AHEAD;
+        s->mark = s->json.next;
+    } else {
+        reader_items(s, MSC4203_TO_DEVICE, '{', READER_USERS);
+    }
+}
+
+/* The value of a known key comes. */
+MSC4203_PRIVATE void reader_known(struct msc4203_reader_state *s, const reader_key *key)
+{
+    unsigned what = key->what, kind = 1u << what;
+
+    if (key->holds == READER_FIELD) {
+        if (s->where == READER_ROOT) {
+            if (s->seen & kind)
+                return;
+            if (*s->json.next != '"') {
+                if (!(s->state & READER_AHEAD))
+                    reader_items(s, MSC4203_TO_DEVICE, '"', READER_TOP);
+                return;
+            }
+        } else if (s->seen & kind) {
+            reader_error(s, MSC4203_E_FIELD_TWICE);
+            return;
+        }
+        s->seen |= (uint8_t)kind;
+        reader_field(s, what, what == ITEM_CONTENT ? '{' : '"');
+    } else if (s->state & READER_AHEAD) {
+        return;
+    } else if (key->holds == READER_ID) {
+        if (s->kinds & kind && !(s->filled & kind)) {
+            s->item.index = 0;
+            reader_item(s, kind);
+            reader_field(s, ITEM_ID, '"');
+        }
+    } else if (key->holds == READER_INNER) {
+        if (what == READER_LISTS)
+            reader_items(s, MSC4203_DEVICE_CHANGED | MSC4203_DEVICE_LEFT, '{', what);
+        else
+            reader_items(s, MSC4203_TO_DEVICE, '{', what);
+    } else if (key->holds == READER_ARRAY) {
+        reader_items(s, kind, '[', READER_LIST);
+    } else if (kind == MSC4203_TO_DEVICE) {
+        reader_messages(s);
+    } else {
+        reader_items(s, kind, '{', READER_USERS);
+    }
+}
+
+/* An element of a list of items comes. */
+MSC4203_PRIVATE void reader_element(struct msc4203_reader_state *s)
+{
+    unsigned kind = (unsigned)s->item.kind;
+
+    reader_item(s, kind);
+    s->filled |= (uint16_t)kind;
+    if (kind == MSC4203_TO_DEVICE && *s->json.next == '{') {
+        s->state &= (uint8_t)~READER_YIELD;
+        s->seen = 0;
+        reader_enter(s, READER_EVENT);
+    } else if (kind & (MSC4203_DEVICE_CHANGED | MSC4203_DEVICE_LEFT)) {
+        reader_field(s, ITEM_USER, '"');
+    } else {
+        reader_field(s, ITEM_CONTENT, '{');
+    }
+}
+
+/* A user's devices come. */
+MSC4203_PRIVATE void reader_user(struct msc4203_reader_state *s)
+{
+    if (s->json.flags & MSC4203_LONE_SURROGATE)
+        s->user_error = MSC4203_E_SURROGATE;
+    if (*s->json.next == '{') {
+        reader_enter(s, READER_DEVICES);
+        return;
+    }
+    reader_item(s, (unsigned)s->item.kind);
+    s->item.error = s->user_error;
+    s->user_error = MSC4203_OK;
+    reader_error(s, MSC4203_E_FIELD_TYPE);
+}
+
+/* What a device is sent, or what is told of it, comes. */
+MSC4203_PRIVATE void reader_device(struct msc4203_reader_state *s)
+{
+    unsigned kind = (unsigned)s->item.kind;
+
+    s->filled |= (uint16_t)kind;
+    if (s->user_error != MSC4203_OK)
+        reader_error(s, s->user_error);
+    if (s->json.flags & MSC4203_LONE_SURROGATE)
+        reader_error(s, MSC4203_E_SURROGATE);
+    s->json.flags = 0;
+    if (kind != MSC4203_TO_DEVICE)
+        s->item.offset = reader_at(s);
+    reader_field(s, ITEM_CONTENT, kind == MSC4203_FALLBACK_TYPES ? '[' : '{');
+    if (s->shape != MSC4203_EDU)
+        return;
+    if (s->edu_error != MSC4203_OK)
+        reader_error(s, s->edu_error);
+    else if (s->item.sender.ptr != NULL && s->item.type.ptr != NULL)
+        return;
+    else if (s->state & READER_KNOWN)
+        reader_error(s, MSC4203_E_FIELD_MISSING);
+    else
+        s->item.flags |= MSC4203_LATE;
+}
+
+/* The scanner is at the first byte of a value, and has reported the last piece of its key. */
+MSC4203_PRIVATE void reader_value(struct msc4203_reader_state *s)
+{
+    unsigned where = s->where;
+
+    reader_text(s, 1);
+    s->field = READER_SKIP;
+    if (where >= READER_ROOT && where <= READER_SYNC)
+        s->json.flags = 0;
+    switch (where) {
+    case READER_TOP:
+        if (*s->json.next == '{')
+            reader_enter(s, READER_ROOT);
+        else
+            reader_refuse(s, MSC4203_E_ROOT);
+        break;
+    case READER_LIST:
+        reader_element(s);
+        break;
+    case READER_USERS:
+        reader_user(s);
+        break;
+    case READER_DEVICES:
+        reader_device(s);
+        break;
+    case READER_NOWHERE:
+        break;
+    default:
+        if (s->row < READER_KEYS)
+            reader_known(s, &reader_keys[s->row]);
+        break;
+    }
+}
+
+/* Goes back to an EDU's messages, after looking for its sender and type behind them. */
+MSC4203_PRIVATE void reader_back(struct msc4203_reader_state *s)
+{
+    msc4203_json *j = &s->json;
+
+    s->state &= (uint8_t)~(READER_AHEAD | READER_LOST);
+    s->where = READER_ROOT;
+    s->used = s->base;
+    s->part = 0;
+    j->next = s->mark;
+    j->depth = j->watch = 1;
+    j->unit = 0;
+    j->role = j->flags = 0;
+    j->state = JSON_AT_BEGIN;
+    s->field = READER_SKIP;
+    reader_items(s, MSC4203_TO_DEVICE, '{', READER_USERS);
+}
+
+/* The container whose members the reader looks at has ended. Tells whether it was an item. */
+MSC4203_PRIVATE int reader_leave(struct msc4203_reader_state *s)
+{
+    unsigned needed = ITEM_BIT(ITEM_SENDER) | ITEM_BIT(ITEM_TYPE) | ITEM_BIT(ITEM_CONTENT);
+
+    s->json.watch--;
+    switch (s->where) {
+    case READER_EVENT:
+        if (s->shape == MSC4203_TRANSACTION)
+            needed |= ITEM_BIT(ITEM_USER) | ITEM_BIT(ITEM_DEVICE);
+        if ((s->seen & needed) != needed)
+            reader_error(s, MSC4203_E_FIELD_MISSING);
+        s->where = READER_LIST;
+        return 1;
+    case READER_LIST:
+        if (s->item.kind == MSC4203_DEVICE_CHANGED || s->item.kind == MSC4203_DEVICE_LEFT)
+            s->where = READER_LISTS;
+        else
+            s->where = s->shape == MSC4203_SYNC ? READER_SYNC : READER_ROOT;
+        return 0;
+    case READER_DEVICES:
+        if (s->stored & ITEM_BIT(ITEM_USER))
+            s->base -= (uint32_t)s->item.user_id.len;
+        s->stored &= (uint8_t)~ITEM_BIT(ITEM_USER);
+        s->used = s->base;
+        s->item.user_id.ptr = NULL;
+        s->item.user_id.len = 0;
+        s->user_error = MSC4203_OK;
+        s->where = READER_USERS;
+        return 0;
+    case READER_ROOT:
+        s->where = READER_TOP;
+        if (s->state & READER_AHEAD) {
+            s->state |= READER_KNOWN;
+            reader_back(s);
+        } else if ((s->shape == MSC4203_SEND || s->shape == MSC4203_EDU) &&
+                   !(s->seen & READER_MESSAGES)) {
+            s->json.next--; /* the bracket */
+            reader_refuse(s, MSC4203_E_NO_MESSAGES);
+            s->json.next++;
+        }
+        return 0;
+    default:
+        s->where = READER_ROOT;
+        return 0;
+    }
+}
+
+/* A value has ended. Tells whether it was an item. */
+MSC4203_PRIVATE int reader_end(struct msc4203_reader_state *s)
+{
+    msc4203_json *j = &s->json;
+    int given;
+
+    if (j->depth < j->watch) {
+        given = reader_leave(s);
+    } else {
+        unsigned field = s->field;
+        if (field == ITEM_CONTENT) {
+            s->item.flags |= j->flags & (MSC4203_LONE_SURROGATE | MSC4203_HUGE_NUMBER);
+            if (j->flags & JSON_DEEP)
+                reader_error(s, MSC4203_E_TOO_DEEP);
+            reader_finish(s, field, s->mark, (size_t)(j->next - s->mark));
+        } else if (field < ITEM_FIELDS) {
+            reader_text(s, 1);
+            if (j->flags & MSC4203_LONE_SURROGATE && reader_keeps(s, field))
+                reader_kept_error(s, MSC4203_E_SURROGATE);
+            else if (j->flags & MSC4203_LONE_SURROGATE)
+                reader_error(s, MSC4203_E_SURROGATE);
+        }
+        given = s->state & READER_YIELD;
+    }
+    if (j->state != JSON_AT_BEGIN)
+        reader_expect(s);
+    return given;
+}
+
+/* Forgets the item that was given, but for what the next one shares with it. */
+MSC4203_PRIVATE void reader_forget(struct msc4203_reader_state *s)
+{
+    unsigned field, keep = s->where == READER_DEVICES ? ITEM_BIT(ITEM_USER) : 0;
+
+    if (s->shape == MSC4203_SEND || s->shape == MSC4203_EDU)
+        keep |= ITEM_BIT(ITEM_SENDER) | ITEM_BIT(ITEM_TYPE);
+    else if (s->shape == MSC4203_SYNC)
+        keep |= ITEM_BIT(ITEM_USER) | ITEM_BIT(ITEM_DEVICE);
+    for (field = 0; field < ITEM_FIELDS; field++) {
+        msc4203_span *span = item_field(&s->item, field);
+        if (!(keep & ITEM_BIT(field))) {
+            span->ptr = NULL;
+            span->len = 0;
+        }
+    }
+    s->item.error = MSC4203_OK;
+    s->item.flags = 0;
+    s->item.index++;
+    s->state &= (uint8_t)~READER_GIVEN;
+    s->loose = 0;
+    s->stored &= (uint8_t)keep;
+    s->used = s->base;
+}
+
+MSC4203_API int msc4203_reader_init(msc4203_reader *reader, int shape, unsigned kinds, void *scratch,
+                                    size_t scratch_bytes)
+{
+    struct msc4203_reader_state *s = &reader->priv;
+
+    memset(s, 0, sizeof *s);
+    json_init(&s->json, "", 0);
+    s->shape = (uint8_t)shape;
+    s->kinds = (uint16_t)(kinds & MSC4203_ALL_KINDS);
+    s->scratch = (char *)scratch;
+    s->scratch_bytes = scratch_bytes < UINT32_MAX ? (uint32_t)scratch_bytes : UINT32_MAX;
+    s->where = READER_TOP;
+    s->field = READER_SKIP;
+    if (shape == MSC4203_JSON) {
+        s->where = READER_NOWHERE;
+        s->json.strict = 1;
+    } else if (shape < MSC4203_TRANSACTION || shape > MSC4203_SYNC) {
+        s->json.state = JSON_AT_ERROR;
+        s->json.error = MSC4203_E_USAGE;
+        return MSC4203_E_USAGE;
+    }
+    return MSC4203_OK;
+}
+
+MSC4203_API void msc4203_reader_preset(msc4203_reader *reader, const msc4203_item *preset)
+{
+    struct msc4203_reader_state *s = &reader->priv;
+
+    if (s->shape == MSC4203_SYNC) {
+        s->item.user_id = preset->user_id;
+        s->item.device_id = preset->device_id;
+    } else if (s->shape == MSC4203_SEND || s->shape == MSC4203_EDU) {
+        s->item.sender = preset->sender;
+        s->item.type = preset->type;
+        s->seen = ITEM_BIT(ITEM_SENDER) | ITEM_BIT(ITEM_TYPE);
+        s->state |= READER_KNOWN;
+    }
+}
+
+MSC4203_API int msc4203_reader_feed(msc4203_reader *reader, const void *data, size_t bytes, int last)
+{
+    struct msc4203_reader_state *s = &reader->priv;
+
+    if (s->state & (READER_FED | READER_LAST))
+        return MSC4203_E_USAGE;
+    if (last)
+        s->state |= s->bytes_fed == 0 ? READER_LAST | READER_WHOLE : READER_LAST;
+    s->state |= READER_FED;
+    s->bytes_fed += bytes;
+    s->json.next = bytes != 0 ? (const unsigned char *)data : (const unsigned char *)"";
+    s->json.end = s->json.next + bytes;
+    s->mark = s->json.next;
+    return MSC4203_OK;
+}
+
+/* The last chunk is used up. */
+MSC4203_PRIVATE int reader_whole(struct msc4203_reader_state *s, const msc4203_item **item)
+{
+    if (json_whole(&s->json) && s->late_error == MSC4203_OK) {
+        if (s->shape == MSC4203_EDU) {
+            s->item.kind = 0;
+            *item = &s->item;
+        }
+        return MSC4203_END;
+    }
+    s->json.error = s->json.state == JSON_AT_TAIL ? s->late_error : MSC4203_E_TRUNCATED;
+    s->json.state = JSON_AT_ERROR;
+    return s->json.error;
+}
+
+MSC4203_API int msc4203_reader_next(msc4203_reader *reader, const msc4203_item **item)
+{
+    struct msc4203_reader_state *s = &reader->priv;
+
+    *item = NULL;
+    if (s->state & READER_GIVEN)
+        reader_forget(s);
+    for (;;) {
+        int got = json_next(&s->json);
+        if (got == JSON_GOT_TEXT) {
+            reader_text(s, 0);
+        } else if (got == JSON_GOT_VALUE) {
+            reader_value(s);
+        } else if (got == JSON_GOT_END) {
+            if (reader_end(s)) {
+                s->state = (uint8_t)((s->state & ~READER_YIELD) | READER_GIVEN);
+                *item = &s->item;
+                return MSC4203_ITEM;
+            }
+        } else if (s->state & READER_AHEAD) {
+            reader_back(s);
+        } else if (got == JSON_GOT_ERROR) {
+            return s->json.error;
+        } else if (s->state & READER_LAST) {
+            return reader_whole(s, item);
+        } else {
+            reader_save(s);
+            s->state &= (uint8_t)~READER_FED;
+            return MSC4203_MORE;
+        }
+    }
+}
+
+MSC4203_API uint64_t msc4203_reader_offset(const msc4203_reader *reader)
+{
+    const struct msc4203_reader_state *s = &reader->priv;
+
+    if (s->json.state == JSON_AT_ERROR && s->json.error == s->late_error)
+        return s->item.offset;
+    return reader_at(s);
+}
+
+MSC4203_API void msc4203_algorithms_init(msc4203_algorithms *algorithms, const msc4203_item *item)
+{
+    json_init(&algorithms->priv.json, item->content.ptr != NULL ? item->content.ptr : "",
+              item->content.len);
+    algorithms->priv.result = MSC4203_OK;
+    algorithms->priv.bytes = 0;
+}
+
+/* The digits of a count. */
+MSC4203_PRIVATE int reader_count(const unsigned char *p, const unsigned char *end, uint64_t *count)
+{
+    *count = 0;
+    for (; p != end; p++) {
+        if (*p - (unsigned)'0' > 9 || *count > UINT64_C(900719925474099))
+            return MSC4203_E_FIELD_TYPE;
+        *count = (*count << 3) + (*count << 1) + (*p - (unsigned)'0');
+    }
+    return *count > UINT64_C(9007199254740991) ? MSC4203_E_FIELD_TYPE : MSC4203_ITEM;
+}
+
+MSC4203_API int msc4203_algorithms_next(msc4203_algorithms *algorithms, msc4203_span *name,
+                                        uint64_t *count)
+{
+    msc4203_json *j = &algorithms->priv.json;
+    const unsigned char *number = NULL;
+    int result = algorithms->priv.result;
+
+    *count = 0;
+    while (result == MSC4203_OK) {
+        int got = json_next(j);
+        unsigned c = got == JSON_GOT_VALUE ? *j->next : 0;
+
+        if (got == JSON_GOT_MORE) {
+            result = json_whole(j) ? MSC4203_END : MSC4203_E_TRUNCATED;
+        } else if (got == JSON_GOT_ERROR) {
+            result = j->error;
+        } else if (j->depth == 0) { /* the object or the array begins or ends */
+            j->watch = 1;
+            if (got == JSON_GOT_VALUE && c != '{' && c != '[')
+                result = MSC4203_E_FIELD_TYPE;
+        } else {
+            if (j->text_bytes > sizeof algorithms->priv.name - algorithms->priv.bytes) {
+                result = MSC4203_E_TOO_LARGE;
+                break;
+            }
+            if (number == NULL && j->text_bytes != 0) {
+                memcpy(algorithms->priv.name + algorithms->priv.bytes, j->text, j->text_bytes);
+                algorithms->priv.bytes += (unsigned)j->text_bytes;
+            }
+            if (got == JSON_GOT_END) {
+                if (number != NULL)
+                    result = reader_count(number, j->next, count);
+                else
+                    result = MSC4203_ITEM;
+                name->ptr = algorithms->priv.name;
+                name->len = algorithms->priv.bytes;
+                algorithms->priv.bytes = 0;
+            } else if (got == JSON_GOT_VALUE && json_in_object(j, 1)) {
+                number = j->next;
+                j->text_bytes = 0;
+            } else if (got == JSON_GOT_VALUE) {
+                j->role = JSON_TEXT;
+                if (c != '"')
+                    result = MSC4203_E_FIELD_TYPE;
+            }
+        }
+    }
+    if (result != MSC4203_ITEM)
+        algorithms->priv.result = result;
+    return result;
+}
+#endif /* MSC4203_NO_READER */
+
+/* ------------------------------------------------------------------------------------------------
+ * 4. writer: from items to a body
+ * ------------------------------------------------------------------------------------------------ */
+#ifndef MSC4203_NO_WRITER
+
+/* Adds bytes, or, when there is no room or no buffer, only counts them. */
+MSC4203_PRIVATE void writer_put(struct msc4203_writer_state *w, const void *bytes, size_t n)
+{
+    size_t used = w->at.used;
+
+    if (w->buffer != NULL && used <= w->capacity && n <= w->capacity - used && n != 0)
+        memcpy(w->buffer + used, bytes, n);
+    w->at.used = n <= SIZE_MAX - used ? used + n : SIZE_MAX;
+}
+
+MSC4203_PRIVATE void writer_puts(struct msc4203_writer_state *w, const char *string)
+{
+    writer_put(w, string, strlen(string));
+}
+
+/* A byte as it stands in a string. Returns how many bytes that is. */
+MSC4203_PRIVATE size_t writer_escape(unsigned c, char *escaped)
+{
+    static const char letters[] = "\bb\tt\nn\ff\rr";
+    const char *letter;
+
+    escaped[0] = '\\';
+    if (c == '"' || c == '\\') {
+        escaped[1] = (char)c;
+        return 2;
+    }
+    if (c >= 0x20) {
+        escaped[0] = (char)c;
+        return 1;
+    }
+    for (letter = letters; *letter != 0; letter += 2)
+        if ((unsigned char)*letter == c) {
+            escaped[1] = letter[1];
+            return 2;
+        }
+    memcpy(escaped + 1, "u00", 3);
+    escaped[4] = (char)('0' + (c >> 4));
+    escaped[5] = "0123456789abcdef"[c & 15];
+    return 6;
+}
+
+/* Adds a string in quotes. */
+MSC4203_PRIVATE int writer_string(struct msc4203_writer_state *w, const msc4203_span *span)
+{
+    const unsigned char *p = (const unsigned char *)span->ptr, *const end = p + span->len;
+    char escaped[6];
+
+    writer_put(w, "\"", 1);
+    while (p != end) {
+        const unsigned char *run = p;
+        uint8_t need, low, high;
+
+        p = json_plain(p, end);
+        writer_put(w, run, (size_t)(p - run));
+        if (p == end)
+            break;
+        run = p++;
+        if (*run < 0x80) {
+            writer_put(w, escaped, writer_escape(*run, escaped));
+            continue;
+        }
+        for (need = json_utf8(*run, &low, &high); need != 0; need--, p++) {
+            if (p == end || *p < low || *p > high)
+                return MSC4203_E_UTF8;
+            low = 0x80;
+            high = 0xBF;
+        }
+        if (p == run + 1)
+            return MSC4203_E_UTF8;
+        writer_put(w, run, (size_t)(p - run));
+    }
+    writer_put(w, "\"", 1);
+    return MSC4203_OK;
+}
+
+/* Adds the key of a member of the root, behind a comma unless it is the first. */
+MSC4203_PRIVATE void writer_key(struct msc4203_writer_state *w, const char *key)
+{
+    writer_puts(w, w->at.used == 1 ? "\"" : ",\"");
+    writer_puts(w, key);
+    writer_puts(w, "\":");
+}
+
+/* Compares a string with one that has been written at `at`, both as they are written: any order that
+ * is the same each time serves. */
+MSC4203_PRIVATE int writer_compare(const struct msc4203_writer_state *w, size_t at,
+                                   const msc4203_span *span)
+{
+    const char *written = w->buffer + at + 1;
+    char escaped[6];
+    size_t i, k, n;
+
+    for (i = 0; i < span->len; i++) {
+        n = writer_escape((unsigned char)span->ptr[i], escaped);
+        for (k = 0; k < n; k++, written++)
+            if (*written != escaped[k])
+                return (unsigned char)*written < (unsigned char)escaped[k] ? 1 : -1;
+    }
+    return *written == '"' ? 0 : -1;
+}
+
+/* Looks for a key in the object that has been written from `at` on. */
+MSC4203_PRIVATE int writer_find(struct msc4203_writer_state *w, size_t at, const msc4203_span *key)
+{
+    msc4203_json *j = &w->json;
+    size_t same = 0;
+    int differs = 0, got;
+
+    json_init(j, w->buffer + at, w->at.used - at);
+    j->watch = 1;
+    while ((got = json_next(j)) != JSON_GOT_MORE) {
+        if (j->depth == 0)
+            continue;
+        if (got != JSON_GOT_END && j->text_bytes != 0) {
+            if (j->text_bytes > key->len - same || memcmp(key->ptr + same, j->text, j->text_bytes) != 0)
+                differs = 1;
+            else
+                same += j->text_bytes;
+        }
+        if (got == JSON_GOT_VALUE) {
+            if (!differs && same == key->len)
+                return 1;
+            same = 0;
+            differs = 0;
+        }
+    }
+    return 0;
+}
+
+/* Tells the user that an item belongs to from the last one's where nothing is written to compare. */
+MSC4203_PRIVATE void writer_hash(const msc4203_span *span, uint32_t hash[2])
+{
+    size_t i;
+
+    hash[0] = UINT32_C(2166136261);
+    hash[1] = (uint32_t)span->len;
+    for (i = 0; i < span->len; i++) {
+        hash[0] = (hash[0] ^ (unsigned char)span->ptr[i]) * UINT32_C(16777619);
+        hash[1] = (hash[1] + (unsigned char)span->ptr[i]) * UINT32_C(2654435761);
+    }
+}
+
+/* Is it the user whose devices are being written? */
+MSC4203_PRIVATE int writer_same_user(const struct msc4203_writer_state *w, const msc4203_span *user)
+{
+    uint32_t hash[2];
+
+    if (w->at.user == 0)
+        return 0;
+    if (w->buffer != NULL)
+        return writer_compare(w, w->at.user, user) == 0;
+    writer_hash(user, hash);
+    return memcmp(hash, w->at.user_hash, sizeof hash) == 0;
+}
+
+/* Checks that a content is one JSON text of the right type, and fit for all receivers. `depth` is the
+ * level that it will stand on. */
+MSC4203_PRIVATE int writer_check(struct msc4203_writer_state *w, const msc4203_span *content,
+                                 char first, unsigned depth)
+{
+    msc4203_json *j = &w->json;
+
+    json_init(j, content->ptr, content->len);
+    j->limit = (uint16_t)(j->limit - depth);
+    j->strict = 1;
+    if (json_next(j) == JSON_GOT_VALUE) {
+        if (*j->next != (unsigned char)first)
+            return MSC4203_E_FIELD_TYPE;
+        if (json_next(j) == JSON_GOT_END)
+            json_next(j); /* there must not be more */
+    }
+    if (j->state == JSON_AT_ERROR)
+        return j->error;
+    if (j->state != JSON_AT_TAIL)
+        return MSC4203_E_TRUNCATED;
+    if (j->flags & MSC4203_LONE_SURROGATE)
+        return MSC4203_E_SURROGATE;
+    return j->flags & MSC4203_HUGE_NUMBER ? MSC4203_E_NUMBER : MSC4203_OK;
+}
+
+/* The kinds of which a shape has lists, and of which it has objects USER -> DEVICE -> content. */
+enum {
+    WRITER_LISTS = MSC4203_DEVICE_CHANGED | MSC4203_DEVICE_LEFT,
+    WRITER_MAPS = MSC4203_KEY_COUNTS | MSC4203_FALLBACK_TYPES,
+    WRITER_IDS = MSC4203_MESSAGE_ID | MSC4203_NEXT_BATCH
+};
+
+MSC4203_PRIVATE unsigned writer_kinds(unsigned shape)
+{
+    switch (shape) {
+    case MSC4203_TRANSACTION:
+        return MSC4203_ALL_KINDS & ~(unsigned)WRITER_IDS;
+    case MSC4203_SEND:
+        return MSC4203_TO_DEVICE;
+    case MSC4203_EDU:
+        return MSC4203_TO_DEVICE | MSC4203_MESSAGE_ID;
+    default:
+        return MSC4203_TO_DEVICE | MSC4203_NEXT_BATCH;
+    }
+}
+
+MSC4203_PRIVATE int writer_has_map(const struct msc4203_writer_state *w, unsigned kind)
+{
+    return kind & WRITER_MAPS ||
+           (kind == MSC4203_TO_DEVICE && (w->shape == MSC4203_SEND || w->shape == MSC4203_EDU));
+}
+
+/* Closes the list or the object that is open. */
+MSC4203_PRIVATE void writer_close(struct msc4203_writer_state *w)
+{
+    unsigned kind = w->at.kind;
+
+    if (kind == 0 || kind & WRITER_IDS)
+        return;
+    if (writer_has_map(w, kind))
+        writer_puts(w, w->at.user != 0 ? "}}" : "}");
+    else
+        writer_puts(w, kind & WRITER_LISTS || w->shape == MSC4203_SYNC ? "]}" : "]");
+    w->at.kind = 0;
+}
+
+/* Opens an EDU's messages, behind what they have in common. */
+MSC4203_PRIVATE int writer_open_edu(struct msc4203_writer_state *w, const msc4203_item *item)
+{
+    int result;
+
+    writer_key(w, item_names.sender);
+    w->at.sender = w->at.used;
+    result = writer_string(w, &item->sender);
+    if (result != MSC4203_OK)
+        return result;
+    writer_key(w, item_names.type);
+    w->at.type = w->at.used;
+    return writer_string(w, &item->type);
+}
+
+/* Opens the list or the object of a kind of items. */
+MSC4203_PRIVATE int writer_open(struct msc4203_writer_state *w, const msc4203_item *item)
+{
+    unsigned kind = (unsigned)item->kind, stable = w->flags & MSC4203_STABLE_KEYS;
+    size_t msc2409 = stable ? sizeof ITEM_MSC2409 - 1 : 0, msc3202 = stable ? sizeof ITEM_MSC3202 - 1 : 0;
+    int result = MSC4203_OK;
+
+    if (kind & WRITER_LISTS && w->at.kind & WRITER_LISTS) {
+        writer_puts(w, kind == MSC4203_DEVICE_LEFT ? "],\"left\":[" : "],\"changed\":[");
+        w->at.kind = (uint16_t)kind;
+        return MSC4203_OK;
+    }
+    writer_close(w);
+    w->at.kind = (uint16_t)kind;
+    w->at.user = w->at.user_max = 0;
+    switch (kind) {
+    case MSC4203_TO_DEVICE:
+        if (w->shape == MSC4203_TRANSACTION) {
+            writer_key(w, item_names.to_device + msc2409);
+        } else if (w->shape == MSC4203_SYNC) {
+            writer_key(w, item_names.to_device + sizeof ITEM_MSC2409 - 1);
+            writer_puts(w, "{\"events\":[");
+            return MSC4203_OK;
+        } else {
+            if (w->shape == MSC4203_EDU)
+                result = writer_open_edu(w, item);
+            writer_key(w, item_names.messages);
+        }
+        break;
+    case MSC4203_EVENT:
+        writer_key(w, item_names.events);
+        break;
+    case MSC4203_EPHEMERAL:
+        writer_key(w, item_names.ephemeral + sizeof ITEM_MSC2409 - 1);
+        break;
+    case MSC4203_KEY_COUNTS:
+        writer_key(w, item_names.counts + msc3202);
+        break;
+    case MSC4203_FALLBACK_TYPES:
+        writer_key(w, item_names.types + msc3202);
+        break;
+    default:
+        writer_key(w, item_names.device_lists + msc3202);
+        writer_puts(w, kind == MSC4203_DEVICE_LEFT ? "{\"left\":[" : "{\"changed\":[");
+        return MSC4203_OK;
+    }
+    w->at.users = w->at.used;
+    writer_puts(w, writer_has_map(w, kind) ? "{" : "[");
+    return result;
+}
+
+/* Adds what closes the body, as it is now. */
+MSC4203_PRIVATE void writer_tail(struct msc4203_writer_state *w)
+{
+    static const msc4203_item nothing = {0, 0, 0, 0, 0, {"", 0}, {"", 0}, {"", 0}, {"", 0}, {"", 0}, {"", 0}};
+    msc4203_item item = nothing;
+
+    item.kind = w->shape == MSC4203_TRANSACTION ? MSC4203_EVENT : MSC4203_TO_DEVICE;
+    if (!(w->at.seen & (unsigned)item.kind))
+        (void)writer_open(w, &item);
+    writer_close(w);
+    writer_puts(w, "}");
+}
+
+/* Adds `"key":"string"`. */
+MSC4203_PRIVATE int writer_member(struct msc4203_writer_state *w, const char *before,
+                                  const msc4203_span *string)
+{
+    writer_puts(w, before);
+    return writer_string(w, string);
+}
+
+/* Adds an item of a list. */
+MSC4203_PRIVATE int writer_element(struct msc4203_writer_state *w, const msc4203_item *item, int first)
+{
+    int result;
+
+    if (!first)
+        writer_puts(w, ",");
+    if ((unsigned)item->kind & WRITER_LISTS)
+        return writer_string(w, &item->user_id);
+    if (item->kind == MSC4203_TO_DEVICE) {
+        writer_puts(w, "{\"content\":");
+        writer_put(w, item->content.ptr, item->content.len);
+        result = writer_member(w, ",\"sender\":", &item->sender);
+        if (result == MSC4203_OK && w->shape == MSC4203_TRANSACTION)
+            result = writer_member(w, ",\"to_device_id\":", &item->device_id);
+        if (result == MSC4203_OK && w->shape == MSC4203_TRANSACTION)
+            result = writer_member(w, ",\"to_user_id\":", &item->user_id);
+        if (result == MSC4203_OK)
+            result = writer_member(w, ",\"type\":", &item->type);
+        writer_puts(w, "}");
+        return result;
+    }
+    writer_put(w, item->content.ptr, item->content.len);
+    return MSC4203_OK;
+}
+
+/* Is a key new in the object that begins at `object`, whose greatest key is at `max`, if it has one?
+ * Returns 0 if not, 1 if it is, 2 if it is the greatest now. Where nothing has been written, nothing
+ * can be compared. */
+MSC4203_PRIVATE int writer_new_key(struct msc4203_writer_state *w, size_t object, size_t max,
+                                   const msc4203_span *key)
+{
+    if (w->buffer == NULL || max == 0 || writer_compare(w, max, key) > 0)
+        return 2;
+    return !writer_find(w, object, key);
+}
+
+/* Adds a member of an object USER -> DEVICE -> content. */
+MSC4203_PRIVATE int writer_device(struct msc4203_writer_state *w, const msc4203_item *item)
+{
+    int is_new, result;
+
+    if (!writer_same_user(w, &item->user_id)) {
+        is_new = writer_new_key(w, w->at.users, w->at.user_max, &item->user_id);
+        if (!is_new)
+            return MSC4203_E_ORDER;
+        if (w->at.user != 0)
+            writer_puts(w, "},");
+        w->at.user = w->at.used;
+        if (is_new == 2)
+            w->at.user_max = w->at.used;
+        writer_hash(&item->user_id, w->at.user_hash);
+        result = writer_string(w, &item->user_id);
+        if (result != MSC4203_OK)
+            return result;
+        writer_puts(w, ":");
+        w->at.devices = w->at.used;
+        w->at.device_max = 0;
+        writer_puts(w, "{");
+    }
+    is_new = writer_new_key(w, w->at.devices, w->at.device_max, &item->device_id);
+    if (!is_new)
+        return MSC4203_E_ORDER;
+    if (w->at.used != w->at.devices + 1)
+        writer_puts(w, ",");
+    if (is_new == 2)
+        w->at.device_max = w->at.used;
+    result = writer_string(w, &item->device_id);
+    writer_puts(w, ":");
+    writer_put(w, item->content.ptr, item->content.len);
+    return result;
+}
+
+/* Checks an item without a look at where it is to stand. */
+MSC4203_PRIVATE int writer_check_item(struct msc4203_writer_state *w, const msc4203_item *item)
+{
+    unsigned kind = (unsigned)item->kind, depth = 2, needs;
+
+    if (item->error != MSC4203_OK)
+        return item->error;
+    if (kind == 0 || (kind & (kind - 1)) != 0 || !(kind & writer_kinds(w->shape)))
+        return MSC4203_E_KIND;
+    if (kind & WRITER_IDS)
+        needs = ITEM_BIT(ITEM_ID);
+    else if (kind & WRITER_LISTS)
+        needs = ITEM_BIT(ITEM_USER);
+    else
+        needs = ITEM_BIT(ITEM_CONTENT);
+    if (writer_has_map(w, kind) || (kind == MSC4203_TO_DEVICE && w->shape == MSC4203_TRANSACTION))
+        needs |= ITEM_BIT(ITEM_USER) | ITEM_BIT(ITEM_DEVICE);
+    if (kind == MSC4203_TO_DEVICE && w->shape != MSC4203_SEND)
+        needs |= ITEM_BIT(ITEM_SENDER) | ITEM_BIT(ITEM_TYPE);
+    if ((needs & ITEM_BIT(ITEM_SENDER) && (item->sender.ptr == NULL || item->type.ptr == NULL)) ||
+        (needs & ITEM_BIT(ITEM_USER) && item->user_id.ptr == NULL) ||
+        (needs & ITEM_BIT(ITEM_DEVICE) && item->device_id.ptr == NULL) ||
+        (needs & ITEM_BIT(ITEM_CONTENT) && item->content.ptr == NULL) ||
+        (needs & ITEM_BIT(ITEM_ID) && item->id.ptr == NULL))
+        return MSC4203_E_FIELD_MISSING;
+    if (!(needs & ITEM_BIT(ITEM_CONTENT)))
+        return MSC4203_OK;
+    if (writer_has_map(w, kind) || kind == MSC4203_TO_DEVICE)
+        depth = w->shape == MSC4203_SYNC ? 4 : 3;
+#ifdef MSC4203_BENCH_NO_VALIDATION
+    return MSC4203_OK;
+#endif
+    return writer_check(w, &item->content, kind == MSC4203_FALLBACK_TYPES ? '[' : '{', depth);
+}
+
+/* Adds an item, or what fits of it. */
+MSC4203_PRIVATE int writer_add(struct msc4203_writer_state *w, const msc4203_item *item)
+{
+    unsigned kind = (unsigned)item->kind;
+    int first = kind != w->at.kind, result;
+
+    if (kind & WRITER_IDS) {
+        if (w->at.seen & kind)
+            return MSC4203_E_SECOND;
+        writer_close(w);
+        writer_key(w, kind == MSC4203_MESSAGE_ID ? item_names.message_id : item_names.next_batch);
+        w->at.seen |= (uint16_t)kind;
+        return writer_string(w, &item->id);
+    }
+    if (first) {
+        if (w->at.seen & kind ||
+            (kind & WRITER_LISTS && w->at.seen & WRITER_LISTS && !(w->at.kind & WRITER_LISTS)))
+            return MSC4203_E_ORDER;
+        result = writer_open(w, item);
+        if (result != MSC4203_OK)
+            return result;
+        w->at.seen |= (uint16_t)kind;
+    } else if (w->shape == MSC4203_EDU && w->buffer != NULL &&
+               (writer_compare(w, w->at.sender, &item->sender) != 0 ||
+                writer_compare(w, w->at.type, &item->type) != 0)) {
+        return MSC4203_E_SECOND;
+    }
+    return writer_has_map(w, kind) ? writer_device(w, item) : writer_element(w, item, first);
+}
+
+/* Works out how many bytes will close the body. */
+MSC4203_PRIVATE void writer_measure_tail(struct msc4203_writer_state *w)
+{
+    struct msc4203_writer_place at = w->at;
+    char *buffer = w->buffer;
+
+    w->buffer = NULL;
+    writer_tail(w);
+    w->tail = w->at.used - at.used;
+    w->buffer = buffer;
+    w->at = at;
+}
+
+MSC4203_API int msc4203_writer_begin(msc4203_writer *writer, int shape, unsigned flags, void *buffer,
+                                     size_t capacity)
+{
+    struct msc4203_writer_state *w = &writer->priv;
+
+    memset(w, 0, sizeof *w);
+    w->shape = (uint8_t)shape;
+    w->flags = (uint8_t)flags;
+    w->buffer = (char *)buffer;
+    w->capacity = capacity;
+    w->ended = 1;
+    if (shape < MSC4203_TRANSACTION || shape > MSC4203_SYNC || flags > MSC4203_STABLE_KEYS) {
+        w->error = MSC4203_E_USAGE;
+        return MSC4203_E_USAGE;
+    }
+    writer_puts(w, "{");
+    writer_measure_tail(w);
+    w->needed = 1 + w->tail;
+    if (buffer != NULL && capacity < w->needed) {
+        w->error = MSC4203_E_FULL;
+        return MSC4203_E_FULL;
+    }
+    w->ended = 0;
+    return MSC4203_OK;
+}
+
+MSC4203_API int msc4203_writer_reserve(msc4203_writer *writer, size_t bytes)
+{
+    struct msc4203_writer_state *w = &writer->priv;
+
+    if (w->error != MSC4203_OK)
+        return w->error;
+    if (w->buffer != NULL && bytes > w->capacity - w->at.used - w->tail)
+        return MSC4203_E_FULL;
+    w->reserve = bytes;
+    return MSC4203_OK;
+}
+
+MSC4203_API int msc4203_writer_item(msc4203_writer *writer, const msc4203_item *item)
+{
+    struct msc4203_writer_state *w = &writer->priv;
+    struct msc4203_writer_place before = w->at;
+    size_t tail = w->tail, reserve;
+    int result;
+
+    if (w->error != MSC4203_OK)
+        return w->error;
+    if (w->ended) {
+        w->error = MSC4203_E_USAGE;
+        return MSC4203_E_USAGE;
+    }
+    result = writer_check_item(w, item);
+    if (result == MSC4203_OK)
+        result = writer_add(w, item);
+    if (result != MSC4203_OK) {
+        w->at = before;
+        w->error = (int8_t)result;
+        return result;
+    }
+    if (w->at.kind != before.kind || w->at.seen != before.seen)
+        writer_measure_tail(w);
+    reserve = (unsigned)item->kind & WRITER_IDS ? 0 : w->reserve;
+    if (w->buffer != NULL && (w->at.used > w->capacity || w->tail > w->capacity - w->at.used ||
+                              reserve > w->capacity - w->at.used - w->tail)) {
+        w->needed = w->at.used + w->tail + reserve;
+        w->at = before;
+        w->tail = tail;
+        return MSC4203_E_FULL;
+    }
+    if ((unsigned)item->kind & WRITER_IDS)
+        w->reserve = 0;
+    return MSC4203_OK;
+}
+
+MSC4203_API int msc4203_writer_end(msc4203_writer *writer, size_t *bytes)
+{
+    struct msc4203_writer_state *w = &writer->priv;
+    unsigned id = writer_kinds(w->shape) & WRITER_IDS;
+
+    if (w->error != MSC4203_OK)
+        return w->error;
+    if (id != 0 && w->shape != MSC4203_TRANSACTION && !(w->at.seen & id))
+        return MSC4203_E_FIELD_MISSING;
+    if (!w->ended)
+        writer_tail(w);
+    w->ended = 1;
+    if (bytes != NULL)
+        *bytes = w->at.used;
+    return MSC4203_OK;
+}
+
+MSC4203_API size_t msc4203_writer_needed(const msc4203_writer *writer)
+{
+    return writer->priv.needed;
+}
+
+MSC4203_API int msc4203_writer_clear(msc4203_writer *writer)
+{
+    struct msc4203_writer_state *w = &writer->priv;
+    int error = w->error;
+
+    if (!w->ended)
+        w->error = MSC4203_OK;
+    return error;
+}
+#endif /* MSC4203_NO_WRITER */
+
+/* ------------------------------------------------------------------------------------------------
+ * Sizes, for callers without this header
+ * ------------------------------------------------------------------------------------------------ */
+
+/* The offset of a struct behind one byte is its alignment. */
+struct item_align { char byte; msc4203_item object; };
+struct reader_align { char byte; msc4203_reader object; };
+struct algorithms_align { char byte; msc4203_algorithms object; };
+struct writer_align { char byte; msc4203_writer object; };
+
+MSC4203_API size_t msc4203_sizeof(int object)
+{
+    switch (object) {
+    case MSC4203_OBJECT_ITEM:
+        return sizeof(msc4203_item);
+    case MSC4203_OBJECT_READER:
+        return sizeof(msc4203_reader);
+    case MSC4203_OBJECT_ALGORITHMS:
+        return sizeof(msc4203_algorithms);
+    case MSC4203_OBJECT_WRITER:
+        return sizeof(msc4203_writer);
+    default:
+        return 0;
+    }
+}
+
+MSC4203_API size_t msc4203_alignof(int object)
+{
+    switch (object) {
+    case MSC4203_OBJECT_ITEM:
+        return offsetof(struct item_align, object);
+    case MSC4203_OBJECT_READER:
+        return offsetof(struct reader_align, object);
+    case MSC4203_OBJECT_ALGORITHMS:
+        return offsetof(struct algorithms_align, object);
+    case MSC4203_OBJECT_WRITER:
+        return offsetof(struct writer_align, object);
+    default:
+        return 0;
+    }
+}
+
+#undef MSC4203_PRIVATE
+#undef MSC4203_HOT
+#undef MSC4203_LIKELY
+#undef MSC4203_WORDS
+#undef MSC4203_EACH
+#undef ITEM_MSC2409
+#undef ITEM_MSC3202
+#undef ITEM_BIT
+#undef ITEM_UNKNOWN
+#undef READER_NAME
+#undef READER_STABLE
+
+#endif /* MSC4203_IMPLEMENTED */
+#endif /* MSC4203_IMPLEMENTATION */
