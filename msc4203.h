@@ -317,7 +317,8 @@ typedef struct msc4203_span {
     size_t len;
 } msc4203_span;
 
-/* Whatever travels in a body. The reader fills in what the kind has and leaves the rest zero; the
+/* Whatever travels in a body. The reader fills in what the kind has and leaves the rest zero (but in
+ * MESSAGE_ID and NEXT_BATCH items, what the whole body shares or the preset gave may be there too); the
  * writer looks at what the kind and the shape have. Strings are unescaped, valid UTF-8 without
  * surrounding quotes (a lone surrogate, which makes the item an error, reads as U+FFFD); `content` is
  * raw JSON. */
@@ -373,14 +374,17 @@ typedef struct msc4203_json {
     const unsigned char *text;       /* the piece of a watched string that was reported last */
     size_t text_bytes;
     int64_t point, exponent; /* of a number, 0.DIGITS * 10^point * 10^exponent */
-    uint32_t depth, watch;   /* levels open, levels whose values are reported */
+    uint32_t depth;          /* levels open */
     uint32_t unit;           /* of \u escapes: a pending high surrogate << 16 | the unit */
     uint16_t limit;          /* levels that may be open */
+    uint8_t watch;           /* levels whose values are reported */
     uint8_t strict;          /* a level too many is an error */
     uint8_t state, role, flags;
     uint8_t need, low, high;       /* bytes to come, and the bounds of the next one */
     uint8_t number, minus, digits; /* the part of a number, the sign of its exponent, how it compares */
     int8_t error;
+    uint8_t object;  /* the innermost container is one */
+    uint8_t members; /* its members go to reader_member() */
     unsigned char escape[4]; /* an unescaped character */
     uint8_t objects[128];    /* a bit for each level: object or array */
 } msc4203_json;
@@ -396,11 +400,12 @@ struct msc4203_reader_state {
     char *scratch;             /* [kept ids][finished fields][the text in the making] */
     uint64_t bytes_fed;
     uint32_t scratch_bytes, used, base, part; /* base: of kept ids; part: of the text */
-    uint16_t kinds, filled;                   /* wanted; of which there was an item */
+    uint16_t kinds;   /* still wanted: not after a list with an element */
+    uint16_t reports; /* lists of the wrong type so far, two bits a kind */
     uint8_t shape, where, field, row;
     uint8_t row_bytes, seen, loose, stored;
-    uint8_t state;
-    int8_t user_error, edu_error, late_error;
+    uint8_t state, places;
+    int8_t user_error, edu_error;
 };
 
 /* The state of reading one body: of fixed size, whatever the body's. Treat `priv` as private. */
@@ -424,7 +429,8 @@ MSC4203_API int msc4203_reader_init(msc4203_reader *reader, int shape, unsigned 
 
 /* Gives what the body does not tell: the `sender` and `type` of MSC4203_SEND, the `user_id` and
  * `device_id` of MSC4203_SYNC are put into every message; all other fields of `preset` are ignored.
- * For MSC4203_EDU its `sender` and `type` are taken in place of the body's.
+ * For MSC4203_EDU its `sender`, `type` and `error` are taken in place of what the body says: what
+ * *item told at the end of a first reading.
  *
  * To be called after msc4203_reader_init() and before the first msc4203_reader_feed(). What the
  * spans point to is not copied: it must stay as long as the reader is used. */
@@ -443,8 +449,8 @@ MSC4203_API int msc4203_reader_feed(msc4203_reader *reader, const void *data, si
 /* Reads on to the next wanted item.
  *
  * On MSC4203_ITEM *item points into the reader: it is valid, with what its spans point to, until the
- * next call with this reader. On MSC4203_END of an EDU *item tells its `sender` and `type`, as far as
- * the body had them. Otherwise *item is NULL.
+ * next call with this reader. On MSC4203_END of an EDU *item tells its `sender` and `type`, and in
+ * `error` what is wrong with them. Otherwise *item is NULL.
  *
  * Returns
  *   MSC4203_ITEM       an item; look at its `error` before using it
@@ -608,13 +614,14 @@ MSC4203_API size_t msc4203_alignof(int object);
 #define MSC4203_PRIVATE static
 #endif
 
-/* The hot functions are worth a copy where speed is asked for, and not where size is. */
+/* Where speed is asked for, and not size, the few hot functions go into their callers, and those that
+ * are seldom called stay out of the hot ones' way. */
 #if defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__) && defined(__GNUC__)
 #define MSC4203_HOT MSC4203_PRIVATE __inline__ __attribute__((always_inline))
-#define MSC4203_LIKELY(x) __builtin_expect(!!(x), 1)
+#define MSC4203_COLD MSC4203_PRIVATE __attribute__((noinline))
 #else
 #define MSC4203_HOT MSC4203_PRIVATE
-#define MSC4203_LIKELY(x) (x)
+#define MSC4203_COLD MSC4203_PRIVATE
 #endif
 
 /* ------------------------------------------------------------------------------------------------
@@ -672,52 +679,79 @@ MSC4203_PRIVATE void json_init(msc4203_json *j, const void *text, size_t bytes)
     j->limit = 8 * sizeof j->objects;
 }
 
-/* The bytes that end a run of plain ones are '"', '\\', all below 0x20, and all from 0x80. For eight
- * bytes in a word: b ^ 2 is below 0x21 just for '"' and the control characters, b ^ 0x5C is below 1
- * just for the backslash; the subtraction then sets the byte's highest bit. The lowest bit set is
- * exact; above it a borrow may have set more. */
-#if defined(MSC4203_NO_WORDS) || !defined(__BYTE_ORDER__) || UINTPTR_MAX <= 0xFFFFFFFFu
-#define MSC4203_WORDS 0
-#elif __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define MSC4203_WORDS 1
-#else
-#define MSC4203_WORDS 0
-#endif
-
-#if MSC4203_WORDS
-#define MSC4203_EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
-
-MSC4203_HOT uint64_t json_word_hits(const unsigned char *p)
+/* A run of plain bytes ends at '"', '\\', whatever is below 0x20, and whatever is not ASCII. Most bytes
+ * of most bodies are plain: this is the loop that decides how fast everything is. */
+MSC4203_HOT const unsigned char *json_plain_bytes(const unsigned char *p, const unsigned char *end)
 {
-    uint64_t word;
-    memcpy(&word, p, 8);
-    return (((word ^ MSC4203_EACH(0x02)) - MSC4203_EACH(0x21)) |
-            ((word ^ MSC4203_EACH(0x5C)) - MSC4203_EACH(0x01)) | word) &
-           MSC4203_EACH(0x80);
-}
-
-/* Which byte holds the lowest bit: the bit, moved to its byte's lowest place, times a word whose
- * bytes count down brings the byte's number to the top. */
-MSC4203_HOT size_t json_word_first(uint64_t hits)
-{
-    return (size_t)((((hits & (0 - hits)) >> 7) * UINT64_C(0x0001020304050607)) >> 56);
-}
-#endif
-
-/* Returns the first byte from p on that is not plain, or end. */
-MSC4203_HOT const unsigned char *json_plain(const unsigned char *p, const unsigned char *end)
-{
-#if MSC4203_WORDS
-    while (MSC4203_LIKELY(end - p >= 8)) {
-        uint64_t hits = json_word_hits(p);
-        if (hits)
-            return p + json_word_first(hits);
-        p += 8;
-    }
-#endif
     while (p != end && *p >= 0x20 && *p < 0x80 && *p != '"' && *p != '\\')
         p++;
     return p;
+}
+
+#if !defined(MSC4203_NO_WORDS) && defined(__GNUC__) && !defined(__TINYC__) && \
+    UINTPTR_MAX > 0xFFFFFFFFu && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define MSC4203_WORDS 1
+#endif
+
+#ifdef MSC4203_WORDS
+/* The lowest bit set in the result belongs to the first byte of eight that is not plain: b ^ 2 is
+ * below 0x21 just for '"' and the control characters, b ^ 0x5C is below 1 just for the backslash, and
+ * the subtraction then borrows from the byte's highest bit. (Above that byte a borrow may have set
+ * more.) */
+MSC4203_HOT uint64_t json_word(const unsigned char *p)
+{
+    const uint64_t each = UINT64_C(0x0101010101010101);
+    uint64_t word;
+
+    memcpy(&word, p, 8);
+    return (((word ^ each * 2) - each * 0x21) | ((word ^ each * 0x5C) - each) | word) & each * 0x80;
+}
+
+MSC4203_HOT size_t json_word_first(uint64_t hits)
+{
+    return (size_t)__builtin_ctzll(hits) >> 3;
+}
+
+/* The long runs, and those near the end of the chunk. */
+MSC4203_COLD const unsigned char *json_plain_long(const unsigned char *p, const unsigned char *end)
+{
+    for (; end - p >= 32; p += 32)
+        if ((json_word(p) | json_word(p + 8) | json_word(p + 16) | json_word(p + 24)) != 0)
+            break;
+    for (; end - p >= 8; p += 8) {
+        uint64_t hits = json_word(p);
+        if (hits != 0)
+            return p + json_word_first(hits);
+    }
+    return json_plain_bytes(p, end);
+}
+#endif
+
+/* Returns the first byte from p on that is not plain, or end. Most strings are short: four words are
+ * looked at before anything is called. (`far` is the last place where there are four, or 0.) */
+MSC4203_HOT const unsigned char *json_plain(const unsigned char *p, const unsigned char *end,
+                                            uintptr_t far)
+{
+#ifdef MSC4203_WORDS
+    if ((uintptr_t)p <= far) {
+        const unsigned char *const fifth = p + 32;
+        do {
+            uint64_t hits = json_word(p);
+            if (hits != 0)
+                return p + json_word_first(hits);
+            p += 8;
+        } while (p != fifth);
+    }
+    return json_plain_long(p, end);
+#else
+    (void)far;
+    return json_plain_bytes(p, end);
+#endif
+}
+
+MSC4203_HOT uintptr_t json_far(const unsigned char *p, const unsigned char *end)
+{
+    return end - p >= 32 ? (uintptr_t)(end - 32) : 0;
 }
 
 MSC4203_HOT int json_space(unsigned c)
@@ -789,7 +823,7 @@ MSC4203_PRIVATE unsigned json_number_digit(unsigned part, unsigned digit)
 }
 
 /* Goes on in a number. */
-MSC4203_PRIVATE int json_number(msc4203_json *j)
+MSC4203_COLD int json_number(msc4203_json *j)
 {
     const unsigned char *const end = j->end;
     const unsigned char *p = j->next;
@@ -879,7 +913,7 @@ MSC4203_PRIVATE unsigned json_hex(unsigned c)
 /* Goes on behind a backslash. Half a surrogate pair waits in the upper half of `unit` for the other,
  * which must follow in an escape of its own. Returns JSON_GOT_TEXT with one unescaped character,
  * JSON_GOT_MORE or JSON_GOT_ERROR; `state` says where to go on. */
-MSC4203_PRIVATE int json_escape(msc4203_json *j)
+MSC4203_COLD int json_escape(msc4203_json *j)
 {
     const unsigned char *p = j->next;
     unsigned c;
@@ -944,7 +978,7 @@ MSC4203_PRIVATE int json_escape(msc4203_json *j)
 }
 
 /* Goes on in a literal: `low` is its first byte, `need` counts from its start. */
-MSC4203_PRIVATE int json_literal(msc4203_json *j)
+MSC4203_COLD int json_literal(msc4203_json *j)
 {
     const char *word = j->low == 't' ? "true" : j->low == 'f' ? "false" : "null";
 
@@ -959,7 +993,7 @@ MSC4203_PRIVATE int json_literal(msc4203_json *j)
 
 /* Below the deepest level: strings are checked and brackets counted, until that level is reached
  * again. Returns JSON_GOT_TEXT for the first quote of a string. */
-MSC4203_PRIVATE int json_deep(msc4203_json *j)
+MSC4203_COLD int json_deep(msc4203_json *j)
 {
     while (j->next != j->end) {
         unsigned c = *j->next;
@@ -982,6 +1016,13 @@ MSC4203_HOT unsigned json_in_object(const msc4203_json *j, uint32_t depth)
 {
     return (j->objects[(depth - 1) >> 3 & 127] >> ((depth - 1) & 7)) & 1u;
 }
+
+/* Where speed is asked for, the members of an event go straight to the reader: on this path small
+ * messages spend their time. */
+#if defined(MSC4203_WORDS) && !defined(MSC4203_NO_READER)
+MSC4203_HOT int reader_member(msc4203_json *j, const unsigned char *key, size_t key_bytes,
+                              const unsigned char *value, size_t value_bytes);
+#endif
 
 /* Stops, to go on at `at`, and reports. */
 #define JSON_STOP(at, got) do { j->state = (at); event = (got); goto stop; } while (0)
@@ -1015,11 +1056,12 @@ MSC4203_HOT unsigned json_in_object(const msc4203_json *j, uint32_t depth)
  * input may stop and where reading then goes on. */
 MSC4203_HOT int json_next(msc4203_json *j)
 {
-    const unsigned char *p = j->next, *run = p;
+    const unsigned char *p = j->next, *run = p, *q;
     const unsigned char *const end = j->end;
+    const uintptr_t far = json_far(p, end);
     const uint32_t watch = j->watch;
     uint32_t depth = j->depth;
-    unsigned c = 0, role = j->role, object = json_in_object(j, depth);
+    unsigned c = 0, role = j->role, object = j->object;
     int event;
 
     switch (j->state) {
@@ -1125,7 +1167,7 @@ key:
 string:
     run = p;
 plain:
-    p = json_plain(p, end);
+    p = json_plain(p, end, far);
     if (p == end)
         goto more_string;
     c = *p;
@@ -1173,31 +1215,46 @@ utf8:
     goto plain;
 
 quote:
-    j->text = run;
-    j->text_bytes = (size_t)(p - run);
     p++;
-    if (!(role & JSON_KEY)) {
-        if (role & JSON_IN_DEEP)
-            goto deep;
+    if (role == 0)
         goto ended;
-    }
-    if (role & JSON_TEXT) {
-        /* The key's last piece is reported with its value, if that begins in this chunk. */
-        const unsigned char *q = p;
-        while (q != end && json_space(*q))
-            q++;
-        if (q != end && *q == ':') {
-            do
-                q++;
-            while (q != end && json_space(*q));
-            if (q != end) {
-                p = q;
-                role = 0;
-                JSON_STOP(JSON_AT_BEGIN, JSON_GOT_VALUE);
+    if (role == JSON_KEY)
+        goto colon;
+    if (role == JSON_IN_DEEP)
+        goto deep;
+    j->text = run;
+    j->text_bytes = (size_t)(p - run) - 1;
+    if (role == JSON_TEXT)
+        goto ended;
+    /* A watched key. Its last piece is reported with its value, if that begins in this chunk; and
+     * with all of its value, if that is a plain string. */
+    q = p;
+    if (end - q >= 2 && q[0] == ':' && q[1] > ' ') {
+        q++;
+#if defined(MSC4203_WORDS) && !defined(MSC4203_NO_READER)
+        if (*q == '"' && j->members) {
+            const unsigned char *r = json_plain(q + 1, end, far);
+            if (r != end && *r == '"' &&
+                reader_member(j, run, (size_t)(q - run) - 2, q + 1, (size_t)(r - q) - 1)) {
+                p = r + 1;
+                goto next;
             }
         }
-        JSON_STOP(JSON_AT_COLON, JSON_GOT_TEXT);
+#endif
+    } else {
+        while (q != end && json_space(*q))
+            q++;
+        if (q == end || *q != ':')
+            JSON_STOP(JSON_AT_COLON, JSON_GOT_TEXT);
+        do
+            q++;
+        while (q != end && json_space(*q));
+        if (q == end)
+            JSON_STOP(JSON_AT_COLON, JSON_GOT_TEXT);
     }
+    p = q;
+    role = 0;
+    JSON_STOP(JSON_AT_BEGIN, JSON_GOT_VALUE);
 colon:
     JSON_TOKEN(JSON_AT_COLON);
     if (c != ':')
@@ -1207,8 +1264,14 @@ colon:
 
 deep:
     j->depth = depth;
-    JSON_CALL(JSON_AT_DEEP, json_deep);
+    j->next = p;
+    event = json_deep(j);
+    p = j->next;
     depth = j->depth;
+    if (event == JSON_GOT_ERROR)
+        JSON_BAD(MSC4203_E_TOO_DEEP);
+    if (event == JSON_GOT_MORE)
+        JSON_STOP(JSON_AT_DEEP, JSON_GOT_MORE);
     role = JSON_IN_DEEP;
     if (event == JSON_GOT_TEXT)
         goto string;
@@ -1251,6 +1314,7 @@ stop:
     j->next = p;
     j->depth = depth;
     j->role = (uint8_t)role;
+    j->object = (uint8_t)object;
     return event;
 }
 
@@ -1292,22 +1356,11 @@ static const struct item_names {
 enum { ITEM_SENDER, ITEM_TYPE, ITEM_USER, ITEM_DEVICE, ITEM_CONTENT, ITEM_ID, ITEM_FIELDS };
 #define ITEM_BIT(field) (1u << (field))
 
-MSC4203_PRIVATE msc4203_span *item_field(msc4203_item *item, unsigned field)
+/* They stand in this order in the struct. */
+MSC4203_HOT msc4203_span *item_field(msc4203_item *item, unsigned field)
 {
-    switch (field) {
-    case ITEM_SENDER:
-        return &item->sender;
-    case ITEM_TYPE:
-        return &item->type;
-    case ITEM_USER:
-        return &item->user_id;
-    case ITEM_DEVICE:
-        return &item->device_id;
-    case ITEM_CONTENT:
-        return &item->content;
-    default:
-        return &item->id;
-    }
+    void *at = (char *)item + offsetof(msc4203_item, sender) + field * sizeof(msc4203_span);
+    return (msc4203_span *)at;
 }
 
 MSC4203_API int msc4203_item_error(const msc4203_item *item)
@@ -1335,7 +1388,7 @@ static const char item_results[] =
     "\374" "4Bnot an object\0" "\373" "4Bmessages is not an object\0"
     "\372" "4Pmessages is missing\0"
     "\354" "4Ba field is missing\0" "\353" "4Bof the wrong type\0" "\352" "4Ba field is given twice\0"
-    "\351" "4Bnested too deeply\0" "\350" "4Ba lone surrogate\0"
+    "\351" "4Btoo deep\0" "\350" "4Ba lone surrogate\0"
     "\347" "4Ba number that no double holds\0" "\346" "5Ltoo large\0"
     "\330" "5Lno room for it\0" "\327" "4Bout of order\0" "\326" "4Bno place for it in this shape\0"
     "\325" "4Ba second one\0" "\304" "6Uwrong use of the library\0";
@@ -1428,7 +1481,11 @@ enum {
 };
 
 /* `seen`: the fields of an event; of a root that has no events, beside its sender and type, */
-enum { READER_MESSAGES = 64, READER_LOOKED = 128 };
+enum {
+    READER_BOTH = 1 << ITEM_SENDER | 1 << ITEM_TYPE,
+    READER_MESSAGES = 64,
+    READER_LOOKED = 128 /* for what stands behind the messages */
+};
 
 /* Which keys are known where, and what they hold. */
 enum {
@@ -1506,7 +1563,7 @@ MSC4203_PRIVATE void reader_error(struct msc4203_reader_state *s, int error)
 
 /* Makes room for n bytes in the scratch: at the cost of the item's content, if need be, for the ids
  * tell whose message it is that is too large. Returns 0 when that is not enough. */
-MSC4203_PRIVATE int reader_room(struct msc4203_reader_state *s, size_t n)
+MSC4203_COLD int reader_room(struct msc4203_reader_state *s, size_t n)
 {
     if (n <= s->scratch_bytes - s->used)
         return 1;
@@ -1555,39 +1612,32 @@ MSC4203_PRIVATE int reader_keeps(const struct msc4203_reader_state *s, unsigned 
     return s->where == READER_USERS || (s->where == READER_ROOT && field <= ITEM_TYPE);
 }
 
-MSC4203_PRIVATE void reader_kept_error(struct msc4203_reader_state *s, int error)
+/* What is wrong with a kept id is wrong with the items to come. */
+MSC4203_COLD void reader_kept_error(struct msc4203_reader_state *s)
 {
-    if (s->where == READER_USERS)
-        s->user_error = (int8_t)error;
-    else
-        s->edu_error = (int8_t)error;
+    int8_t *kept = s->where == READER_USERS ? &s->user_error : &s->edu_error;
+
+    if (*kept == MSC4203_OK || *kept == MSC4203_E_TOO_LARGE)
+        *kept = s->item.error != MSC4203_OK ? (int8_t)s->item.error : *kept;
+    s->item.error = MSC4203_OK;
 }
 
-/* Takes the last piece of a field, and sets the field: where the piece is the whole and need not be
- * kept, to where it is. */
-MSC4203_PRIVATE void reader_finish(struct msc4203_reader_state *s, unsigned field, const void *piece,
-                                   size_t n)
+/* Takes the last piece of a field that has others, or has to be kept. */
+MSC4203_COLD void reader_gathered(struct msc4203_reader_state *s, unsigned field, const void *piece,
+                                  size_t n)
 {
     msc4203_span *span = item_field(&s->item, field);
     int keep = reader_keeps(s, field);
 
-    if (s->part == 0 && !(s->state & READER_LOST) && (s->state & READER_WHOLE || !keep || n == 0)) {
-        span->ptr = n != 0 ? (const char *)piece : "";
-        span->len = n;
-        if (n != 0)
-            s->loose |= (uint8_t)ITEM_BIT(field);
-        return;
-    }
     reader_store(s, piece, n);
     if (s->state & READER_LOST) {
         s->state &= (uint8_t)~READER_LOST;
+        reader_error(s, MSC4203_E_TOO_LARGE);
         if (keep)
-            reader_kept_error(s, MSC4203_E_TOO_LARGE);
-        else
-            reader_error(s, MSC4203_E_TOO_LARGE);
+            reader_kept_error(s);
         return;
     }
-    span->ptr = s->scratch + (s->used - s->part);
+    span->ptr = s->part != 0 ? s->scratch + (s->used - s->part) : "";
     span->len = s->part;
     s->stored |= (uint8_t)ITEM_BIT(field);
     s->part = 0;
@@ -1595,8 +1645,24 @@ MSC4203_PRIVATE void reader_finish(struct msc4203_reader_state *s, unsigned fiel
         s->base = s->used;
 }
 
+/* Takes the last piece of a field. Where it is the whole, and need not be kept, it is not copied. */
+MSC4203_HOT void reader_finish(struct msc4203_reader_state *s, unsigned field, const void *piece,
+                               size_t n)
+{
+    msc4203_span *span = item_field(&s->item, field);
+
+    if (s->part != 0 || s->state & READER_LOST ||
+        (!(s->state & READER_WHOLE) && reader_keeps(s, field))) {
+        reader_gathered(s, field, piece, n);
+        return;
+    }
+    span->ptr = (const char *)piece;
+    span->len = n;
+    s->loose |= (uint8_t)ITEM_BIT(field);
+}
+
 /* Before the next chunk: stores what the item has in this one, below the text in the making. */
-MSC4203_PRIVATE void reader_save(struct msc4203_reader_state *s)
+MSC4203_COLD void reader_save(struct msc4203_reader_state *s)
 {
     unsigned field;
 
@@ -1606,11 +1672,13 @@ MSC4203_PRIVATE void reader_save(struct msc4203_reader_state *s)
             continue;
         if (reader_room(s, span->len)) {
             char *at = s->scratch + (s->used - s->part);
-            memmove(at + span->len, at, s->part);
-            memcpy(at, span->ptr, span->len);
-            s->used += (uint32_t)span->len;
+            if (span->len != 0) {
+                memmove(at + span->len, at, s->part);
+                memcpy(at, span->ptr, span->len);
+                s->used += (uint32_t)span->len;
+            }
             s->stored |= (uint8_t)ITEM_BIT(field);
-            span->ptr = at;
+            span->ptr = span->len != 0 ? at : "";
         } else {
             span->ptr = NULL;
             span->len = 0;
@@ -1623,33 +1691,35 @@ MSC4203_PRIVATE void reader_save(struct msc4203_reader_state *s)
     s->mark = s->json.end;
 }
 
-/* A key's next piece: goes on from the first of the known keys that begins with the pieces so far. */
-MSC4203_PRIVATE void reader_match(struct msc4203_reader_state *s, int last)
+/* Does a known key go on, or end, with a piece, after what it has in common with the candidate? */
+MSC4203_HOT int reader_fits(const struct msc4203_reader_state *s, unsigned row, int last)
 {
-    const char *names = (const char *)&item_names, *text = (const char *)s->json.text;
-    const size_t n = s->json.text_bytes;
-    const unsigned before = s->row_bytes, first = s->row;
-    unsigned row, places;
+    const reader_key *key = &reader_keys[row];
+    const char *names = (const char *)&item_names;
+    const size_t before = s->row_bytes, n = s->json.text_bytes;
 
-    if (s->where == READER_ROOT)
-        places = (unsigned)READER_IN_ROOT << s->shape;
-    else if (s->where == READER_EVENT)
-        places = s->shape == MSC4203_SYNC ? READER_IN_SYNC_EVENT : READER_IN_EVENT;
-    else
-        places = s->where == READER_LISTS ? READER_IN_LISTS : READER_IN_SYNC;
-    for (row = first; row < READER_KEYS; row++) {
-        const reader_key *key = &reader_keys[row];
-        if (key->places & places && (last ? key->bytes == before + n : key->bytes >= before + n) &&
-            memcmp(names + key->name, names + reader_keys[first].name, before) == 0 &&
-            memcmp(names + key->name + before, text, n) == 0)
-            break;
-    }
+    return key->places & s->places && (last ? key->bytes == before + n : key->bytes >= before + n) &&
+           memcmp(names + key->name + before, s->json.text, n) == 0 &&
+           (before == 0 || memcmp(names + key->name, names + reader_keys[s->row].name, before) == 0);
+}
+
+/* A key's next piece. `row` is the candidate that fits the pieces so far: at a key's begin the one
+ * behind the last key, for keys tend to come in the same order. */
+MSC4203_HOT void reader_match(struct msc4203_reader_state *s, int last)
+{
+    unsigned row = s->row;
+
+    if (row >= READER_KEYS && s->row_bytes != 0)
+        return;
+    if (row >= READER_KEYS || !reader_fits(s, row, last))
+        for (row = 0; row < READER_KEYS && !reader_fits(s, row, last); row++)
+            ;
     s->row = (uint8_t)row;
-    s->row_bytes = (uint8_t)(before + n);
+    s->row_bytes = (uint8_t)(row < READER_KEYS ? s->row_bytes + s->json.text_bytes : 1);
 }
 
 /* Takes a piece of a string that the scanner has reported. */
-MSC4203_PRIVATE void reader_text(struct msc4203_reader_state *s, int last)
+MSC4203_COLD void reader_text(struct msc4203_reader_state *s, int last)
 {
     if (s->field == READER_KEY) {
         reader_match(s, last);
@@ -1669,21 +1739,33 @@ MSC4203_PRIVATE void reader_text(struct msc4203_reader_state *s, int last)
 }
 
 /* A member's key, or an element, comes next. */
-MSC4203_PRIVATE void reader_expect(struct msc4203_reader_state *s)
+MSC4203_HOT void reader_expect(struct msc4203_reader_state *s)
 {
-    s->row = 0;
+    static const uint8_t fields[] = {READER_SKIP, READER_KEY, READER_KEY,  READER_KEY, READER_KEY,
+                                     READER_SKIP, ITEM_USER,  ITEM_DEVICE, READER_SKIP};
+    s->field = fields[s->where];
+    s->row++;
     s->row_bytes = 0;
-    s->field = s->where == READER_USERS     ? ITEM_USER
-               : s->where == READER_DEVICES ? ITEM_DEVICE
-               : s->where >= READER_ROOT && s->where <= READER_SYNC ? READER_KEY
-                                                                   : READER_SKIP;
     s->json.flags = 0;
+}
+
+/* The reader looks at the members of another container. */
+MSC4203_PRIVATE void reader_be(struct msc4203_reader_state *s, unsigned where)
+{
+    s->where = (uint8_t)where;
+    s->json.members = where == READER_EVENT;
+    if (where == READER_EVENT)
+        s->places = s->shape == MSC4203_SYNC ? READER_IN_SYNC_EVENT : READER_IN_EVENT;
+    else if (where == READER_ROOT)
+        s->places = (uint8_t)(READER_IN_ROOT << s->shape);
+    else
+        s->places = where == READER_LISTS ? READER_IN_LISTS : READER_IN_SYNC;
 }
 
 MSC4203_PRIVATE void reader_enter(struct msc4203_reader_state *s, unsigned where)
 {
     s->json.watch++;
-    s->where = (uint8_t)where;
+    reader_be(s, where);
     reader_expect(s);
 }
 
@@ -1696,58 +1778,61 @@ MSC4203_PRIVATE void reader_item(struct msc4203_reader_state *s, unsigned kind)
 }
 
 /* The value that comes is a field's: it must begin with this byte. */
-MSC4203_PRIVATE void reader_field(struct msc4203_reader_state *s, unsigned field, unsigned first)
+MSC4203_HOT void reader_field(struct msc4203_reader_state *s, unsigned field, unsigned first)
 {
     if (*s->json.next != first) {
         reader_error(s, MSC4203_E_FIELD_TYPE);
         return;
     }
     s->field = (uint8_t)field;
-    s->mark = s->json.next;
     if (first == '"')
         s->json.role = JSON_TEXT;
+    else
+        s->mark = s->json.next;
 }
 
 /* The body is of another shape. That is said at its end, for it may not even be JSON. */
-MSC4203_PRIVATE void reader_refuse(struct msc4203_reader_state *s, int error)
+MSC4203_COLD void reader_refuse(struct msc4203_reader_state *s, int error)
 {
-    if (s->late_error == MSC4203_OK) {
-        s->late_error = (int8_t)error;
+    if (s->json.error == MSC4203_OK) {
+        s->json.error = (int8_t)error;
         s->item.offset = reader_at(s);
         s->kinds = 0;
     }
 }
 
 /* A list, or an object, of items comes: enters it, if it is wanted. `null` is an empty one. */
-MSC4203_PRIVATE void reader_items(struct msc4203_reader_state *s, unsigned kind, unsigned first,
+MSC4203_COLD void reader_items(struct msc4203_reader_state *s, unsigned kind, unsigned first,
                                   unsigned where)
 {
+    unsigned reports, k;
     unsigned c = *s->json.next;
 
-    kind &= s->kinds & ~(unsigned)s->filled;
-    kind &= 0 - kind; /* of device_lists' two the first */
-    if (kind == 0 || c == 'n')
+    if ((s->kinds & kind) == 0 || c == 'n')
         return;
-    s->item.index = 0;
+    kind &= 0 - kind; /* of device_lists' two the first */
+    for (reports = s->reports, k = kind; k > 1; k >>= 1)
+        reports >>= 2;
+    s->item.index = reports & 3;
     if (c == first) {
         s->item.kind = (int)kind;
         reader_enter(s, where);
-    } else {
+    } else if (s->kinds & kind) {
         reader_item(s, kind);
         reader_error(s, MSC4203_E_FIELD_TYPE);
+        if (s->item.index < 3)
+            s->reports = (uint16_t)(s->reports + kind * kind); /* the kind's two bits */
     }
 }
 
 /* The messages of a request or an EDU come. */
-MSC4203_PRIVATE void reader_messages(struct msc4203_reader_state *s)
+MSC4203_COLD void reader_messages(struct msc4203_reader_state *s)
 {
-    const unsigned both = ITEM_BIT(ITEM_SENDER) | ITEM_BIT(ITEM_TYPE);
-
     s->seen |= READER_MESSAGES;
     if (*s->json.next != '{') {
         reader_refuse(s, MSC4203_E_MESSAGES);
     } else if (s->shape == MSC4203_EDU && s->state & READER_WHOLE && !(s->state & READER_KNOWN) &&
-               !(s->seen & READER_LOOKED) && (s->seen & both) != both) {
+               !(s->seen & READER_LOOKED) && (s->seen & READER_BOTH) != READER_BOTH) {
         s->seen |= READER_LOOKED;
         s->state |= READER_AHEAD;
         s->mark = s->json.next;
@@ -1757,30 +1842,27 @@ MSC4203_PRIVATE void reader_messages(struct msc4203_reader_state *s)
 }
 
 /* The value of a known key comes. */
-MSC4203_PRIVATE void reader_known(struct msc4203_reader_state *s, const reader_key *key)
+MSC4203_HOT void reader_known(struct msc4203_reader_state *s, const reader_key *key)
 {
     unsigned what = key->what, kind = 1u << what;
 
     if (key->holds == READER_FIELD) {
-        if (s->where == READER_ROOT) {
-            if (s->seen & kind)
-                return;
-            if (*s->json.next != '"') {
-                if (!(s->state & READER_AHEAD))
-                    reader_items(s, MSC4203_TO_DEVICE, '"', READER_TOP);
-                return;
-            }
-        } else if (s->seen & kind) {
-            reader_error(s, MSC4203_E_FIELD_TWICE);
+        if (s->where == READER_ROOT && s->state & READER_KNOWN)
             return;
+        if (s->seen & kind) {
+            reader_error(s, MSC4203_E_FIELD_TWICE);
+        } else {
+            s->seen |= (uint8_t)kind;
+            reader_field(s, what, what == ITEM_CONTENT ? '{' : '"');
         }
-        s->seen |= (uint8_t)kind;
-        reader_field(s, what, what == ITEM_CONTENT ? '{' : '"');
+        if (s->where == READER_ROOT)
+            reader_kept_error(s);
     } else if (s->state & READER_AHEAD) {
         return;
     } else if (key->holds == READER_ID) {
-        if (s->kinds & kind && !(s->filled & kind)) {
+        if (s->kinds & kind) {
             s->item.index = 0;
+            s->kinds &= (uint16_t)~kind;
             reader_item(s, kind);
             reader_field(s, ITEM_ID, '"');
         }
@@ -1804,7 +1886,7 @@ MSC4203_PRIVATE void reader_element(struct msc4203_reader_state *s)
     unsigned kind = (unsigned)s->item.kind;
 
     reader_item(s, kind);
-    s->filled |= (uint16_t)kind;
+    s->kinds &= (uint16_t)~kind;
     if (kind == MSC4203_TO_DEVICE && *s->json.next == '{') {
         s->state &= (uint8_t)~READER_YIELD;
         s->seen = 0;
@@ -1817,7 +1899,7 @@ MSC4203_PRIVATE void reader_element(struct msc4203_reader_state *s)
 }
 
 /* A user's devices come. */
-MSC4203_PRIVATE void reader_user(struct msc4203_reader_state *s)
+MSC4203_COLD void reader_user(struct msc4203_reader_state *s)
 {
     if (s->json.flags & MSC4203_LONE_SURROGATE)
         s->user_error = MSC4203_E_SURROGATE;
@@ -1832,11 +1914,11 @@ MSC4203_PRIVATE void reader_user(struct msc4203_reader_state *s)
 }
 
 /* What a device is sent, or what is told of it, comes. */
-MSC4203_PRIVATE void reader_device(struct msc4203_reader_state *s)
+MSC4203_COLD void reader_device(struct msc4203_reader_state *s)
 {
     unsigned kind = (unsigned)s->item.kind;
 
-    s->filled |= (uint16_t)kind;
+    s->kinds &= (uint16_t)~kind;
     if (s->user_error != MSC4203_OK)
         reader_error(s, s->user_error);
     if (s->json.flags & MSC4203_LONE_SURROGATE)
@@ -1849,23 +1931,57 @@ MSC4203_PRIVATE void reader_device(struct msc4203_reader_state *s)
         return;
     if (s->edu_error != MSC4203_OK)
         reader_error(s, s->edu_error);
-    else if (s->item.sender.ptr != NULL && s->item.type.ptr != NULL)
-        return;
-    else if (s->state & READER_KNOWN)
-        reader_error(s, MSC4203_E_FIELD_MISSING);
-    else
+    if (!(s->state & READER_KNOWN) && (s->seen & READER_BOTH) != READER_BOTH &&
+        (s->edu_error == MSC4203_OK || s->edu_error == MSC4203_E_TOO_LARGE))
         s->item.flags |= MSC4203_LATE;
 }
 
+#ifdef MSC4203_WORDS
+/* Takes a member of an event whose value is a plain string, as reader_value() and reader_end() would;
+ * or leaves it to them, and returns 0. */
+MSC4203_HOT int reader_member(msc4203_json *j, const unsigned char *key, size_t key_bytes,
+                              const unsigned char *value, size_t value_bytes)
+{
+    struct msc4203_reader_state *s = (struct msc4203_reader_state *)(void *)j;
+    const reader_key *row;
+    msc4203_span *span;
+
+    if (s->row_bytes != 0)
+        return 0;
+    j->text = key;
+    j->text_bytes = key_bytes;
+    reader_match(s, 1);
+    s->row_bytes = 0;
+    if (s->row >= READER_KEYS)
+        return 1;
+    row = &reader_keys[s->row];
+    if (s->seen & ITEM_BIT(row->what) || row->what == ITEM_CONTENT)
+        return 0;
+    s->seen |= (uint8_t)ITEM_BIT(row->what);
+    s->loose |= (uint8_t)ITEM_BIT(row->what);
+    s->row++;
+    span = item_field(&s->item, row->what);
+    span->ptr = (const char *)value;
+    span->len = value_bytes;
+    return 1;
+}
+#endif
+
 /* The scanner is at the first byte of a value, and has reported the last piece of its key. */
-MSC4203_PRIVATE void reader_value(struct msc4203_reader_state *s)
+MSC4203_HOT void reader_value(struct msc4203_reader_state *s)
 {
     unsigned where = s->where;
 
+    if (s->field == READER_KEY) {
+        reader_match(s, 1);
+        s->field = READER_SKIP;
+        s->json.flags = 0;
+        if (s->row < READER_KEYS)
+            reader_known(s, &reader_keys[s->row]);
+        return;
+    }
     reader_text(s, 1);
     s->field = READER_SKIP;
-    if (where >= READER_ROOT && where <= READER_SYNC)
-        s->json.flags = 0;
     switch (where) {
     case READER_TOP:
         if (*s->json.next == '{')
@@ -1882,22 +1998,18 @@ MSC4203_PRIVATE void reader_value(struct msc4203_reader_state *s)
     case READER_DEVICES:
         reader_device(s);
         break;
-    case READER_NOWHERE:
-        break;
     default:
-        if (s->row < READER_KEYS)
-            reader_known(s, &reader_keys[s->row]);
         break;
     }
 }
 
 /* Goes back to an EDU's messages, after looking for its sender and type behind them. */
-MSC4203_PRIVATE void reader_back(struct msc4203_reader_state *s)
+MSC4203_COLD void reader_back(struct msc4203_reader_state *s)
 {
     msc4203_json *j = &s->json;
 
     s->state &= (uint8_t)~(READER_AHEAD | READER_LOST);
-    s->where = READER_ROOT;
+    reader_be(s, READER_ROOT);
     s->used = s->base;
     s->part = 0;
     j->next = s->mark;
@@ -1910,7 +2022,7 @@ MSC4203_PRIVATE void reader_back(struct msc4203_reader_state *s)
 }
 
 /* The container whose members the reader looks at has ended. Tells whether it was an item. */
-MSC4203_PRIVATE int reader_leave(struct msc4203_reader_state *s)
+MSC4203_HOT int reader_leave(struct msc4203_reader_state *s)
 {
     unsigned needed = ITEM_BIT(ITEM_SENDER) | ITEM_BIT(ITEM_TYPE) | ITEM_BIT(ITEM_CONTENT);
 
@@ -1921,13 +2033,13 @@ MSC4203_PRIVATE int reader_leave(struct msc4203_reader_state *s)
             needed |= ITEM_BIT(ITEM_USER) | ITEM_BIT(ITEM_DEVICE);
         if ((s->seen & needed) != needed)
             reader_error(s, MSC4203_E_FIELD_MISSING);
-        s->where = READER_LIST;
+        reader_be(s, READER_LIST);
         return 1;
     case READER_LIST:
         if (s->item.kind == MSC4203_DEVICE_CHANGED || s->item.kind == MSC4203_DEVICE_LEFT)
-            s->where = READER_LISTS;
+            reader_be(s, READER_LISTS);
         else
-            s->where = s->shape == MSC4203_SYNC ? READER_SYNC : READER_ROOT;
+            reader_be(s, s->shape == MSC4203_SYNC ? READER_SYNC : READER_ROOT);
         return 0;
     case READER_DEVICES:
         if (s->stored & ITEM_BIT(ITEM_USER))
@@ -1937,10 +2049,14 @@ MSC4203_PRIVATE int reader_leave(struct msc4203_reader_state *s)
         s->item.user_id.ptr = NULL;
         s->item.user_id.len = 0;
         s->user_error = MSC4203_OK;
-        s->where = READER_USERS;
+        reader_be(s, READER_USERS);
         return 0;
     case READER_ROOT:
-        s->where = READER_TOP;
+        reader_be(s, READER_TOP);
+        if ((s->seen & READER_BOTH) != READER_BOTH) {
+            s->item.error = MSC4203_E_FIELD_MISSING;
+            reader_kept_error(s);
+        }
         if (s->state & READER_AHEAD) {
             s->state |= READER_KNOWN;
             reader_back(s);
@@ -1952,13 +2068,13 @@ MSC4203_PRIVATE int reader_leave(struct msc4203_reader_state *s)
         }
         return 0;
     default:
-        s->where = READER_ROOT;
+        reader_be(s, READER_ROOT);
         return 0;
     }
 }
 
 /* A value has ended. Tells whether it was an item. */
-MSC4203_PRIVATE int reader_end(struct msc4203_reader_state *s)
+MSC4203_HOT int reader_end(struct msc4203_reader_state *s)
 {
     msc4203_json *j = &s->json;
     int given;
@@ -1973,11 +2089,12 @@ MSC4203_PRIVATE int reader_end(struct msc4203_reader_state *s)
                 reader_error(s, MSC4203_E_TOO_DEEP);
             reader_finish(s, field, s->mark, (size_t)(j->next - s->mark));
         } else if (field < ITEM_FIELDS) {
-            reader_text(s, 1);
-            if (j->flags & MSC4203_LONE_SURROGATE && reader_keeps(s, field))
-                reader_kept_error(s, MSC4203_E_SURROGATE);
-            else if (j->flags & MSC4203_LONE_SURROGATE)
+            reader_finish(s, field, j->text, j->text_bytes);
+            if (j->flags & MSC4203_LONE_SURROGATE) {
                 reader_error(s, MSC4203_E_SURROGATE);
+                if (reader_keeps(s, field))
+                    reader_kept_error(s);
+            }
         }
         given = s->state & READER_YIELD;
     }
@@ -1989,19 +2106,19 @@ MSC4203_PRIVATE int reader_end(struct msc4203_reader_state *s)
 /* Forgets the item that was given, but for what the next one shares with it. */
 MSC4203_PRIVATE void reader_forget(struct msc4203_reader_state *s)
 {
+    static const msc4203_span none = {NULL, 0};
     unsigned field, keep = s->where == READER_DEVICES ? ITEM_BIT(ITEM_USER) : 0;
 
     if (s->shape == MSC4203_SEND || s->shape == MSC4203_EDU)
         keep |= ITEM_BIT(ITEM_SENDER) | ITEM_BIT(ITEM_TYPE);
     else if (s->shape == MSC4203_SYNC)
         keep |= ITEM_BIT(ITEM_USER) | ITEM_BIT(ITEM_DEVICE);
-    for (field = 0; field < ITEM_FIELDS; field++) {
-        msc4203_span *span = item_field(&s->item, field);
-        if (!(keep & ITEM_BIT(field))) {
-            span->ptr = NULL;
-            span->len = 0;
-        }
-    }
+    if (keep == 0)
+        memset(&s->item.sender, 0, ITEM_FIELDS * sizeof none);
+    else
+        for (field = 0; field < ITEM_FIELDS; field++)
+            if (!(keep & ITEM_BIT(field)))
+                *item_field(&s->item, field) = none;
     s->item.error = MSC4203_OK;
     s->item.flags = 0;
     s->item.index++;
@@ -2045,8 +2162,13 @@ MSC4203_API void msc4203_reader_preset(msc4203_reader *reader, const msc4203_ite
     } else if (s->shape == MSC4203_SEND || s->shape == MSC4203_EDU) {
         s->item.sender = preset->sender;
         s->item.type = preset->type;
-        s->seen = ITEM_BIT(ITEM_SENDER) | ITEM_BIT(ITEM_TYPE);
+        s->seen = READER_BOTH;
         s->state |= READER_KNOWN;
+        if (s->shape == MSC4203_SEND)
+            return;
+        s->edu_error = (int8_t)preset->error;
+        if (preset->error == MSC4203_OK && (preset->sender.ptr == NULL || preset->type.ptr == NULL))
+            s->edu_error = MSC4203_E_FIELD_MISSING;
     }
 }
 
@@ -2067,16 +2189,18 @@ MSC4203_API int msc4203_reader_feed(msc4203_reader *reader, const void *data, si
 }
 
 /* The last chunk is used up. */
-MSC4203_PRIVATE int reader_whole(struct msc4203_reader_state *s, const msc4203_item **item)
+MSC4203_COLD int reader_whole(struct msc4203_reader_state *s, const msc4203_item **item)
 {
-    if (json_whole(&s->json) && s->late_error == MSC4203_OK) {
+    if (!json_whole(&s->json)) {
+        s->json.error = MSC4203_E_TRUNCATED;
+    } else if (s->json.error == MSC4203_OK) {
         if (s->shape == MSC4203_EDU) {
             s->item.kind = 0;
+            s->item.error = s->edu_error;
             *item = &s->item;
         }
         return MSC4203_END;
     }
-    s->json.error = s->json.state == JSON_AT_TAIL ? s->late_error : MSC4203_E_TRUNCATED;
     s->json.state = JSON_AT_ERROR;
     return s->json.error;
 }
@@ -2097,6 +2221,10 @@ MSC4203_API int msc4203_reader_next(msc4203_reader *reader, const msc4203_item *
         } else if (got == JSON_GOT_END) {
             if (reader_end(s)) {
                 s->state = (uint8_t)((s->state & ~READER_YIELD) | READER_GIVEN);
+                if (s->item.error == MSC4203_E_TOO_LARGE) {
+                    s->item.content.ptr = NULL;
+                    s->item.content.len = 0;
+                }
                 *item = &s->item;
                 return MSC4203_ITEM;
             }
@@ -2118,7 +2246,8 @@ MSC4203_API uint64_t msc4203_reader_offset(const msc4203_reader *reader)
 {
     const struct msc4203_reader_state *s = &reader->priv;
 
-    if (s->json.state == JSON_AT_ERROR && s->json.error == s->late_error)
+    if (s->json.state == JSON_AT_ERROR && s->json.error <= MSC4203_E_ROOT &&
+        s->json.error >= MSC4203_E_NO_MESSAGES)
         return s->item.offset;
     return reader_at(s);
 }
@@ -2246,6 +2375,7 @@ MSC4203_PRIVATE size_t writer_escape(unsigned c, char *escaped)
 MSC4203_PRIVATE int writer_string(struct msc4203_writer_state *w, const msc4203_span *span)
 {
     const unsigned char *p = (const unsigned char *)span->ptr, *const end = p + span->len;
+    const uintptr_t far = json_far(p, end);
     char escaped[6];
 
     writer_put(w, "\"", 1);
@@ -2253,7 +2383,7 @@ MSC4203_PRIVATE int writer_string(struct msc4203_writer_state *w, const msc4203_
         const unsigned char *run = p;
         uint8_t need, low, high;
 
-        p = json_plain(p, end);
+        p = json_plain(p, end, far);
         writer_put(w, run, (size_t)(p - run));
         if (p == end)
             break;
@@ -2491,9 +2621,10 @@ MSC4203_PRIVATE int writer_open(struct msc4203_writer_state *w, const msc4203_it
 /* Adds what closes the body, as it is now. */
 MSC4203_PRIVATE void writer_tail(struct msc4203_writer_state *w)
 {
-    static const msc4203_item nothing = {0, 0, 0, 0, 0, {"", 0}, {"", 0}, {"", 0}, {"", 0}, {"", 0}, {"", 0}};
-    msc4203_item item = nothing;
+    msc4203_item item;
 
+    item.sender.ptr = item.type.ptr = "";
+    item.sender.len = item.type.len = 0;
     item.kind = w->shape == MSC4203_TRANSACTION ? MSC4203_EVENT : MSC4203_TO_DEVICE;
     if (!(w->at.seen & (unsigned)item.kind))
         (void)writer_open(w, &item);
@@ -2811,9 +2942,8 @@ MSC4203_API size_t msc4203_alignof(int object)
 
 #undef MSC4203_PRIVATE
 #undef MSC4203_HOT
-#undef MSC4203_LIKELY
+#undef MSC4203_COLD
 #undef MSC4203_WORDS
-#undef MSC4203_EACH
 #undef ITEM_MSC2409
 #undef ITEM_MSC3202
 #undef ITEM_BIT
