@@ -155,7 +155,9 @@
  * Contents are validated before they are copied: no caller can be tricked into writing JSON that is
  * broken, injected, or poison for some receiver.
  *
- * A NULL buffer measures: the same calls, nothing is written, and the end tells the bytes.
+ * A NULL buffer measures: the same calls, nothing is written, and the end tells the bytes. (What is
+ * not there can't be compared: while measuring, users and devices that come twice and an EDU's second
+ * sender or type are not noticed.)
  *
  *
  * 6. RESULTS AND ERRORS
@@ -754,9 +756,11 @@ MSC4203_HOT uintptr_t json_far(const unsigned char *p, const unsigned char *end)
     return end - p >= 32 ? (uintptr_t)(end - 32) : 0;
 }
 
-MSC4203_HOT int json_space(unsigned c)
+MSC4203_COLD const unsigned char *json_skip_space(const unsigned char *p, const unsigned char *end)
 {
-    return c == ' ' || c == '\n' || c == '\r' || c == '\t';
+    while (p != end && (*p == ' ' || *p == '\n' || *p == '\r' || *p == '\t'))
+        p++;
+    return p;
 }
 
 /* The Unicode Standard, table 3-7: for the first byte of a sequence the number of bytes that follow,
@@ -1017,11 +1021,68 @@ MSC4203_HOT unsigned json_in_object(const msc4203_json *j, uint32_t depth)
     return (j->objects[(depth - 1) >> 3 & 127] >> ((depth - 1) & 7)) & 1u;
 }
 
-/* Where speed is asked for, the members of an event go straight to the reader: on this path small
- * messages spend their time. */
+#ifdef MSC4203_WORDS
+/* What is common, and lies whole in the chunk, needs no state: these four return the byte behind it,
+ * or p where the usual way has to decide. There are 32 bytes at p. */
+
+/* A character that is not ASCII: for two, three and four bytes the marks that each byte must have, and
+ * the bits that tell overlong forms, surrogates and what is beyond U+10FFFF. */
+MSC4203_HOT const unsigned char *json_whole_utf8(const unsigned char *p)
+{
+    uint32_t word, tell;
+
+    memcpy(&word, p, 4);
+    if ((word & 0xC0E0) == 0x80C0)
+        return word & 0x1E ? p + 2 : p;
+    if ((word & 0xC0C0F0) == 0x8080E0) {
+        tell = word & 0x200F;
+        return tell != 0 && tell != 0x200D ? p + 3 : p;
+    }
+    tell = word & 0x3007;
+    if ((word & 0xC0C0C0F8u) == 0x808080F0u && (tell & 4 ? tell == 4 : tell != 0))
+        return p + 4;
+    return p;
+}
+
+/* An escape that stands for one byte, or for no half of a surrogate pair. */
+MSC4203_HOT const unsigned char *json_whole_escape(const unsigned char *p)
+{
+    if (p[1] == 'n' || p[1] == '"' || p[1] == '\\' || p[1] == '/' || p[1] == 't')
+        return p + 2;
+    if (p[1] == 'u' && p[2] != 'd' && p[2] != 'D' &&
+        (json_hex(p[2]) | json_hex(p[3]) | json_hex(p[4]) | json_hex(p[5])) < 16)
+        return p + 6;
+    return p;
+}
+
+/* An integer of up to 18 digits. */
+MSC4203_HOT const unsigned char *json_whole_integer(const unsigned char *p)
+{
+    const unsigned char *first = p + (*p == '-'), *q = first;
+
+    while (*q - (unsigned)'0' < 10 && q != first + 19)
+        q++;
+    if (q == first || q == first + 19 || *q == '.' || (*q | 0x20) == 'e' ||
+        (*first == '0' && q != first + 1))
+        return p;
+    return q;
+}
+
+MSC4203_HOT const unsigned char *json_whole_literal(const unsigned char *p)
+{
+    if (memcmp(p, "true", 4) == 0 || memcmp(p, "null", 4) == 0)
+        return p + 4;
+    return memcmp(p, "false", 5) == 0 ? p + 5 : p;
+}
+#endif
+
+/* Where speed is asked for, an event's members go straight to the reader: on this path small messages
+ * spend their time. */
 #if defined(MSC4203_WORDS) && !defined(MSC4203_NO_READER)
-MSC4203_HOT int reader_member(msc4203_json *j, const unsigned char *key, size_t key_bytes,
-                              const unsigned char *value, size_t value_bytes);
+#define MSC4203_MEMBERS 1
+MSC4203_HOT const unsigned char *reader_member(msc4203_json *j, const unsigned char *p,
+                                               const unsigned char *end, uintptr_t far,
+                                               unsigned *begins);
 #endif
 
 /* Stops, to go on at `at`, and reports. */
@@ -1033,12 +1094,13 @@ MSC4203_HOT int reader_member(msc4203_json *j, const unsigned char *key, size_t 
         if (p == end) \
             JSON_STOP(at, JSON_GOT_MORE); \
         c = *p; \
-        if (c > ' ') \
-            break; \
-        if (!json_space(c)) \
-            JSON_BAD(MSC4203_E_SYNTAX); \
-        p++; \
-    } while (1)
+        if (c <= ' ') { \
+            p = json_skip_space(p, end); \
+            if (p == end) \
+                JSON_STOP(at, JSON_GOT_MORE); \
+            c = *p; \
+        } \
+    } while (0)
 /* Calls one of the functions above, which work on j->next, and stops when they say so. */
 #define JSON_CALL(at, function) \
     do { \
@@ -1135,6 +1197,15 @@ begin:
         depth++;
         goto first;
     }
+#ifdef MSC4203_WORDS
+    if ((uintptr_t)p <= far) {
+        q = c < 'A' ? json_whole_integer(p) : json_whole_literal(p);
+        if (q != p) {
+            p = q;
+            goto ended;
+        }
+    }
+#endif
     if (c == '-' || c - '0' < 10) {
         j->number = JSON_SIGN;
         j->minus = j->digits = 0;
@@ -1163,7 +1234,22 @@ key:
     if (c != '"')
         JSON_BAD(MSC4203_E_SYNTAX);
     p++;
-    role = depth == watch ? JSON_KEY | JSON_TEXT : JSON_KEY;
+    role = JSON_KEY;
+    if (depth == watch) {
+        role = JSON_KEY | JSON_TEXT;
+#ifdef MSC4203_MEMBERS
+        if (j->members && (uintptr_t)p <= far) {
+            q = reader_member(j, p, end, far, &c);
+            if (q != NULL) {
+                p = q;
+                role = 0;
+                if (c == '{')
+                    goto begin;
+                goto next;
+            }
+        }
+#endif
+    }
 string:
     run = p;
 plain:
@@ -1177,6 +1263,15 @@ plain:
         goto utf8_first;
     if (c != '\\')
         JSON_BAD(MSC4203_E_SYNTAX);
+#ifdef MSC4203_WORDS
+    if (!(role & JSON_TEXT) && (uintptr_t)p <= far) {
+        q = json_whole_escape(p);
+        if (q != p) {
+            p = q;
+            goto plain;
+        }
+    }
+#endif
     j->text = run;
     j->text_bytes = (size_t)(p - run);
     p++;
@@ -1192,6 +1287,17 @@ escape:
     goto escape;
 
 utf8_first:
+#ifdef MSC4203_WORDS
+    while ((uintptr_t)p <= far) {
+        q = json_whole_utf8(p);
+        if (q == p)
+            break;
+        p = q;
+        if (*p < 0x80)
+            goto plain;
+    }
+    c = *p;
+#endif
     j->need = json_utf8(c, &j->low, &j->high);
     if (j->need == 0)
         JSON_BAD(MSC4203_E_UTF8);
@@ -1218,40 +1324,29 @@ quote:
     p++;
     if (role == 0)
         goto ended;
-    if (role == JSON_KEY)
+    if (role == JSON_KEY) {
+#ifdef MSC4203_WORDS
+        if ((uintptr_t)p <= far && p[0] == ':' && p[1] == '"') {
+            p += 2;
+            role = 0;
+            goto string;
+        }
+#endif
         goto colon;
+    }
     if (role == JSON_IN_DEEP)
         goto deep;
     j->text = run;
     j->text_bytes = (size_t)(p - run) - 1;
     if (role == JSON_TEXT)
         goto ended;
-    /* A watched key. Its last piece is reported with its value, if that begins in this chunk; and
-     * with all of its value, if that is a plain string. */
-    q = p;
-    if (end - q >= 2 && q[0] == ':' && q[1] > ' ') {
-        q++;
-#if defined(MSC4203_WORDS) && !defined(MSC4203_NO_READER)
-        if (*q == '"' && j->members) {
-            const unsigned char *r = json_plain(q + 1, end, far);
-            if (r != end && *r == '"' &&
-                reader_member(j, run, (size_t)(q - run) - 2, q + 1, (size_t)(r - q) - 1)) {
-                p = r + 1;
-                goto next;
-            }
-        }
-#endif
-    } else {
-        while (q != end && json_space(*q))
-            q++;
-        if (q == end || *q != ':')
-            JSON_STOP(JSON_AT_COLON, JSON_GOT_TEXT);
-        do
-            q++;
-        while (q != end && json_space(*q));
-        if (q == end)
-            JSON_STOP(JSON_AT_COLON, JSON_GOT_TEXT);
-    }
+    /* A watched key. Its last piece is reported with its value, if that begins in this chunk. */
+    q = json_skip_space(p, end);
+    if (q == end || *q != ':')
+        JSON_STOP(JSON_AT_COLON, JSON_GOT_TEXT);
+    q = json_skip_space(q + 1, end);
+    if (q == end)
+        JSON_STOP(JSON_AT_COLON, JSON_GOT_TEXT);
     p = q;
     role = 0;
     JSON_STOP(JSON_AT_BEGIN, JSON_GOT_VALUE);
@@ -1898,6 +1993,20 @@ MSC4203_PRIVATE void reader_element(struct msc4203_reader_state *s)
     }
 }
 
+/* What is wrong with the ids that an item shares with others is wrong with the item. */
+MSC4203_COLD void reader_shared_errors(struct msc4203_reader_state *s)
+{
+    if (s->user_error != MSC4203_OK)
+        reader_error(s, s->user_error);
+    if (s->shape != MSC4203_EDU)
+        return;
+    if (s->edu_error != MSC4203_OK)
+        reader_error(s, s->edu_error);
+    if (!(s->state & READER_KNOWN) && (s->seen & READER_BOTH) != READER_BOTH &&
+        (s->edu_error == MSC4203_OK || s->edu_error == MSC4203_E_TOO_LARGE))
+        s->item.flags |= MSC4203_LATE;
+}
+
 /* A user's devices come. */
 MSC4203_COLD void reader_user(struct msc4203_reader_state *s)
 {
@@ -1908,8 +2017,7 @@ MSC4203_COLD void reader_user(struct msc4203_reader_state *s)
         return;
     }
     reader_item(s, (unsigned)s->item.kind);
-    s->item.error = s->user_error;
-    s->user_error = MSC4203_OK;
+    reader_shared_errors(s);
     reader_error(s, MSC4203_E_FIELD_TYPE);
 }
 
@@ -1919,51 +2027,80 @@ MSC4203_COLD void reader_device(struct msc4203_reader_state *s)
     unsigned kind = (unsigned)s->item.kind;
 
     s->kinds &= (uint16_t)~kind;
-    if (s->user_error != MSC4203_OK)
-        reader_error(s, s->user_error);
+    reader_shared_errors(s);
     if (s->json.flags & MSC4203_LONE_SURROGATE)
         reader_error(s, MSC4203_E_SURROGATE);
     s->json.flags = 0;
     if (kind != MSC4203_TO_DEVICE)
         s->item.offset = reader_at(s);
     reader_field(s, ITEM_CONTENT, kind == MSC4203_FALLBACK_TYPES ? '[' : '{');
-    if (s->shape != MSC4203_EDU)
-        return;
-    if (s->edu_error != MSC4203_OK)
-        reader_error(s, s->edu_error);
-    if (!(s->state & READER_KNOWN) && (s->seen & READER_BOTH) != READER_BOTH &&
-        (s->edu_error == MSC4203_OK || s->edu_error == MSC4203_E_TOO_LARGE))
-        s->item.flags |= MSC4203_LATE;
 }
 
-#ifdef MSC4203_WORDS
-/* Takes a member of an event whose value is a plain string, as reader_value() and reader_end() would;
- * or leaves it to them, and returns 0. */
-MSC4203_HOT int reader_member(msc4203_json *j, const unsigned char *key, size_t key_bytes,
-                              const unsigned char *value, size_t value_bytes)
+#ifdef MSC4203_MEMBERS
+/* What an event's five members look like in most bodies, behind the key's first quote: the bytes, and
+ * which of sixteen they are. In the order of reader_keys. */
+static const struct reader_pattern {
+    char text[17];
+    unsigned char mask[16];
+    uint8_t bytes, field, places;
+} reader_patterns[] = {
+#define READER_FF4 255, 255, 255, 255
+    {"content\":{", {READER_FF4, READER_FF4, 255, 255}, 9, ITEM_CONTENT, 48},
+    {"sender\":\"", {READER_FF4, READER_FF4, 255}, 9, ITEM_SENDER, 48},
+    {"to_device_id\":\"", {READER_FF4, READER_FF4, READER_FF4, 255, 255, 255}, 15, ITEM_DEVICE, 16},
+    {"to_user_id\":\"", {READER_FF4, READER_FF4, READER_FF4, 255}, 13, ITEM_USER, 16},
+    {"type\":\"", {READER_FF4, 255, 255, 255}, 7, ITEM_TYPE, 48}
+};
+
+/* Takes a member of an event that is one of these, and not given twice: if it is a string, all of it,
+ * when it is plain; of a content, the begin. Returns where to go on, and for a content sets *begins to
+ * its first byte; or returns NULL, then the member goes the usual way. */
+MSC4203_HOT const unsigned char *reader_member(msc4203_json *j, const unsigned char *p,
+                                               const unsigned char *end, uintptr_t far,
+                                               unsigned *begins)
 {
     struct msc4203_reader_state *s = (struct msc4203_reader_state *)(void *)j;
-    const reader_key *row;
-    msc4203_span *span;
+    unsigned tries, k = s->row;
+    uint64_t text[2], pattern[2], mask[2];
 
-    if (s->row_bytes != 0)
-        return 0;
-    j->text = key;
-    j->text_bytes = key_bytes;
-    reader_match(s, 1);
-    s->row_bytes = 0;
-    if (s->row >= READER_KEYS)
-        return 1;
-    row = &reader_keys[s->row];
-    if (s->seen & ITEM_BIT(row->what) || row->what == ITEM_CONTENT)
-        return 0;
-    s->seen |= (uint8_t)ITEM_BIT(row->what);
-    s->loose |= (uint8_t)ITEM_BIT(row->what);
-    s->row++;
-    span = item_field(&s->item, row->what);
-    span->ptr = (const char *)value;
-    span->len = value_bytes;
-    return 1;
+    memcpy(text, p, 16);
+    for (tries = 0; tries < 5; tries++, k++) {
+        const struct reader_pattern *row;
+        const unsigned char *quote;
+        msc4203_span *span;
+        unsigned bit;
+
+        k = k < 5 ? k : 0;
+        row = &reader_patterns[k];
+        memcpy(pattern, row->text, 16);
+        memcpy(mask, row->mask, 16);
+        if ((((text[0] ^ pattern[0]) & mask[0]) | ((text[1] ^ pattern[1]) & mask[1])) != 0)
+            continue;
+        bit = ITEM_BIT(row->field);
+        if (s->seen & bit || !(row->places & s->places))
+            return NULL;
+        p += row->bytes;
+        if (k == 0) {
+            s->seen |= (uint8_t)bit;
+            s->row = 0;
+            s->field = ITEM_CONTENT;
+            s->mark = p;
+            s->json.flags = 0;
+            *begins = '{';
+            return p;
+        }
+        quote = json_plain(p, end, far);
+        if (quote == end || *quote != '"')
+            return NULL;
+        s->seen |= (uint8_t)bit;
+        s->loose |= (uint8_t)bit;
+        s->row = (uint8_t)(k + 1);
+        span = item_field(&s->item, row->field);
+        span->ptr = (const char *)p;
+        span->len = (size_t)(quote - p);
+        return quote + 1;
+    }
+    return NULL;
 }
 #endif
 
@@ -2021,6 +2158,18 @@ MSC4203_COLD void reader_back(struct msc4203_reader_state *s)
     reader_items(s, MSC4203_TO_DEVICE, '{', READER_USERS);
 }
 
+/* The next user comes. */
+MSC4203_COLD void reader_drop_user(struct msc4203_reader_state *s)
+{
+    if (s->stored & ITEM_BIT(ITEM_USER))
+        s->base -= (uint32_t)s->item.user_id.len;
+    s->stored &= (uint8_t)~ITEM_BIT(ITEM_USER);
+    s->used = s->base;
+    s->item.user_id.ptr = NULL;
+    s->item.user_id.len = 0;
+    s->user_error = MSC4203_OK;
+}
+
 /* The container whose members the reader looks at has ended. Tells whether it was an item. */
 MSC4203_HOT int reader_leave(struct msc4203_reader_state *s)
 {
@@ -2042,14 +2191,8 @@ MSC4203_HOT int reader_leave(struct msc4203_reader_state *s)
             reader_be(s, s->shape == MSC4203_SYNC ? READER_SYNC : READER_ROOT);
         return 0;
     case READER_DEVICES:
-        if (s->stored & ITEM_BIT(ITEM_USER))
-            s->base -= (uint32_t)s->item.user_id.len;
-        s->stored &= (uint8_t)~ITEM_BIT(ITEM_USER);
-        s->used = s->base;
-        s->item.user_id.ptr = NULL;
-        s->item.user_id.len = 0;
-        s->user_error = MSC4203_OK;
         reader_be(s, READER_USERS);
+        reader_drop_user(s);
         return 0;
     case READER_ROOT:
         reader_be(s, READER_TOP);
@@ -2109,16 +2252,15 @@ MSC4203_PRIVATE void reader_forget(struct msc4203_reader_state *s)
     static const msc4203_span none = {NULL, 0};
     unsigned field, keep = s->where == READER_DEVICES ? ITEM_BIT(ITEM_USER) : 0;
 
+    if (s->where == READER_USERS)
+        reader_drop_user(s);
     if (s->shape == MSC4203_SEND || s->shape == MSC4203_EDU)
         keep |= ITEM_BIT(ITEM_SENDER) | ITEM_BIT(ITEM_TYPE);
     else if (s->shape == MSC4203_SYNC)
         keep |= ITEM_BIT(ITEM_USER) | ITEM_BIT(ITEM_DEVICE);
-    if (keep == 0)
-        memset(&s->item.sender, 0, ITEM_FIELDS * sizeof none);
-    else
-        for (field = 0; field < ITEM_FIELDS; field++)
-            if (!(keep & ITEM_BIT(field)))
-                *item_field(&s->item, field) = none;
+    for (field = 0; field < ITEM_FIELDS; field++)
+        if (!(keep & ITEM_BIT(field)))
+            *item_field(&s->item, field) = none;
     s->item.error = MSC4203_OK;
     s->item.flags = 0;
     s->item.index++;
@@ -2166,8 +2308,9 @@ MSC4203_API void msc4203_reader_preset(msc4203_reader *reader, const msc4203_ite
         s->state |= READER_KNOWN;
         if (s->shape == MSC4203_SEND)
             return;
-        s->edu_error = (int8_t)preset->error;
-        if (preset->error == MSC4203_OK && (preset->sender.ptr == NULL || preset->type.ptr == NULL))
+        if (preset->error <= MSC4203_E_FIELD_MISSING && preset->error >= MSC4203_E_TOO_LARGE)
+            s->edu_error = (int8_t)preset->error;
+        else if (preset->sender.ptr == NULL || preset->type.ptr == NULL)
             s->edu_error = MSC4203_E_FIELD_MISSING;
     }
 }
@@ -2269,20 +2412,35 @@ MSC4203_PRIVATE int reader_count(const unsigned char *p, const unsigned char *en
             return MSC4203_E_FIELD_TYPE;
         *count = (*count << 3) + (*count << 1) + (*p - (unsigned)'0');
     }
-    return *count > UINT64_C(9007199254740991) ? MSC4203_E_FIELD_TYPE : MSC4203_ITEM;
+    return *count > UINT64_C(9007199254740991) ? MSC4203_E_FIELD_TYPE : MSC4203_OK;
+}
+
+/* A piece of an algorithm's name. */
+MSC4203_PRIVATE int reader_name(msc4203_algorithms *algorithms)
+{
+    const msc4203_json *j = &algorithms->priv.json;
+    unsigned bytes = algorithms->priv.bytes;
+
+    if (j->text_bytes > sizeof algorithms->priv.name - bytes)
+        return MSC4203_E_TOO_LARGE;
+    if (j->text_bytes != 0)
+        memcpy(algorithms->priv.name + bytes, j->text, j->text_bytes);
+    algorithms->priv.bytes = bytes + (unsigned)j->text_bytes;
+    return MSC4203_OK;
 }
 
 MSC4203_API int msc4203_algorithms_next(msc4203_algorithms *algorithms, msc4203_span *name,
                                         uint64_t *count)
 {
     msc4203_json *j = &algorithms->priv.json;
-    const unsigned char *number = NULL;
+    const unsigned char *value = NULL;
     int result = algorithms->priv.result;
 
     *count = 0;
+    algorithms->priv.bytes = 0;
+    name->ptr = algorithms->priv.name;
     while (result == MSC4203_OK) {
         int got = json_next(j);
-        unsigned c = got == JSON_GOT_VALUE ? *j->next : 0;
 
         if (got == JSON_GOT_MORE) {
             result = json_whole(j) ? MSC4203_END : MSC4203_E_TRUNCATED;
@@ -2290,37 +2448,29 @@ MSC4203_API int msc4203_algorithms_next(msc4203_algorithms *algorithms, msc4203_
             result = j->error;
         } else if (j->depth == 0) { /* the object or the array begins or ends */
             j->watch = 1;
-            if (got == JSON_GOT_VALUE && c != '{' && c != '[')
+            if (got == JSON_GOT_VALUE && *j->next != '{' && *j->next != '[')
                 result = MSC4203_E_FIELD_TYPE;
-        } else {
-            if (j->text_bytes > sizeof algorithms->priv.name - algorithms->priv.bytes) {
-                result = MSC4203_E_TOO_LARGE;
-                break;
-            }
-            if (number == NULL && j->text_bytes != 0) {
-                memcpy(algorithms->priv.name + algorithms->priv.bytes, j->text, j->text_bytes);
-                algorithms->priv.bytes += (unsigned)j->text_bytes;
-            }
-            if (got == JSON_GOT_END) {
-                if (number != NULL)
-                    result = reader_count(number, j->next, count);
-                else
-                    result = MSC4203_ITEM;
-                name->ptr = algorithms->priv.name;
-                name->len = algorithms->priv.bytes;
-                algorithms->priv.bytes = 0;
-            } else if (got == JSON_GOT_VALUE && json_in_object(j, 1)) {
-                number = j->next;
-                j->text_bytes = 0;
-            } else if (got == JSON_GOT_VALUE) {
+        } else if (got == JSON_GOT_TEXT) {
+            result = reader_name(algorithms);
+        } else if (got == JSON_GOT_VALUE) {
+            value = j->next;
+            if (j->object)
+                result = reader_name(algorithms);
+            else
                 j->role = JSON_TEXT;
-                if (c != '"')
-                    result = MSC4203_E_FIELD_TYPE;
-            }
+        } else {
+            if (j->object)
+                result = reader_count(value, j->next, count);
+            else
+                result = *value == '"' ? reader_name(algorithms) : MSC4203_E_FIELD_TYPE;
+            if (result == MSC4203_OK)
+                break;
         }
     }
-    if (result != MSC4203_ITEM)
-        algorithms->priv.result = result;
+    name->len = algorithms->priv.bytes;
+    if (result == MSC4203_OK)
+        return MSC4203_ITEM;
+    algorithms->priv.result = result;
     return result;
 }
 #endif /* MSC4203_NO_READER */
@@ -2372,7 +2522,7 @@ MSC4203_PRIVATE size_t writer_escape(unsigned c, char *escaped)
 }
 
 /* Adds a string in quotes. */
-MSC4203_PRIVATE int writer_string(struct msc4203_writer_state *w, const msc4203_span *span)
+MSC4203_COLD int writer_string(struct msc4203_writer_state *w, const msc4203_span *span)
 {
     const unsigned char *p = (const unsigned char *)span->ptr, *const end = p + span->len;
     const uintptr_t far = json_far(p, end);
@@ -2433,7 +2583,7 @@ MSC4203_PRIVATE int writer_compare(const struct msc4203_writer_state *w, size_t 
 }
 
 /* Looks for a key in the object that has been written from `at` on. */
-MSC4203_PRIVATE int writer_find(struct msc4203_writer_state *w, size_t at, const msc4203_span *key)
+MSC4203_COLD int writer_find(struct msc4203_writer_state *w, size_t at, const msc4203_span *key)
 {
     msc4203_json *j = &w->json;
     size_t same = 0;
@@ -2488,7 +2638,7 @@ MSC4203_PRIVATE int writer_same_user(const struct msc4203_writer_state *w, const
 
 /* Checks that a content is one JSON text of the right type, and fit for all receivers. `depth` is the
  * level that it will stand on. */
-MSC4203_PRIVATE int writer_check(struct msc4203_writer_state *w, const msc4203_span *content,
+MSC4203_COLD int writer_check(struct msc4203_writer_state *w, const msc4203_span *content,
                                  char first, unsigned depth)
 {
     msc4203_json *j = &w->json;
