@@ -372,23 +372,24 @@ MSC4203_API unsigned msc4203_version(void);
  * ------------------------------------------------------------------------------------------------ */
 
 typedef struct msc4203_json {
+    /* Bytes first: small machines reach only the first of a struct in one instruction. */
+    uint8_t state, role, flags;
+    uint8_t watch;                 /* levels whose values are reported */
+    uint8_t object;                /* the innermost container is one */
+    uint8_t members;               /* its members go to reader_member() */
+    uint8_t strict;                /* a level too many is an error */
+    int8_t error;
+    uint8_t need, low, high;       /* bytes to come, and the bounds of the next one */
+    uint8_t number, minus, digits; /* the part of a number, the sign of its exponent, how it compares */
+    uint16_t limit;                /* levels that may be open */
+    uint32_t depth;                /* levels open */
+    uint32_t unit;                 /* of \u escapes: a pending high surrogate << 16 | the unit */
     const unsigned char *next, *end; /* what is left of the chunk */
     const unsigned char *text;       /* the piece of a watched string that was reported last */
     size_t text_bytes;
-    int64_t point, exponent; /* of a number, 0.DIGITS * 10^point * 10^exponent */
-    uint32_t depth;          /* levels open */
-    uint32_t unit;           /* of \u escapes: a pending high surrogate << 16 | the unit */
-    uint16_t limit;          /* levels that may be open */
-    uint8_t watch;           /* levels whose values are reported */
-    uint8_t strict;          /* a level too many is an error */
-    uint8_t state, role, flags;
-    uint8_t need, low, high;       /* bytes to come, and the bounds of the next one */
-    uint8_t number, minus, digits; /* the part of a number, the sign of its exponent, how it compares */
-    int8_t error;
-    uint8_t object;  /* the innermost container is one */
-    uint8_t members; /* its members go to reader_member() */
-    unsigned char escape[4]; /* an unescaped character */
-    uint8_t objects[128];    /* a bit for each level: object or array */
+    int64_t point, exponent;         /* of a number, 0.DIGITS * 10^point * 10^exponent */
+    unsigned char escape[4];         /* an unescaped character */
+    uint8_t objects[128];            /* a bit for each level: object or array */
 } msc4203_json;
 
 /* ------------------------------------------------------------------------------------------------
@@ -396,18 +397,18 @@ typedef struct msc4203_json {
  * ------------------------------------------------------------------------------------------------ */
 
 struct msc4203_reader_state {
-    msc4203_json json;
-    msc4203_item item;         /* the item in the making, and what it shares with the next one */
-    const unsigned char *mark; /* where a content began in this chunk; of an EDU, its messages */
-    char *scratch;             /* [kept ids][finished fields][the text in the making] */
-    uint64_t bytes_fed;
-    uint32_t scratch_bytes, used, base, part; /* base: of kept ids; part: of the text */
-    uint16_t kinds;   /* still wanted: not after a list with an element */
-    uint16_t reports; /* lists of the wrong type so far, two bits a kind */
-    uint8_t shape, where, field, row;
-    uint8_t row_bytes, seen, loose, stored;
-    uint8_t state, places;
+    uint8_t state, shape, where, places;
+    uint8_t field, row, row_bytes, seen;
+    uint8_t loose, stored;                    /* sets of fields: in this chunk, in the scratch */
     int8_t user_error, edu_error;
+    uint16_t kinds;                           /* still wanted: not after a list with an element */
+    uint16_t reports;                         /* lists of the wrong type so far, two bits a kind */
+    uint32_t scratch_bytes, used, base, part; /* base: of kept ids; part: of the text */
+    char *scratch;                            /* [kept ids][finished fields][the text in the making] */
+    const unsigned char *mark;                /* where a content began in this chunk; of an EDU, its messages */
+    uint64_t bytes_fed;
+    msc4203_item item;                        /* in the making, and what it shares with the next one */
+    msc4203_json json;
 };
 
 /* The state of reading one body: of fixed size, whatever the body's. Treat `priv` as private. */
@@ -505,22 +506,22 @@ MSC4203_API int msc4203_algorithms_next(msc4203_algorithms *algorithms, msc4203_
 
 /* Where a writer is in the body; what an item that does not fit leaves as it was. */
 struct msc4203_writer_place {
+    uint16_t kind, seen;   /* of which a list is open; which have been written */
     size_t used;           /* bytes written */
     size_t sender, type;   /* where the sender and the type of an EDU are */
     size_t users;          /* where the object USER -> DEVICE -> content begins */
     size_t user, user_max; /* the user now being written, and the greatest one */
     size_t devices, device_max;
     uint32_t user_hash[2];
-    uint16_t kind, seen; /* of which a list is open; which have been written */
 };
 
 struct msc4203_writer_state {
-    msc4203_json json;
-    struct msc4203_writer_place at;
-    char *buffer;
-    size_t capacity, tail, reserve, needed;
     uint8_t shape, flags;
     int8_t error, ended;
+    char *buffer;
+    size_t capacity, tail, reserve, needed;
+    struct msc4203_writer_place at;
+    msc4203_json json;
 };
 
 /* The state of writing one body. Treat `priv` as private. */
@@ -609,6 +610,14 @@ MSC4203_API size_t msc4203_alignof(int object);
 #define MSC4203_IMPLEMENTED
 
 #include <string.h>
+
+#if !defined(MSC4203_NO_SIMD) && defined(__AVX2__)
+#include <immintrin.h>
+#elif !defined(MSC4203_NO_SIMD) && defined(__SSE2__)
+#include <emmintrin.h>
+#elif !defined(MSC4203_NO_SIMD) && defined(__ARM_NEON) && defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 
 #if defined(__GNUC__) || defined(__clang__) || defined(__TINYC__)
 #define MSC4203_PRIVATE static __attribute__((unused))
@@ -714,17 +723,58 @@ MSC4203_HOT size_t json_word_first(uint64_t hits)
     return (size_t)__builtin_ctzll(hits) >> 3;
 }
 
+/* The same for as many bytes as a vector holds: a bit (of NEON: four bits) for each, the lowest for the
+ * first. As signed numbers, what is not ASCII is below 0x20 too. */
+#if !defined(MSC4203_NO_SIMD) && defined(__AVX2__)
+#define MSC4203_VECTOR 32
+MSC4203_HOT uint32_t json_vector(const unsigned char *p)
+{
+    const __m256i bytes = _mm256_loadu_si256((const __m256i *)(const void *)p);
+    const __m256i hits = _mm256_or_si256(_mm256_cmpeq_epi8(bytes, _mm256_set1_epi8('"')),
+                                         _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8('\\')));
+    return (uint32_t)_mm256_movemask_epi8(
+        _mm256_or_si256(hits, _mm256_cmpgt_epi8(_mm256_set1_epi8(0x20), bytes)));
+}
+#define json_vector_first(hits) ((unsigned)__builtin_ctz(hits))
+#elif !defined(MSC4203_NO_SIMD) && defined(__SSE2__)
+#define MSC4203_VECTOR 16
+MSC4203_HOT uint32_t json_vector(const unsigned char *p)
+{
+    const __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)p);
+    const __m128i hits = _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('"')),
+                                      _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\')));
+    return (uint32_t)_mm_movemask_epi8(
+        _mm_or_si128(hits, _mm_cmplt_epi8(bytes, _mm_set1_epi8(0x20))));
+}
+#define json_vector_first(hits) ((unsigned)__builtin_ctz(hits))
+#elif !defined(MSC4203_NO_SIMD) && defined(__ARM_NEON) && defined(__aarch64__)
+#define MSC4203_VECTOR 16
+MSC4203_HOT uint64_t json_vector(const unsigned char *p)
+{
+    const uint8x16_t bytes = vld1q_u8(p);
+    const uint8x16_t hits = vorrq_u8(
+        vorrq_u8(vceqq_u8(bytes, vdupq_n_u8('"')), vceqq_u8(bytes, vdupq_n_u8('\\'))),
+        vcltq_s8(vreinterpretq_s8_u8(bytes), vdupq_n_s8(0x20)));
+    return vget_lane_u64(vreinterpret_u64_u8(vshrn_n_u16(vreinterpretq_u16_u8(hits), 4)), 0);
+}
+#define json_vector_first(hits) ((unsigned)__builtin_ctzll(hits) >> 2)
+#endif
+
 /* The long runs, and those near the end of the chunk. */
 MSC4203_COLD const unsigned char *json_plain_long(const unsigned char *p, const unsigned char *end)
 {
+#ifdef MSC4203_VECTOR
+    for (; end - p >= MSC4203_VECTOR; p += MSC4203_VECTOR)
+        if (json_vector(p) != 0)
+            return p + json_vector_first(json_vector(p));
+#else
     for (; end - p >= 32; p += 32)
         if ((json_word(p) | json_word(p + 8) | json_word(p + 16) | json_word(p + 24)) != 0)
             break;
-    for (; end - p >= 8; p += 8) {
-        uint64_t hits = json_word(p);
-        if (hits != 0)
-            return p + json_word_first(hits);
-    }
+#endif
+    for (; end - p >= 8; p += 8)
+        if (json_word(p) != 0)
+            return p + json_word_first(json_word(p));
     return json_plain_bytes(p, end);
 }
 #endif
@@ -2059,7 +2109,8 @@ MSC4203_HOT const unsigned char *reader_member(msc4203_json *j, const unsigned c
                                                const unsigned char *end, uintptr_t far,
                                                unsigned *begins)
 {
-    struct msc4203_reader_state *s = (struct msc4203_reader_state *)(void *)j;
+    void *at = (char *)j - offsetof(struct msc4203_reader_state, json);
+    struct msc4203_reader_state *s = (struct msc4203_reader_state *)at;
     unsigned tries, k = s->row;
     uint64_t text[2], pattern[2], mask[2];
 
@@ -3094,6 +3145,10 @@ MSC4203_API size_t msc4203_alignof(int object)
 #undef MSC4203_HOT
 #undef MSC4203_COLD
 #undef MSC4203_WORDS
+#undef MSC4203_VECTOR
+#undef MSC4203_MEMBERS
+#undef json_vector_first
+#undef READER_FF4
 #undef ITEM_MSC2409
 #undef ITEM_MSC3202
 #undef ITEM_BIT
