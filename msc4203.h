@@ -517,7 +517,7 @@ struct msc4203_writer_place {
 
 struct msc4203_writer_state {
     uint8_t shape, flags;
-    int8_t error, ended;
+    int8_t error, open;
     char *buffer;
     size_t capacity, tail, reserve, needed;
     struct msc4203_writer_place at;
@@ -1135,31 +1135,30 @@ MSC4203_HOT const unsigned char *reader_member(msc4203_json *j, const unsigned c
                                                unsigned *begins);
 #endif
 
-/* Stops, to go on at `at`, and reports. */
-#define JSON_STOP(at, got) do { j->state = (at); event = (got); goto stop; } while (0)
-#define JSON_BAD(code) do { j->error = (code); JSON_STOP(JSON_AT_ERROR, JSON_GOT_ERROR); } while (0)
+/* Stops, to go on at `place`, and reports. */
+#define JSON_STOP(place, got) do { at = (place); event = (got); goto stop; } while (0)
 /* Needs a byte that is no white space, which is then in c. */
-#define JSON_TOKEN(at) \
+#define JSON_TOKEN(place) \
     do { \
+        at = (place); \
         if (p == end) \
-            JSON_STOP(at, JSON_GOT_MORE); \
+            goto more; \
         c = *p; \
         if (c <= ' ') { \
             p = json_skip_space(p, end); \
             if (p == end) \
-                JSON_STOP(at, JSON_GOT_MORE); \
+                goto more; \
             c = *p; \
         } \
     } while (0)
 /* Calls one of the functions above, which work on j->next, and stops when they say so. */
-#define JSON_CALL(at, function) \
+#define JSON_CALL(function) \
     do { \
         j->next = p; \
-        j->state = (at); \
         event = function(j); \
         p = j->next; \
         if (event == JSON_GOT_ERROR) \
-            JSON_BAD(MSC4203_E_SYNTAX); \
+            goto bad; \
         if (event == JSON_GOT_MORE) \
             goto stop; \
     } while (0)
@@ -1174,9 +1173,10 @@ MSC4203_HOT int json_next(msc4203_json *j)
     const uint32_t watch = j->watch;
     uint32_t depth = j->depth;
     unsigned c = 0, role = j->role, object = j->object;
+    unsigned at = j->state;
     int event;
 
-    switch (j->state) {
+    switch (at) {
     case JSON_AT_VALUE:
         goto value;
     case JSON_AT_BEGIN:
@@ -1232,7 +1232,7 @@ begin:
         uint8_t bit = (uint8_t)(1u << (depth & 7));
         if (depth == j->limit) {
             if (j->strict)
-                JSON_BAD(MSC4203_E_TOO_DEEP);
+                goto bad_depth;
             j->flags |= JSON_DEEP;
             goto deep;
         }
@@ -1264,15 +1264,17 @@ begin:
         goto number;
     }
     if (c != 't' && c != 'f' && c != 'n')
-        JSON_BAD(MSC4203_E_SYNTAX);
+        goto bad;
     j->low = (uint8_t)c;
     j->need = 1;
     p++;
 literal:
-    JSON_CALL(JSON_AT_LITERAL, json_literal);
+    at = JSON_AT_LITERAL;
+    JSON_CALL(json_literal);
     goto ended;
 number:
-    JSON_CALL(JSON_AT_NUMBER, json_number);
+    at = JSON_AT_NUMBER;
+    JSON_CALL(json_number);
     goto ended;
 
 first_key:
@@ -1282,7 +1284,7 @@ first_key:
 key:
     JSON_TOKEN(JSON_AT_KEY);
     if (c != '"')
-        JSON_BAD(MSC4203_E_SYNTAX);
+        goto bad;
     p++;
     role = JSON_KEY;
     if (depth == watch) {
@@ -1312,7 +1314,7 @@ plain:
     if (c >= 0x80)
         goto utf8_first;
     if (c != '\\')
-        JSON_BAD(MSC4203_E_SYNTAX);
+        goto bad;
 #ifdef MSC4203_WORDS
     if (!(role & JSON_TEXT) && (uintptr_t)p <= far) {
         q = json_whole_escape(p);
@@ -1325,14 +1327,19 @@ plain:
     j->text = run;
     j->text_bytes = (size_t)(p - run);
     p++;
+    j->state = JSON_AT_ESCAPE;
     if (role & JSON_TEXT)
         JSON_STOP(JSON_AT_ESCAPE, JSON_GOT_TEXT);
-    j->state = JSON_AT_ESCAPE;
 escape:
-    JSON_CALL(j->state, json_escape);
-    if (role & JSON_TEXT)
+    j->next = p;
+    event = json_escape(j);
+    p = j->next;
+    at = j->state;
+    if (event == JSON_GOT_ERROR)
+        goto bad;
+    if (event == JSON_GOT_MORE || role & JSON_TEXT)
         goto stop;
-    if (j->state == JSON_AT_STRING)
+    if (at == JSON_AT_STRING)
         goto string;
     goto escape;
 
@@ -1350,7 +1357,7 @@ utf8_first:
 #endif
     j->need = json_utf8(c, &j->low, &j->high);
     if (j->need == 0)
-        JSON_BAD(MSC4203_E_UTF8);
+        goto bad_utf8;
     p++;
 utf8:
     do {
@@ -1358,7 +1365,7 @@ utf8:
             goto more_utf8;
         c = *p;
         if (c < j->low || c > j->high)
-            JSON_BAD(MSC4203_E_UTF8);
+            goto bad_utf8;
         p++;
         j->low = 0x80;
         j->high = 0xBF;
@@ -1403,7 +1410,7 @@ quote:
 colon:
     JSON_TOKEN(JSON_AT_COLON);
     if (c != ':')
-        JSON_BAD(MSC4203_E_SYNTAX);
+        goto bad;
     p++;
     goto value;
 
@@ -1413,10 +1420,11 @@ deep:
     event = json_deep(j);
     p = j->next;
     depth = j->depth;
+    at = JSON_AT_DEEP;
     if (event == JSON_GOT_ERROR)
-        JSON_BAD(MSC4203_E_TOO_DEEP);
+        goto bad_depth;
     if (event == JSON_GOT_MORE)
-        JSON_STOP(JSON_AT_DEEP, JSON_GOT_MORE);
+        goto stop;
     role = JSON_IN_DEEP;
     if (event == JSON_GOT_TEXT)
         goto string;
@@ -1440,22 +1448,35 @@ next:
     }
     if (c == (object ? '}' : ']'))
         goto close;
-    JSON_BAD(MSC4203_E_SYNTAX);
+    goto bad;
 
 tail:
     JSON_TOKEN(JSON_AT_TAIL);
-    JSON_BAD(MSC4203_E_SYNTAX);
+bad:
+    j->error = MSC4203_E_SYNTAX;
+    JSON_STOP(JSON_AT_ERROR, JSON_GOT_ERROR);
+bad_utf8:
+    j->error = MSC4203_E_UTF8;
+    JSON_STOP(JSON_AT_ERROR, JSON_GOT_ERROR);
+bad_depth:
+    j->error = MSC4203_E_TOO_DEEP;
+    JSON_STOP(JSON_AT_ERROR, JSON_GOT_ERROR);
 
 more_utf8:
-    j->state = JSON_AT_UTF8;
+    at = JSON_AT_UTF8;
     goto more_text;
 more_string:
-    j->state = JSON_AT_STRING;
+    at = JSON_AT_STRING;
 more_text:
     j->text = run;
     j->text_bytes = (size_t)(p - run);
-    event = role & JSON_TEXT && p != run ? JSON_GOT_TEXT : JSON_GOT_MORE;
+    event = JSON_GOT_TEXT;
+    if (role & JSON_TEXT && p != run)
+        goto stop;
+more:
+    event = JSON_GOT_MORE;
 stop:
+    j->state = (uint8_t)at;
     j->next = p;
     j->depth = depth;
     j->role = (uint8_t)role;
@@ -1474,7 +1495,6 @@ MSC4203_PRIVATE int json_whole(msc4203_json *j)
 }
 
 #undef JSON_STOP
-#undef JSON_BAD
 #undef JSON_TOKEN
 #undef JSON_CALL
 
@@ -2197,6 +2217,10 @@ MSC4203_COLD void reader_back(struct msc4203_reader_state *s)
     msc4203_json *j = &s->json;
 
     s->state &= (uint8_t)~(READER_AHEAD | READER_LOST);
+    if (s->item.sender.ptr == NULL && !(s->state & READER_KNOWN))
+        s->seen &= (uint8_t)~ITEM_BIT(ITEM_SENDER); /* cut short */
+    if (s->item.type.ptr == NULL && !(s->state & READER_KNOWN))
+        s->seen &= (uint8_t)~ITEM_BIT(ITEM_TYPE);
     reader_be(s, READER_ROOT);
     s->used = s->base;
     s->part = 0;
@@ -3002,7 +3026,6 @@ MSC4203_API int msc4203_writer_begin(msc4203_writer *writer, int shape, unsigned
     w->flags = (uint8_t)flags;
     w->buffer = (char *)buffer;
     w->capacity = capacity;
-    w->ended = 1;
     if (shape < MSC4203_TRANSACTION || shape > MSC4203_SYNC || flags > MSC4203_STABLE_KEYS) {
         w->error = MSC4203_E_USAGE;
         return MSC4203_E_USAGE;
@@ -3014,7 +3037,7 @@ MSC4203_API int msc4203_writer_begin(msc4203_writer *writer, int shape, unsigned
         w->error = MSC4203_E_FULL;
         return MSC4203_E_FULL;
     }
-    w->ended = 0;
+    w->open = 1;
     return MSC4203_OK;
 }
 
@@ -3039,7 +3062,7 @@ MSC4203_API int msc4203_writer_item(msc4203_writer *writer, const msc4203_item *
 
     if (w->error != MSC4203_OK)
         return w->error;
-    if (w->ended) {
+    if (!w->open) {
         w->error = MSC4203_E_USAGE;
         return MSC4203_E_USAGE;
     }
@@ -3075,9 +3098,9 @@ MSC4203_API int msc4203_writer_end(msc4203_writer *writer, size_t *bytes)
         return w->error;
     if (id != 0 && w->shape != MSC4203_TRANSACTION && !(w->at.seen & id))
         return MSC4203_E_FIELD_MISSING;
-    if (!w->ended)
+    if (w->open)
         writer_tail(w);
-    w->ended = 1;
+    w->open = 0;
     if (bytes != NULL)
         *bytes = w->at.used;
     return MSC4203_OK;
@@ -3093,7 +3116,7 @@ MSC4203_API int msc4203_writer_clear(msc4203_writer *writer)
     struct msc4203_writer_state *w = &writer->priv;
     int error = w->error;
 
-    if (!w->ended)
+    if (w->open)
         w->error = MSC4203_OK;
     return error;
 }
