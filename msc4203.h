@@ -319,8 +319,7 @@ typedef struct msc4203_span {
     size_t len;
 } msc4203_span;
 
-/* Whatever travels in a body. The reader fills in what the kind has and leaves the rest zero (but in
- * MESSAGE_ID and NEXT_BATCH items, what the whole body shares or the preset gave may be there too); the
+/* Whatever travels in a body. The reader fills in what the kind has and leaves the rest zero; the
  * writer looks at what the kind and the shape have. Strings are unescaped, valid UTF-8 without
  * surrounding quotes (a lone surrogate, which makes the item an error, reads as U+FFFD); `content` is
  * raw JSON. */
@@ -385,9 +384,16 @@ typedef struct msc4203_json {
     uint32_t depth;                /* levels open */
     uint32_t unit;                 /* of \u escapes: a pending high surrogate << 16 | the unit */
     const unsigned char *next, *end; /* what is left of the chunk */
-    const unsigned char *text;       /* the piece of a watched string that was reported last */
-    size_t text_bytes;
-    int64_t point, exponent;         /* of a number, 0.DIGITS * 10^point * 10^exponent */
+    union {
+        struct {
+            const unsigned char *ptr; /* the piece of a watched string that was reported last */
+            size_t bytes;
+        } text;
+        struct {
+            int64_t point, exponent; /* of 0.DIGITS * 10^point * 10^exponent */
+        } decimal;
+        msc4203_span spare[2]; /* the caller's own, while it does not need the text */
+    } now;
     unsigned char escape[4];         /* an unescaped character */
     uint8_t objects[128];            /* a bit for each level: object or array */
 } msc4203_json;
@@ -416,6 +422,7 @@ typedef struct msc4203_reader {
     struct msc4203_reader_state priv;
 } msc4203_reader;
 
+#ifndef MSC4203_NO_READER
 /* Begins to read a body.
  *
  * `shape` is one of enum msc4203_shape. `kinds` is a set of enum msc4203_kind: other items are
@@ -473,6 +480,8 @@ MSC4203_API int msc4203_reader_next(msc4203_reader *reader, const msc4203_item *
 /* Returns how many bytes of the body have been read; after an error the offset of the error. */
 MSC4203_API uint64_t msc4203_reader_offset(const msc4203_reader *reader);
 
+#endif /* MSC4203_NO_READER */
+
 /* Goes through the algorithms of a MSC4203_KEY_COUNTS or MSC4203_FALLBACK_TYPES item. */
 typedef struct msc4203_algorithms {
     struct {
@@ -483,6 +492,7 @@ typedef struct msc4203_algorithms {
     } priv;
 } msc4203_algorithms;
 
+#ifndef MSC4203_NO_READER
 /* Begins to go through an item's algorithms. The item's content must stay as it is meanwhile. */
 MSC4203_API void msc4203_algorithms_init(msc4203_algorithms *algorithms, const msc4203_item *item);
 
@@ -499,6 +509,7 @@ MSC4203_API void msc4203_algorithms_init(msc4203_algorithms *algorithms, const m
  * An error, and MSC4203_END, are returned again by every later call. */
 MSC4203_API int msc4203_algorithms_next(msc4203_algorithms *algorithms, msc4203_span *name,
                                         uint64_t *count);
+#endif /* MSC4203_NO_READER */
 
 /* ------------------------------------------------------------------------------------------------
  * Writer
@@ -529,6 +540,7 @@ typedef struct msc4203_writer {
     struct msc4203_writer_state priv;
 } msc4203_writer;
 
+#ifndef MSC4203_NO_WRITER
 /* Begins to write a body into `capacity` bytes at `buffer`, which must live until the body has been
  * used. `shape` is one of MSC4203_TRANSACTION, MSC4203_SEND, MSC4203_EDU and MSC4203_SYNC, `flags`
  * one of enum msc4203_writing. With a NULL `buffer` nothing is written, everything is counted, and
@@ -577,6 +589,7 @@ MSC4203_API size_t msc4203_writer_needed(const msc4203_writer *writer);
 /* Forgets an error that sticks, and returns it. What was refused has left no trace, so a caller who
  * leaves such items out may go on. MSC4203_E_USAGE can't be forgotten. */
 MSC4203_API int msc4203_writer_clear(msc4203_writer *writer);
+#endif /* MSC4203_NO_WRITER */
 
 /* ------------------------------------------------------------------------------------------------
  * For callers without this header
@@ -620,10 +633,11 @@ MSC4203_API size_t msc4203_alignof(int object);
 #endif
 
 #if defined(__GNUC__) || defined(__clang__) || defined(__TINYC__)
-#define MSC4203_PRIVATE static __attribute__((unused))
+#define MSC4203_UNUSED __attribute__((unused))
 #else
-#define MSC4203_PRIVATE static
+#define MSC4203_UNUSED
 #endif
+#define MSC4203_PRIVATE static MSC4203_UNUSED
 
 /* Where speed is asked for, and not size, the few hot functions go into their callers, and those that
  * are seldom called stay out of the hot ones' way. */
@@ -831,10 +845,10 @@ MSC4203_PRIVATE void json_digits(msc4203_json *j, const unsigned char *p, const 
     static const char limit[] = "17976931348623158";
 
     if (j->number == JSON_INT)
-        j->point += end - p;
+        j->now.decimal.point += end - p;
     else
         for (; j->digits == 0 && p != end && *p == '0'; p++)
-            j->point--;
+            j->now.decimal.point--;
     for (; j->digits < 17 && p != end; p++) {
         unsigned digit = (unsigned char)limit[j->digits];
         j->digits = (uint8_t)(*p == digit ? j->digits + 1 : *p < digit ? 18 : 19);
@@ -844,8 +858,8 @@ MSC4203_PRIVATE void json_digits(msc4203_json *j, const unsigned char *p, const 
 /* Another digit of the exponent; far beyond what a body's length can make up for, they don't matter. */
 MSC4203_PRIVATE void json_exponent(msc4203_json *j, unsigned char digit)
 {
-    if (j->exponent < (int64_t)1 << 56)
-        j->exponent = (j->exponent << 3) + (j->exponent << 1) + (digit - '0');
+    if (j->now.decimal.exponent < (int64_t)1 << 56)
+        j->now.decimal.exponent = (j->now.decimal.exponent << 3) + (j->now.decimal.exponent << 1) + (digit - '0');
 }
 
 /* May a number end after this part of it? */
@@ -857,7 +871,7 @@ MSC4203_PRIVATE int json_number_whole(const msc4203_json *j)
 
 MSC4203_PRIVATE void json_number_end(msc4203_json *j)
 {
-    int64_t places = j->minus ? j->point - j->exponent : j->point + j->exponent;
+    int64_t places = j->minus ? j->now.decimal.point - j->now.decimal.exponent : j->now.decimal.point + j->now.decimal.exponent;
 
     if (j->digits != 0 && places >= 309 &&
         (places > 309 || j->digits == 17 || j->digits == 19))
@@ -873,7 +887,9 @@ MSC4203_PRIVATE unsigned json_number_digit(unsigned part, unsigned digit)
         return JSON_FRACTION;
     if (part == JSON_E || part == JSON_E_SIGN)
         return JSON_E_DIGITS;
-    return part == JSON_ZERO ? JSON_SIGN : part;
+    if (part == JSON_ZERO)
+        return JSON_SIGN;
+    return part;
 }
 
 /* Goes on in a number. */
@@ -927,7 +943,7 @@ MSC4203_PRIVATE void json_lone(msc4203_json *j)
     j->escape[0] = 0xEF;
     j->escape[1] = 0xBF;
     j->escape[2] = 0xBD;
-    j->text_bytes = 3;
+    j->now.text.bytes = 3;
 }
 
 /* The text is the UTF-8 form of a code point. */
@@ -935,12 +951,12 @@ MSC4203_PRIVATE void json_unescaped(msc4203_json *j, uint32_t c)
 {
     unsigned n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
 
-    j->text_bytes = n;
+    j->now.text.bytes = n;
     while (--n) {
         j->escape[n] = (unsigned char)(0x80 | (c & 0x3F));
         c >>= 6;
     }
-    j->escape[0] = (unsigned char)(j->text_bytes == 1 ? c : (0xF00 >> j->text_bytes & 0xFF) | c);
+    j->escape[0] = (unsigned char)(j->now.text.bytes == 1 ? c : (0xF00u >> j->now.text.bytes & 0xFF) | c);
 }
 
 /* The byte that a backslash and this one stand for, or 0. */
@@ -972,7 +988,7 @@ MSC4203_COLD int json_escape(msc4203_json *j)
     const unsigned char *p = j->next;
     unsigned c;
 
-    j->text = j->escape;
+    j->now.text.ptr = j->escape;
     for (;; j->next = ++p) {
         if (p == j->end)
             return JSON_GOT_MORE;
@@ -1068,7 +1084,7 @@ MSC4203_COLD int json_deep(msc4203_json *j)
 /* Is the innermost container an object? */
 MSC4203_HOT unsigned json_in_object(const msc4203_json *j, uint32_t depth)
 {
-    return (j->objects[(depth - 1) >> 3 & 127] >> ((depth - 1) & 7)) & 1u;
+    return (unsigned)j->objects[(depth - 1) >> 3 & 127] >> ((depth - 1) & 7) & 1u;
 }
 
 #ifdef MSC4203_WORDS
@@ -1220,7 +1236,7 @@ value:
     JSON_TOKEN(JSON_AT_VALUE);
     role = 0;
     if (depth == watch) {
-        j->text_bytes = 0;
+        j->now.text.bytes = 0;
         JSON_STOP(JSON_AT_BEGIN, JSON_GOT_VALUE);
     }
 begin:
@@ -1259,7 +1275,7 @@ begin:
     if (c == '-' || c - '0' < 10) {
         j->number = JSON_SIGN;
         j->minus = j->digits = 0;
-        j->point = j->exponent = 0;
+        j->now.decimal.point = j->now.decimal.exponent = 0;
         p += c == '-';
         goto number;
     }
@@ -1324,8 +1340,8 @@ plain:
         }
     }
 #endif
-    j->text = run;
-    j->text_bytes = (size_t)(p - run);
+    j->now.text.ptr = run;
+    j->now.text.bytes = (size_t)(p - run);
     p++;
     j->state = JSON_AT_ESCAPE;
     if (role & JSON_TEXT)
@@ -1393,8 +1409,8 @@ quote:
     }
     if (role == JSON_IN_DEEP)
         goto deep;
-    j->text = run;
-    j->text_bytes = (size_t)(p - run) - 1;
+    j->now.text.ptr = run;
+    j->now.text.bytes = (size_t)(p - run) - 1;
     if (role == JSON_TEXT)
         goto ended;
     /* A watched key. Its last piece is reported with its value, if that begins in this chunk. */
@@ -1468,8 +1484,8 @@ more_utf8:
 more_string:
     at = JSON_AT_STRING;
 more_text:
-    j->text = run;
-    j->text_bytes = (size_t)(p - run);
+    j->now.text.ptr = run;
+    j->now.text.bytes = (size_t)(p - run);
     event = JSON_GOT_TEXT;
     if (role & JSON_TEXT && p != run)
         goto stop;
@@ -1509,7 +1525,7 @@ static const struct item_names {
     char to_device[30], ephemeral[30], device_lists[32], counts[46], counts_too[46], types[52];
     char events[7], changed[8], left[5], messages[9], message_id[11], next_batch[11];
     char sender[7], type[5], user_id[11], device_id[13], content[8];
-} item_names = {
+} item_names MSC4203_UNUSED = {
     ITEM_MSC2409 "to_device", ITEM_MSC2409 "ephemeral", ITEM_MSC3202 "device_lists",
     ITEM_MSC3202 "device_one_time_keys_count", ITEM_MSC3202 "device_one_time_key_counts",
     ITEM_MSC3202 "device_unused_fallback_key_types",
@@ -1577,20 +1593,14 @@ MSC4203_API const char *msc4203_result_text(int result)
 
 MSC4203_API const char *msc4203_result_errcode(int result)
 {
-    switch (item_result(result)[1]) {
-    case 'N':
-        return "M_NOT_JSON";
-    case 'B':
-        return "M_BAD_JSON";
-    case 'P':
-        return "M_MISSING_PARAM";
-    case 'L':
-        return "M_TOO_LARGE";
-    case 'U':
-        return "M_UNKNOWN";
-    default:
-        return "";
-    }
+    /* Each behind its letter, and not in a table of pointers: see above. */
+    static const char codes[] =
+        "NM_NOT_JSON\0BM_BAD_JSON\0PM_MISSING_PARAM\0LM_TOO_LARGE\0UM_UNKNOWN\0-";
+    const char *code = codes;
+
+    while (*code != item_result(result)[1])
+        code += strlen(code) + 1;
+    return code + 1;
 }
 
 MSC4203_API int msc4203_result_status(int result)
@@ -1644,6 +1654,8 @@ enum {
     READER_AHEAD = 64,  /* an EDU: looks for sender and type behind the messages */
     READER_KNOWN = 128  /* an EDU: sender and type are known, or known to be missing */
 };
+
+enum { READER_IDS = MSC4203_MESSAGE_ID | MSC4203_NEXT_BATCH };
 
 /* `seen`: the fields of an event; of a root that has no events, beside its sender and type, */
 enum {
@@ -1861,10 +1873,10 @@ MSC4203_HOT int reader_fits(const struct msc4203_reader_state *s, unsigned row, 
 {
     const reader_key *key = &reader_keys[row];
     const char *names = (const char *)&item_names;
-    const size_t before = s->row_bytes, n = s->json.text_bytes;
+    const size_t before = s->row_bytes, n = s->json.now.text.bytes;
 
     return key->places & s->places && (last ? key->bytes == before + n : key->bytes >= before + n) &&
-           memcmp(names + key->name + before, s->json.text, n) == 0 &&
+           memcmp(names + key->name + before, s->json.now.text.ptr, n) == 0 &&
            (before == 0 || memcmp(names + key->name, names + reader_keys[s->row].name, before) == 0);
 }
 
@@ -1880,7 +1892,7 @@ MSC4203_HOT void reader_match(struct msc4203_reader_state *s, int last)
         for (row = 0; row < READER_KEYS && !reader_fits(s, row, last); row++)
             ;
     s->row = (uint8_t)row;
-    s->row_bytes = (uint8_t)(row < READER_KEYS ? s->row_bytes + s->json.text_bytes : 1);
+    s->row_bytes = (uint8_t)(row < READER_KEYS ? s->row_bytes + s->json.now.text.bytes : 1);
 }
 
 /* Takes a piece of a string that the scanner has reported. */
@@ -1894,13 +1906,13 @@ MSC4203_COLD void reader_text(struct msc4203_reader_state *s, int last)
         return;
     if (s->where == READER_DEVICES && !(s->state & READER_YIELD)) {
         /* The first piece of a device's key begins behind its quote. */
-        s->item.offset = s->bytes_fed - (uint64_t)(s->json.end - s->json.text) - 1;
+        s->item.offset = s->bytes_fed - (uint64_t)(s->json.end - s->json.now.text.ptr) - 1;
         s->state |= READER_YIELD;
     }
     if (last)
-        reader_finish(s, s->field, s->json.text, s->json.text_bytes);
+        reader_finish(s, s->field, s->json.now.text.ptr, s->json.now.text.bytes);
     else
-        reader_store(s, s->json.text, s->json.text_bytes);
+        reader_store(s, s->json.now.text.ptr, s->json.now.text.bytes);
 }
 
 /* A member's key, or an element, comes next. */
@@ -2307,7 +2319,7 @@ MSC4203_HOT int reader_end(struct msc4203_reader_state *s)
                 reader_error(s, MSC4203_E_TOO_DEEP);
             reader_finish(s, field, s->mark, (size_t)(j->next - s->mark));
         } else if (field < ITEM_FIELDS) {
-            reader_finish(s, field, j->text, j->text_bytes);
+            reader_finish(s, field, j->now.text.ptr, j->now.text.bytes);
             if (j->flags & MSC4203_LONE_SURROGATE) {
                 reader_error(s, MSC4203_E_SURROGATE);
                 if (reader_keeps(s, field))
@@ -2319,6 +2331,21 @@ MSC4203_HOT int reader_end(struct msc4203_reader_state *s)
     if (j->state != JSON_AT_BEGIN)
         reader_expect(s);
     return given;
+}
+
+/* What all messages of an EDU or of a preset share does not belong to an item that is an id: it is put
+ * aside while that is given. */
+MSC4203_COLD void reader_hide(struct msc4203_reader_state *s, int hide)
+{
+    static const msc4203_span none = {NULL, 0};
+    unsigned first = s->shape == MSC4203_EDU ? ITEM_SENDER : ITEM_USER, i;
+
+    for (i = 0; i < 2; i++) {
+        msc4203_span *shared = item_field(&s->item, first + i), *spare = &s->json.now.spare[i];
+        if (hide)
+            *spare = *shared;
+        *shared = hide ? none : *spare;
+    }
 }
 
 /* Forgets the item that was given, but for what the next one shares with it. */
@@ -2336,6 +2363,8 @@ MSC4203_PRIVATE void reader_forget(struct msc4203_reader_state *s)
     for (field = 0; field < ITEM_FIELDS; field++)
         if (!(keep & ITEM_BIT(field)))
             *item_field(&s->item, field) = none;
+    if (s->item.kind & READER_IDS)
+        reader_hide(s, 0);
     s->item.error = MSC4203_OK;
     s->item.flags = 0;
     s->item.index++;
@@ -2439,6 +2468,8 @@ MSC4203_API int msc4203_reader_next(msc4203_reader *reader, const msc4203_item *
         } else if (got == JSON_GOT_END) {
             if (reader_end(s)) {
                 s->state = (uint8_t)((s->state & ~READER_YIELD) | READER_GIVEN);
+                if (s->item.kind & READER_IDS)
+                    reader_hide(s, 1);
                 if (s->item.error == MSC4203_E_TOO_LARGE) {
                     s->item.content.ptr = NULL;
                     s->item.content.len = 0;
@@ -2496,11 +2527,11 @@ MSC4203_PRIVATE int reader_name(msc4203_algorithms *algorithms)
     const msc4203_json *j = &algorithms->priv.json;
     unsigned bytes = algorithms->priv.bytes;
 
-    if (j->text_bytes > sizeof algorithms->priv.name - bytes)
+    if (j->now.text.bytes > sizeof algorithms->priv.name - bytes)
         return MSC4203_E_TOO_LARGE;
-    if (j->text_bytes != 0)
-        memcpy(algorithms->priv.name + bytes, j->text, j->text_bytes);
-    algorithms->priv.bytes = bytes + (unsigned)j->text_bytes;
+    if (j->now.text.bytes != 0)
+        memcpy(algorithms->priv.name + bytes, j->now.text.ptr, j->now.text.bytes);
+    algorithms->priv.bytes = bytes + (unsigned)j->now.text.bytes;
     return MSC4203_OK;
 }
 
@@ -2669,11 +2700,11 @@ MSC4203_COLD int writer_find(struct msc4203_writer_state *w, size_t at, const ms
     while ((got = json_next(j)) != JSON_GOT_MORE) {
         if (j->depth == 0)
             continue;
-        if (got != JSON_GOT_END && j->text_bytes != 0) {
-            if (j->text_bytes > key->len - same || memcmp(key->ptr + same, j->text, j->text_bytes) != 0)
+        if (got != JSON_GOT_END && j->now.text.bytes != 0) {
+            if (j->now.text.bytes > key->len - same || memcmp(key->ptr + same, j->now.text.ptr, j->now.text.bytes) != 0)
                 differs = 1;
             else
-                same += j->text_bytes;
+                same += j->now.text.bytes;
         }
         if (got == JSON_GOT_VALUE) {
             if (!differs && same == key->len)
@@ -2777,7 +2808,7 @@ MSC4203_PRIVATE void writer_close(struct msc4203_writer_state *w)
     w->at.kind = 0;
 }
 
-/* Opens an EDU's messages, behind what they have in common. */
+/* Adds the sender and the type of an EDU, which all its messages have in common. */
 MSC4203_PRIVATE int writer_open_edu(struct msc4203_writer_state *w, const msc4203_item *item)
 {
     int result;
@@ -2792,11 +2823,40 @@ MSC4203_PRIVATE int writer_open_edu(struct msc4203_writer_state *w, const msc420
     return writer_string(w, &item->type);
 }
 
+/* The offset in item_names of the key that holds a kind of items. (A switch over pointers would become
+ * a table that has to be relocated.) */
+MSC4203_PRIVATE size_t writer_name(const struct msc4203_writer_state *w, unsigned kind)
+{
+    const size_t msc2409 = sizeof ITEM_MSC2409 - 1;
+    const size_t msc3202 = w->flags & MSC4203_STABLE_KEYS ? sizeof ITEM_MSC3202 - 1 : 0;
+
+    switch (kind) {
+    case MSC4203_TO_DEVICE:
+        if (w->shape == MSC4203_SEND || w->shape == MSC4203_EDU)
+            return offsetof(struct item_names, messages);
+        return offsetof(struct item_names, to_device) +
+               (w->shape == MSC4203_SYNC || w->flags & MSC4203_STABLE_KEYS ? msc2409 : 0);
+    case MSC4203_EVENT:
+        return offsetof(struct item_names, events);
+    case MSC4203_EPHEMERAL:
+        return offsetof(struct item_names, ephemeral) + msc2409;
+    case MSC4203_KEY_COUNTS:
+        return offsetof(struct item_names, counts) + msc3202;
+    case MSC4203_FALLBACK_TYPES:
+        return offsetof(struct item_names, types) + msc3202;
+    case MSC4203_MESSAGE_ID:
+        return offsetof(struct item_names, message_id);
+    case MSC4203_NEXT_BATCH:
+        return offsetof(struct item_names, next_batch);
+    default:
+        return offsetof(struct item_names, device_lists) + msc3202;
+    }
+}
+
 /* Opens the list or the object of a kind of items. */
 MSC4203_PRIVATE int writer_open(struct msc4203_writer_state *w, const msc4203_item *item)
 {
-    unsigned kind = (unsigned)item->kind, stable = w->flags & MSC4203_STABLE_KEYS;
-    size_t msc2409 = stable ? sizeof ITEM_MSC2409 - 1 : 0, msc3202 = stable ? sizeof ITEM_MSC3202 - 1 : 0;
+    unsigned kind = (unsigned)item->kind;
     int result = MSC4203_OK;
 
     if (kind & WRITER_LISTS && w->at.kind & WRITER_LISTS) {
@@ -2807,39 +2867,16 @@ MSC4203_PRIVATE int writer_open(struct msc4203_writer_state *w, const msc4203_it
     writer_close(w);
     w->at.kind = (uint16_t)kind;
     w->at.user = w->at.user_max = 0;
-    switch (kind) {
-    case MSC4203_TO_DEVICE:
-        if (w->shape == MSC4203_TRANSACTION) {
-            writer_key(w, item_names.to_device + msc2409);
-        } else if (w->shape == MSC4203_SYNC) {
-            writer_key(w, item_names.to_device + sizeof ITEM_MSC2409 - 1);
-            writer_puts(w, "{\"events\":[");
-            return MSC4203_OK;
-        } else {
-            if (w->shape == MSC4203_EDU)
-                result = writer_open_edu(w, item);
-            writer_key(w, item_names.messages);
-        }
-        break;
-    case MSC4203_EVENT:
-        writer_key(w, item_names.events);
-        break;
-    case MSC4203_EPHEMERAL:
-        writer_key(w, item_names.ephemeral + sizeof ITEM_MSC2409 - 1);
-        break;
-    case MSC4203_KEY_COUNTS:
-        writer_key(w, item_names.counts + msc3202);
-        break;
-    case MSC4203_FALLBACK_TYPES:
-        writer_key(w, item_names.types + msc3202);
-        break;
-    default:
-        writer_key(w, item_names.device_lists + msc3202);
-        writer_puts(w, kind == MSC4203_DEVICE_LEFT ? "{\"left\":[" : "{\"changed\":[");
-        return MSC4203_OK;
-    }
+    if (kind == MSC4203_TO_DEVICE && w->shape == MSC4203_EDU)
+        result = writer_open_edu(w, item);
+    writer_key(w, (const char *)&item_names + writer_name(w, kind));
     w->at.users = w->at.used;
-    writer_puts(w, writer_has_map(w, kind) ? "{" : "[");
+    if (writer_has_map(w, kind))
+        writer_puts(w, "{");
+    else if (kind & WRITER_LISTS)
+        writer_puts(w, kind == MSC4203_DEVICE_LEFT ? "{\"left\":[" : "{\"changed\":[");
+    else
+        writer_puts(w, w->shape == MSC4203_SYNC ? "{\"events\":[" : "[");
     return result;
 }
 
@@ -2983,7 +3020,7 @@ MSC4203_PRIVATE int writer_add(struct msc4203_writer_state *w, const msc4203_ite
         if (w->at.seen & kind)
             return MSC4203_E_SECOND;
         writer_close(w);
-        writer_key(w, kind == MSC4203_MESSAGE_ID ? item_names.message_id : item_names.next_batch);
+        writer_key(w, (const char *)&item_names + writer_name(w, kind));
         w->at.seen |= (uint16_t)kind;
         return writer_string(w, &item->id);
     }
@@ -3165,6 +3202,7 @@ MSC4203_API size_t msc4203_alignof(int object)
 }
 
 #undef MSC4203_PRIVATE
+#undef MSC4203_UNUSED
 #undef MSC4203_HOT
 #undef MSC4203_COLD
 #undef MSC4203_WORDS

@@ -1,0 +1,148 @@
+#!/bin/sh
+# seeds.sh - makes the seed corpora from the captured bodies in test/data and a few written by hand:
+# build/fuzz/corpus/fuzz_reader, .../fuzz_roundtrip, .../fuzz_json. Each seed is a body behind the
+# choice bytes that its target wants; which, changes from seed to seed.
+#
+#   sh fuzz/seeds.sh [DIR]      DIR: the folder for the three corpora (default build/fuzz/corpus)
+#
+# To be run in the project's root. Makes the same files each time.
+set -eu
+dir=${1:-build/fuzz/corpus}
+rm -rf "$dir/fuzz_reader" "$dir/fuzz_roundtrip" "$dir/fuzz_json"
+mkdir -p "$dir/fuzz_reader" "$dir/fuzz_roundtrip" "$dir/fuzz_json"
+number=0
+
+# bytes N...: writes bytes.
+bytes() {
+    # shellcheck disable=SC2059
+    printf "$(printf '\\%03o' "$@")"
+}
+
+# seed NAME SHAPE FILE: one body in all three corpora.
+seed() {
+    number=$((number + 1))
+    case $((number % 4)) in
+    0) chunk=1 ;;
+    1) chunk=$((number % 60 + 2)) ;;
+    2) chunk=64 ;;
+    *) chunk=$((128 + number % 128)) ;;
+    esac
+    choice=$(($2 + (number % 2) * 8 + (number % 3) * 8))
+    [ "$2" -eq 0 ] || choice=$((choice + (number % 5 == 0) * 4))
+    kinds=$((number % 3 == 0 ? 255 : number % 3 == 1 ? 1 : number % 255))
+    {
+        bytes "$choice" "$kinds" 1 "$chunk" "$number" $((number * 7 % 256)) $((number % 5 / 4))
+        cat "$3"
+    } >"$dir/fuzz_reader/$1"
+    # Written in the shape that it has, and now and then in another.
+    out=$((number % 3 == 0 ? number / 3 % 4 : $2))
+    {
+        bytes $((128 + $2 * 16 + out * 4 + number % 4)) $((number * 37 % 256)) $((number % 13))
+        cat "$3"
+    } >"$dir/fuzz_roundtrip/$1"
+    {
+        bytes "$chunk" $((number % 4))
+        cat "$3"
+    } >"$dir/fuzz_json/$1"
+}
+
+# text NAME SHAPE: the same for a body on standard input.
+text() {
+    cat >"$dir/body"
+    seed "$1" "$2" "$dir/body"
+    rm "$dir/body"
+}
+
+# small FILE: fuzzing large files is slow, and they say nothing new.
+small() {
+    [ "$(wc -c <"$1")" -le 8192 ]
+}
+
+for file in test/data/synapse/transactions/*.json; do
+    small "$file" || continue
+    seed "txn-$(basename "$file" .json)" 0 "$file"
+done
+for file in test/data/synapse/sync/*.json; do
+    small "$file" || continue
+    seed "sync-$(basename "$file" .json)" 3 "$file"
+done
+for file in test/data/synapse/requests/*.req; do
+    small "$file" || continue
+    name=$(basename "$file" .req)
+    seed "send-$name" 1 "$file"
+    { # the same as an EDU, with its other keys before and behind the messages
+        printf '{"sender":"@a:b.example","type":"m.dummy",'
+        tail -c +2 "$file"
+    } | text "edu-$name" 2
+    case $(tail -c 1 "$file") in
+    '}') head -c "$(($(wc -c <"$file") - 1))" "$file" |
+        { cat; printf ',"message_id":"x\\u0031","type":"t","sender":"@a:b.example"}'; } |
+        text "late-$name" 2 ;;
+    esac
+done
+
+# What the captured bodies do not have.
+text spellings 0 <<'T'
+{"to_device":[],"de.sorunome.msc2409.to_device":[{"to_user_id":"@u:b","to_device_id":"D",
+"type":"t","sender":"@a:b","content":{}}],"ephemeral":null,"de.sorunome.msc2409.ephemeral":
+[{"type":"m.typing"}],"device_lists":{"changed":["@u:b"],"left":["@\u006c:b"]},
+"org.matrix.msc3202.device_lists":{"changed":["@x:b"]},"device_one_time_keys_count":{},
+"org.matrix.msc3202.device_one_time_key_counts":{"@u:b":{"D":{"signed_curve25519":50}}},
+"org.matrix.msc3202.device_one_time_keys_count":{"@u:b":{"D":{"signed_curve25519":50}}},
+"device_unused_fallback_key_types":{"@u:b":{"D":["signed_curve25519"],"E":[]}},"events":[]}
+T
+text unusable 0 <<'T'
+{"events":[null,1,{}],"to_device":[null,[],"x",{"type":"t"},{"content":[],"type":"t",
+"sender":"s","to_user_id":"u","to_device_id":"d"},{"content":{},"type":1,"sender":"s",
+"to_user_id":"u","to_device_id":"d"},{"content":{},"typ\u0065":"t","type":"u","sender":"s",
+"to_user_id":"u","to_device_id":"d"},{"content":{"n":1e400,"s":"\ud800"},"type":"t",
+"sender":"s","to_user_id":"u","to_device_id":"\udc00"},{"content":{"n":-1.7976931348623158e308,
+"m":179769313486231580e291,"s":"\ud83d\ude00"},"type":"t","sender":"s","to_user_id":"u",
+"to_device_id":"d"}]}
+T
+text unusable-send 1 <<'T'
+{"messages":{"@a:b":{"D":[],"D":{},"\u0044":null,"*":{}},"@c:d":3,"\ud800":{"E":{}},"":{"":{}}}}
+T
+text unusable-edu 2 <<'T'
+{"messages":{"@a:b":{"D":{}}},"sender":1,"sender":"@a:b","type":"\udead","type":"t",
+"message_id":null,"message_id":"m","messages":{"@x:y":{"E":{}}}}
+T
+text sync 3 <<'T'
+{"device_lists":{"changed":[]},"next_batch":"s1_\u0032","to_device":{"events":[{"type":"t",
+"sender":"@a:b","content":{"k":[1,2.5e-3,true,false,null,"\\\"\/\b\f\n\r\t"]}},{"content":{}}]}}
+T
+text numbers 3 <<'T'
+[0,-0,1.5,-1e5,1E+5,1e-5,0.1e1,1.7976931348623158e308,17976931348623157e292,"é€😀",[],{},[[]]]
+T
+# A few levels too many, beside the items and in a content.
+nest() { # LEVELS INNER
+    awk -v levels="$1" -v inner="$2" 'BEGIN {
+        for (i = 0; i < levels; i++) { before = before "["; behind = behind "]" }
+        printf "%s%s%s", before, inner, behind
+    }'
+}
+printf '{"x":%s,"to_device":[{}]}' "$(nest 1026 '"]"')" | text deep-beside 0
+printf '{"messages":{"u":{"d":{"k":%s},"e":{}}}}' "$(nest 1021 1)" | text deep-content 1
+nest 1024 0 | text deep-enough 3
+nest 1025 0 | text deep-too 3
+
+# Items made byte by byte (see make_item in fuzz_roundtrip.c): for each shape messages to one user,
+# an id, and in a transaction one item of each kind.
+item() { # KIND LENGTHS... CONTENT: strings are taken from what follows
+    bytes "$@"
+}
+for shape in 0 1 2 3; do
+    {
+        bytes $((shape * 4 + 2)) 255 255
+        item 0 2 1 2 1 191 && printf '@atuD' && bytes 1
+        item 0 192 192 192 1 191 && printf 'E' && bytes 7 200 3
+        item 0 192 192 192 1 191 && printf 'F' && bytes 5 3 && printf '"x"'
+        case $shape in
+        0) for kind in 1 2 3 4 5 6; do
+            item "$kind" 191 191 2 1 191 && printf '@uD' && bytes $((1 + (kind == 6)))
+        done ;;
+        2) item 7 191 191 191 191 3 && printf 'idm' && bytes 0 ;;
+        3) item 8 191 191 191 191 3 && printf 'idn' && bytes 0 ;;
+        esac
+    } >"$dir/fuzz_roundtrip/made-$shape"
+done

@@ -1,0 +1,199 @@
+#!/bin/sh
+# test/bench/size.sh - `make size`: what reading and writing take, at -Os: code, read-only data,
+# writable data, and the deepest chain of calls. Writes build/bench/size.md.
+#
+# The library is linked for each layer with nothing but the functions of that layer as roots and
+# --gc-sections: so what counts is what a program that uses them gets, the compiler's helpers
+# (libgcc) included, mem* not. "Writing too" is what writing adds to a program that reads. The stack
+# is the compiler's own account (-fcallgraph-info) of the deepest chain from any of the layer's
+# functions, without what mem* take.
+#
+# Fails when a Cortex-M0+ needs more than the figures below, when there is writable data, or when
+# anything but mem* and the compiler's tables for `switch` has to be linked.
+set -eu
+cd "$(dirname "$0")/../.."
+OUT=${B:-build}/bench/size
+READING_MAX=4608 WRITING_MAX=2048 STACK_MAX=256
+mkdir -p "$OUT/bare"
+
+missing=
+need() { # COMMAND PACKAGE
+    command -v "$1" >/dev/null || missing="$missing $2"
+}
+need gcc gcc
+need arm-none-eabi-gcc "gcc-arm-none-eabi libnewlib-arm-none-eabi"
+need riscv64-unknown-elf-gcc gcc-riscv64-unknown-elf
+if [ -n "$missing" ]; then
+    echo "size: cannot run without these packages: apt-get install$missing" >&2
+    exit 1
+fi
+
+# The two headers that a RISC-V compiler without a libc lacks.
+echo '#include <stdint-gcc.h>' >"$OUT/bare/stdint.h"
+cat >"$OUT/bare/string.h" <<END
+#include <stddef.h>
+void *memcpy(void *, const void *, size_t);
+void *memmove(void *, const void *, size_t);
+void *memset(void *, int, size_t);
+int memcmp(const void *, const void *, size_t);
+size_t strlen(const char *);
+END
+
+READ="reader_init reader_preset reader_feed reader_next reader_offset item_error"
+COUNTS="algorithms_init algorithms_next"
+WRITE="writer_begin writer_reserve writer_item writer_end writer_needed writer_clear"
+TEXTS="result_text result_errcode result_status"
+
+# Links the library with only these functions. Sets text, rodata, data; links $OUT/linked.
+link() {
+    roots=
+    for function in "$@"; do
+        roots="$roots -Wl,-u,msc4203_$function"
+    done
+    $gcc -nostdlib -nostartfiles -static -Wl,--gc-sections -Wl,--build-id=none \
+        -Wl,--unresolved-symbols=ignore-all -Wl,-e,msc4203_$1 $roots "$OUT/msc4203.o" -lgcc \
+        -o "$OUT/linked" 2>"$OUT/link.log" || {
+        cat "$OUT/link.log" >&2
+        exit 1
+    }
+    # .data.rel.ro is written by the loader alone, but takes memory all the same.
+    eval "$(${prefix}size -A "$OUT/linked" | awk '
+        /^\.text/ { t += $2 } /^\.(s?rodata|srodata)/ { r += $2 }
+        /^\.(s?data|s?bss|got|tdata|tbss)/ { d += $2 }
+        END { printf "text=%d rodata=%d data=%d\n", t, r, d }')"
+}
+
+# The deepest chain from any of these functions; and who is on it.
+chain() {
+    awk -v roots="$*" '
+        /^node:/ {
+            split($0, quoted, "\"")
+            title = quoted[2]
+            bytes[title] = 0
+            if (match(quoted[4], /[0-9]+ bytes \([a-z,]*\)/)) {
+                words = substr(quoted[4], RSTART, RLENGTH)
+                bytes[title] = words + 0
+                if (words !~ /\(static\)|bounded/)
+                    bad = bad " " title " has no fixed frame;"
+            }
+        }
+        /^edge:/ {
+            split($0, quoted, "\"")
+            calls[quoted[2]] = calls[quoted[2]] "\n" quoted[4]
+            if (quoted[4] == "__indirect_call")
+                bad = bad " " quoted[2] " calls through a pointer;"
+        }
+        function deepest(f,    list, n, i, d, most, next_one) {
+            if (f in depth)
+                return depth[f]
+            if (f in open) {
+                bad = bad " " f " is recursive;"
+                return 0
+            }
+            open[f] = 1
+            n = split(calls[f], list, "\n")
+            for (i = 2; i <= n; i++) {
+                d = deepest(list[i])
+                if (d > most || next_one == "") {
+                    most = d
+                    next_one = list[i]
+                }
+            }
+            delete open[f]
+            way[f] = next_one
+            return depth[f] = bytes[f] + most
+        }
+        END {
+            n = split(roots, root, " ")
+            for (i = 1; i <= n; i++) {
+                d = deepest("msc4203_" root[i])
+                if (d > most) {
+                    most = d
+                    from = "msc4203_" root[i]
+                }
+            }
+            for (; from != ""; from = way[from]) {
+                name = from
+                sub(/.*:/, "", name)
+                path = path " " name " " bytes[from]
+            }
+            print most + 0
+            print path
+            print bad
+        }' "$OUT/msc4203.ci" >"$OUT/chain"
+    stack=$(sed -n 1p "$OUT/chain") path=$(sed -n 2p "$OUT/chain") bad=$(sed -n 3p "$OUT/chain")
+    [ -z "$bad" ] || fail "$name:$bad"
+}
+
+passed=0 failed=0
+fail() {
+    echo "size: $*" >&2
+    failed=$((failed + 1))
+}
+at_most() { # WHAT BYTES MOST
+    if [ "$2" -le "$3" ]; then
+        passed=$((passed + 1))
+    else
+        fail "$1: $2 bytes, at most $3"
+    fi
+}
+row() { # WHAT
+    echo "| $name | $1 | $((text + rodata)) | $text | $rodata | $data | $stack |" >>"$OUT/size.md"
+}
+
+measure() { # NAME COMPILER...
+    name=$1
+    shift
+    gcc=$*
+    prefix=${1%gcc}
+    $gcc -std=c99 -Os -ffunction-sections -fdata-sections -fno-asynchronous-unwind-tables \
+        -fcallgraph-info=su -I. -c msc4203.c -o "$OUT/msc4203.o"
+    link $COUNTS && chain $COUNTS
+    counts_text=$text counts_rodata=$rodata
+    link $TEXTS && chain $TEXTS && row "result texts alone"
+    link $WRITE && chain $WRITE && row "writing alone"
+    writing_stack=$stack
+    echo "  $name, writing:$path"
+    link $READ $COUNTS && chain $READ $COUNTS && row "reading, and going through key counts"
+    link $READ && chain $READ && row "**reading**"
+    echo "  $name, reading:$path"
+    read_text=$text read_rodata=$rodata reading_stack=$stack
+    both_data=$data
+    link $READ $WRITE
+    ${prefix}nm -S --size-sort -t d "$OUT/linked" |
+        awk -v name="$name" '{ print name ": " $2 + 0, $4 }' >>"$OUT/functions"
+    text=$((text - read_text)) rodata=$((rodata - read_rodata)) stack=$writing_stack
+    row "**writing too**"
+    both_data=$((both_data + data))
+    at_most "$name: writable data" "$both_data" 0
+    needs=$(${prefix}nm -u "$OUT/msc4203.o" | awk '{ print $NF }' |
+        grep -v -E '^mem(cpy|cmp|move|set)$|^__gnu_thumb1_case_' | tr '\n' ' ' || :)
+    if [ -n "$needs" ]; then
+        fail "$name: needs more than mem*: $needs"
+    else
+        passed=$((passed + 1))
+    fi
+    writing=$((text + rodata))
+}
+
+{
+    echo "| machine | layer | bytes | code | constants | writable | stack |"
+    echo "|---|---|--:|--:|--:|--:|--:|"
+} >"$OUT/size.md"
+: >"$OUT/functions"
+echo "deepest chains of calls, with the bytes of each frame:"
+measure "Cortex-M0+" arm-none-eabi-gcc -mcpu=cortex-m0plus -mthumb
+at_most "Cortex-M0+: reading" $((read_text + read_rodata)) $READING_MAX
+at_most "Cortex-M0+: writing too" $writing $WRITING_MAX
+at_most "Cortex-M0+: stack of reading" "$reading_stack" $STACK_MAX
+at_most "Cortex-M0+: stack of writing" "$writing_stack" $STACK_MAX
+measure "Cortex-M4" arm-none-eabi-gcc -mcpu=cortex-m4 -mthumb
+measure "RISC-V, rv32imac" riscv64-unknown-elf-gcc -march=rv32imac -mabi=ilp32 -msmall-data-limit=0 -isystem "$OUT/bare"
+[ "$(gcc -dumpmachine | cut -d- -f1)" != x86_64 ] || measure "x86-64" gcc -fno-pie -no-pie
+echo
+cat "$OUT/size.md"
+echo
+cp "$OUT/size.md" "$OUT/../size.md"
+echo "The size of each function: $OUT/functions"
+echo "size: $passed passed, $failed failed"
+[ $failed = 0 ]

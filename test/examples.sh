@@ -1,0 +1,69 @@
+#!/bin/sh
+# examples.sh - takes the examples out of the manual in msc4203.h (```c example) and out of
+# README.md (every ```c), compiles each as it stands and runs it on a captured transaction: it must
+# name every recipient. Environment: B (build folder), CC. Prints `examples: N passed, N failed`.
+set -u
+B=${B:-build} CC=${CC:-cc}
+dir=$B/examples
+input=test/data/synapse/transactions/015-td-multi-user.json
+rm -rf "$dir"
+mkdir -p "$dir"
+passed=0 failed=0
+WARN='-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow'
+
+# check TITLE COMMAND...: the command must succeed; what it prints is shown when it does not.
+check() {
+    title=$1
+    shift
+    if "$@" >"$dir/out" 2>&1; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "examples: $title: failed"
+        head -n 30 "$dir/out" | sed 's/^/    /'
+    fi
+}
+
+silent() {
+    said=$("$@" 2>&1)
+    status=$?
+    [ -z "$said" ] || echo "$said"
+    [ $status -eq 0 ] && [ -z "$said" ]
+}
+
+# extract PREFIX START: the blocks of standard input become PREFIX1.c, PREFIX2.c, ...
+extract() {
+    awk -v prefix="$1" -v start="$2" '
+        $0 == start { file = prefix (++n) ".c"; printf "" >file; next }
+        $0 == "```" && file { close(file); file = "" }
+        file { print >file }'
+}
+
+names_all() {
+    tr ',{}' '\n\n\n' <"$input" | sed -n 's/.*"to_user_id":"\([^"]*\)".*/\1/p' | sort -u >"$dir/users"
+    [ -s "$dir/users" ] || return 1
+    "$@" <"$input" >"$dir/output" || return 1
+    cat "$dir/output"
+    while read -r user; do
+        grep -qF "$user" "$dir/output" || { echo "does not name $user"; return 1; }
+    done <"$dir/users"
+}
+
+sed -n '/^ \* /s///p; /^ \*$/s/.*//p; /^ \*\//q' msc4203.h | extract "$dir/manual" '```c example'
+check 'the manual has an example' test -f "$dir/manual1.c"
+check 'there is a README.md' test -f README.md
+[ ! -f README.md ] || extract "$dir/readme" '```c' <README.md
+check 'the README has an example' test -f "$dir/readme1.c"
+
+for source in "$dir"/manual*.c "$dir"/readme*.c; do
+    [ -f "$source" ] || continue
+    name=${source##*/}
+    program=${source%.c}
+    check "$name compiles" silent $CC -std=c99 $WARN -O1 -I. -o "$program" "$source"
+    check "$name names all recipients" names_all "$program"
+    # The example must notice a broken body.
+    check "$name refuses half a body" sh -c 'head -c 300 "$1" | "$2" >/dev/null; test $? -eq 1' - \
+        "$input" "$program"
+done
+echo "examples: $passed passed, $failed failed"
+[ $failed -eq 0 ]

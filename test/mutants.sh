@@ -1,0 +1,106 @@
+#!/bin/sh
+# mutants.sh [NAME...] - puts one fault at a time into a copy of msc4203.h and runs the test suites
+# on it: each fault must be caught, by a failed check, a crash or a hang. test/mutants/list says
+# which faults, and in which suites to look for each.
+set -u
+CC=${CC:-cc}
+TEST_SHARE=${TEST_SHARE:-4}
+export TEST_SHARE CC
+dir=build/mutants
+list=test/mutants/list
+limit=120
+self=$0
+
+# The names in the list, one a line; or, of one mutant, its suites.
+names() {
+    sed -n 's/^mutant \([a-z0-9-]*\)$/\1/p' "$list"
+}
+suites_of() {
+    awk -v name="$1" '/^mutant / { here = $2 == name } here && /^by / { sub(/^by /, ""); print }' \
+        "$list"
+}
+
+# mutate NAME: prints the header with the fault, or fails when its text is not there exactly once.
+mutate() {
+    awk -v name="$1" -v list="$list" '
+        function once(text, part,    at) {
+            at = index(text, part)
+            return at && !index(substr(text, at + 1), part) ? at : 0
+        }
+        BEGIN {
+            while ((getline line <list) > 0) {
+                if (line ~ /^mutant /) here = line == "mutant " name
+                if (!here) continue
+                if (line ~ /^- /) old = old (olds++ ? "\n" : "") substr(line, 3)
+                if (line ~ /^\+ /) new = new (news++ ? "\n" : "") substr(line, 3)
+            }
+        }
+        { text = text $0 "\n" }
+        END {
+            at = old == "" ? 0 : once(text, old)
+            if (!at || old == new) exit 1
+            printf "%s%s%s", substr(text, 1, at - 1), new, substr(text, at + length(old))
+        }' msc4203.h
+}
+
+# try NAME: leaves DIR/NAME/result, one line: "caught by ..." or what went wrong.
+try() {
+    here=$dir/$1
+    rm -rf "$here"
+    mkdir -p "$here"
+    if ! mutate "$1" >"$here/msc4203.h"; then
+        echo "its text is not in msc4203.h exactly once" >"$here/result"
+        return
+    fi
+    if ! $CC -std=c99 -O1 -I"$here" -c -o "$here/msc4203.o" msc4203.c >"$here/log" 2>&1; then
+        echo "does not compile" >"$here/result"
+        return
+    fi
+    for suite in $(suites_of "$1"); do
+        if ! $CC -o "$here/test" "$dir/test_$suite.o" "$here/msc4203.o" >>"$here/log" 2>&1; then
+            echo "does not link with $suite" >"$here/result"
+            return
+        fi
+        timeout $limit "$here/test" >"$here/$suite.log" 2>&1 </dev/null
+        status=$?
+        rm -f "$here/test"
+        case $status in
+        0) ;;
+        124) echo "caught by $suite: does not end" >"$here/result"; return ;;
+        1) echo "caught by $suite: $(tail -n 1 "$here/$suite.log")" >"$here/result"; return ;;
+        *) echo "caught by $suite: ended with status $status" >"$here/result"; return ;;
+        esac
+    done
+    echo "NOT CAUGHT" >"$here/result"
+}
+
+if [ "${1:-}" = --try ]; then
+    try "$2"
+    exit
+fi
+mkdir -p "$dir"
+chosen=${*:-$(names)}
+[ -n "$chosen" ] || { echo "mutants: $list has none"; exit 1; }
+# Without a fault the suites must pass, or catching one would mean nothing.
+$CC -std=c99 -O1 -I. -c -o "$dir/msc4203.o" msc4203.c || exit 1
+for suite in $(for name in $chosen; do suites_of "$name"; done | tr ' ' '\n' | sort -u); do
+    $CC -std=c99 -O1 -I. -c -o "$dir/test_$suite.o" "test/test_$suite.c" &&
+        $CC -o "$dir/test" "$dir/test_$suite.o" "$dir/msc4203.o" &&
+        "$dir/test" >"$dir/$suite.log" 2>&1 </dev/null || {
+        echo "mutants: $suite fails without a fault"
+        tail -n 5 "$dir/$suite.log"
+        exit 1
+    }
+done
+for name in $chosen; do echo "$name"; done | xargs -P 2 -n 1 sh "$self" --try
+caught=0 missed=0
+for name in $chosen; do
+    result=$(cat "$dir/$name/result")
+    case $result in
+    'caught by '*) caught=$((caught + 1)) ;;
+    *) missed=$((missed + 1)) ;;
+    esac
+    printf '%-32s %s\n' "$name" "$result"
+done
+echo "mutants: $caught caught, $missed not"
+[ $missed -eq 0 ]

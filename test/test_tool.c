@@ -1,0 +1,1103 @@
+/* test_tool.c - drives build/msc4203, and build/demo, from outside: what they answer, say, and
+ * return.
+ *
+ * Runs in build/test/tool, where it keeps its files; a shell starts the tool. Most cases run three
+ * times, with the input in one piece, in single bytes and in sevens: the answer must be the same.
+ */
+#define _POSIX_C_SOURCE 200809L
+
+#include "msc4203.h"
+#include "test.h"
+
+#include <stdarg.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define TOOL "../../msc4203"
+#define DATA "../../../test/data/synapse"
+
+/* What the last command answered. */
+static struct {
+    int status; /* -1: it did not end by itself */
+    char *out, *err;
+    size_t out_bytes, err_bytes;
+} got;
+
+/* A text made as by printf; lives for the next seven calls. */
+static const char *text(const char *format, ...)
+{
+    static char texts[8][16384];
+    static unsigned next;
+    char *to = texts[next++ % 8];
+    va_list list;
+    int n;
+
+    va_start(list, format);
+    n = vsnprintf(to, sizeof texts[0], format, list);
+    va_end(list);
+    if (n < 0 || (size_t)n >= sizeof texts[0])
+        exit(2);
+    return to;
+}
+
+static void run(const char *command)
+{
+    static char line[32768];
+    int status;
+
+    if (snprintf(line, sizeof line, "{ %s\n} >out 2>err", command) >= (int)sizeof line)
+        exit(2);
+    free(got.out);
+    free(got.err);
+    status = system(line);
+    got.status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    got.out = test_read("out", &got.out_bytes);
+    got.err = test_read("err", &got.err_bytes);
+}
+
+static int is(const char *data, size_t bytes, const char *expected)
+{
+    return strlen(expected) == bytes && memcmp(data, expected, bytes) == 0;
+}
+
+static void expect(int line, const char *command, int status, const char *out, const char *err)
+{
+    int ok = test_check(got.status == status, __FILE__, line, "status", command);
+    ok &= test_check(is(got.out, got.out_bytes, out), __FILE__, line, "output", command);
+    ok &= test_check(is(got.err, got.err_bytes, err), __FILE__, line, "messages", command);
+    if (!ok && test_failed < 50)
+        printf("--- status %d, not %d; it writes\n%.2000s--- not\n%.2000s--- it says\n%.2000s"
+               "--- not\n%.2000s---\n",
+               got.status, status, got.out, out, got.err, err);
+}
+
+/* Runs a command and expects this. */
+static void command(int line, const char *what, int status, const char *out, const char *err)
+{
+    run(what);
+    expect(line, what, status, out, err);
+}
+#define RUN(what, status, out, err) command(__LINE__, what, status, out, err)
+
+/* Runs the tool with these arguments, in one piece and cut. */
+static void tool(int line, const char *arguments, int status, const char *out, const char *err)
+{
+    static const char *const cuts[] = {"", " --chunk 1", " --chunk 7"};
+    size_t i;
+
+    for (i = 0; i < sizeof cuts / sizeof cuts[0]; i++)
+        command(line, text(TOOL " %s%s", arguments, cuts[i]), status, out, err);
+}
+#define T(arguments, status, out, err) tool(__LINE__, arguments, status, out, err)
+
+/* Wrong usage: status 2, no output, and on standard error what is wrong and the usage. */
+static void wrong(int line, const char *arguments, const char *err)
+{
+    static char usage[2048];
+
+    if (!*usage) {
+        run(TOOL " --help");
+        if (!strstr(got.out, "\n\n") || strlen(got.out) >= sizeof usage)
+            exit(2);
+        strcpy(usage, got.out);
+        strstr(usage, "\n\n")[1] = 0;
+    }
+    command(line, text(TOOL " %s", arguments), 2, "", text("msc4203: %s\n%s", err, usage));
+}
+#define WRONG(arguments, err) wrong(__LINE__, arguments, err)
+
+static void put_bytes(const char *name, const void *data, size_t bytes)
+{
+    FILE *file = fopen(name, "wb");
+    if (!file || fwrite(data, 1, bytes, file) != bytes || fclose(file) != 0)
+        exit(2);
+}
+
+static void put(const char *name, const char *content)
+{
+    put_bytes(name, content, strlen(content));
+}
+
+static const char *why(int result)
+{
+    return msc4203_result_text(result);
+}
+
+/* A message as a transaction has it, as the tool writes it; 18 bytes of values in MESSAGE_1. */
+#define MESSAGE(sender, type, user, device, content)                                               \
+    "{\"content\":" content ",\"sender\":\"" sender "\",\"to_device_id\":\"" device                \
+    "\",\"to_user_id\":\"" user "\",\"type\":\"" type "\"}"
+#define MESSAGE_1 MESSAGE("@a:x", "t", "@u:x", "D", "{\"n\": 1}")
+#define MESSAGE_2 MESSAGE("@b:x", "s", "@v:x", "E", "{}")
+
+#define TO_DEVICE(messages) "{\"de.sorunome.msc2409.to_device\":[" messages "],\"events\":[]}\n"
+#define NOTHING             "{\"events\":[]}\n"
+
+/* One of everything. */
+#define EVENTS    "\"events\":[{\"type\":\"m.x\"}]"
+#define EPHEMERAL "\"ephemeral\":[{\"type\":\"m.typing\"}]"
+#define COUNTS    "{\"@u:x\":{\"D\":{\"k\":2}}}"
+#define TYPES     "{\"@u:x\":{\"D\":[]}}"
+#define MSC3202   "\"org.matrix.msc3202."
+#define STABLE                                                                                     \
+    "{" EVENTS "," EPHEMERAL ",\"to_device\":[" MESSAGE_1 "],"                                     \
+    "\"device_lists\":{\"changed\":[\"@c:x\"],\"left\":[\"@l:x\"]},"                               \
+    "\"device_one_time_keys_count\":" COUNTS ",\"device_unused_fallback_key_types\":" TYPES "}\n"
+#define UNSTABLE                                                                                   \
+    "{" EVENTS "," EPHEMERAL ",\"de.sorunome.msc2409.to_device\":[" MESSAGE_1 "]," MSC3202         \
+    "device_lists\":{\"changed\":[\"@c:x\"],\"left\":[\"@l:x\"]}," MSC3202                         \
+    "device_one_time_keys_count\":" COUNTS "," MSC3202 "device_unused_fallback_key_types\":" TYPES \
+    "}\n"
+
+/* The other shapes with MESSAGE_1. */
+#define SEND "{\"messages\":{\"@u:x\":{\"D\":{\"n\": 1}}}}\n"
+#define EDU(id)                                                                                    \
+    "{\"message_id\":\"" id "\",\"sender\":\"@a:x\",\"type\":\"t\","                               \
+    "\"messages\":{\"@u:x\":{\"D\":{\"n\": 1}}}}\n"
+#define SYNC(token)                                                                                \
+    "{\"next_batch\":\"" token "\",\"to_device\":{\"events\":"                                     \
+    "[{\"content\":{\"n\": 1},\"sender\":\"@a:x\",\"type\":\"t\"}]}}\n"
+#define FROM_SEND "--from send --sender @a:x --type t "
+#define FROM_SYNC "--from sync --user @u:x --device D "
+
+/* ----------------------------------------------------------------------------------------------
+ * What is written
+ * ---------------------------------------------------------------------------------------------- */
+
+static void test_keys(void)
+{
+    put("stable", STABLE);
+    put("unstable", UNSTABLE);
+    put("spellings", "{\"de.sorunome.msc2409.ephemeral\":[{}]," MSC3202
+                     "device_one_time_key_counts\":" COUNTS ",\"unknown\":[1e400,\"\\ud800\"]}");
+    put("twice", "{\"to_device\":[],\"de.sorunome.msc2409.to_device\":[" MESSAGE_1 "]," MSC3202
+                 "device_one_time_key_counts\":" COUNTS "," MSC3202
+                 "device_one_time_keys_count\":" COUNTS "}");
+    put("empty", "{\"to_device\":[],\"ephemeral\":[],\"device_lists\":{\"changed\":[],\"left\":[]},"
+                 "\"device_one_time_keys_count\":{},\"device_unused_fallback_key_types\":{}}");
+    T("convert stable", 0, UNSTABLE, "");
+    T("convert --stable stable", 0, STABLE, "");
+    T("convert unstable", 0, UNSTABLE, "");
+    T("convert unstable --stable", 0, STABLE, "");
+    T("convert --from transaction --to transaction unstable", 0, UNSTABLE, "");
+    T("convert spellings", 0,
+      "{\"ephemeral\":[{}]," MSC3202 "device_one_time_keys_count\":" COUNTS ",\"events\":[]}\n",
+      "");
+    T("convert twice", 0,
+      "{\"de.sorunome.msc2409.to_device\":[" MESSAGE_1 "]," MSC3202
+      "device_one_time_keys_count\":" COUNTS ",\"events\":[]}\n",
+      "");
+    T("convert empty", 0, NOTHING, "");
+    RUN(TOOL " convert --chunk 3 -- stable", 0, UNSTABLE, "");
+}
+
+static void test_grouping(void)
+{
+    put("a", "{\"events\":[{\"e\":1}],\"to_device\":[" MESSAGE_1 "]}");
+    put("b", "{\"events\":[{\"e\":2}],\"to_device\":[" MESSAGE_2 "]}");
+    put("raw", "{\"events\":[{\"e\"\r\n:\n[1,\n\n2]}],\n\"to_device\":[\n" MESSAGE(
+                   "@a:x", "t", "@u:x", "D", "{\"n\"\n:\r1}") "\n]\r\n}");
+    T("convert a b", 0,
+      "{\"events\":[{\"e\":1},{\"e\":2}],\"de.sorunome.msc2409.to_device\":[" MESSAGE_1
+      "," MESSAGE_2 "]}\n",
+      "");
+    T("convert b a", 0,
+      "{\"events\":[{\"e\":2},{\"e\":1}],\"de.sorunome.msc2409.to_device\":[" MESSAGE_2
+      "," MESSAGE_1 "]}\n",
+      "");
+    T("convert --each a b", 0,
+      "{\"events\":[{\"e\":1}]}\n" TO_DEVICE(MESSAGE_1) "{\"events\":[{\"e\":2}]}\n" TO_DEVICE(
+          MESSAGE_2),
+      "");
+    T("convert raw", 0,
+      "{\"events\":[{\"e\"\r\n:\n[1,\n\n2]}],\"de.sorunome.msc2409.to_device\":[" MESSAGE(
+          "@a:x", "t", "@u:x", "D", "{\"n\"\n:\r1}") "]}\n",
+      "");
+    T("convert --each raw", 0,
+      "{\"events\":[{\"e\"  : [1,  2]}]}\n" TO_DEVICE(
+          MESSAGE("@a:x", "t", "@u:x", "D", "{\"n\" : 1}")),
+      "");
+    T("convert --each --stable stable", 0,
+      "{" EVENTS "}\n{" EPHEMERAL ",\"events\":[]}\n{\"to_device\":[" MESSAGE_1 "],\"events\":[]}\n"
+      "{\"device_lists\":{\"changed\":[\"@c:x\"]},\"events\":[]}\n"
+      "{\"device_lists\":{\"left\":[\"@l:x\"]},\"events\":[]}\n"
+      "{\"device_one_time_keys_count\":" COUNTS ",\"events\":[]}\n"
+      "{\"device_unused_fallback_key_types\":" TYPES ",\"events\":[]}\n",
+      "");
+    T("convert --each empty", 0, "", "");
+    RUN(TOOL " convert --each stable a raw b | " TOOL " convert --lines >joined\n" TOOL
+             " convert stable a raw b | tr '\\n\\r' '  ' >whole\n"
+             "tr '\\n\\r' '  ' <joined | cmp - whole",
+        0, "", "");
+}
+
+static void test_lines(void)
+{
+    put("lines", "{\"to_device\":[" MESSAGE_1
+                 "]}\n{\"events\":[{}]} \r\n \t{}\n{\"to_device\":[" MESSAGE_2 "]}");
+    put("lines-bad",
+        "{}\n{\"to_device\":[{}]}\n\n{\"to_device\":\n{\"to_device\":[5," MESSAGE_1 "]}\n]\n");
+    put("none", "");
+    T("convert --lines lines", 0,
+      "{\"events\":[{}],\"de.sorunome.msc2409.to_device\":[" MESSAGE_1 "," MESSAGE_2 "]}\n", "");
+    T("convert --lines --each lines", 0,
+      TO_DEVICE(MESSAGE_1) "{\"events\":[{}]}\n" TO_DEVICE(MESSAGE_2), "");
+    T("convert --lines none", 0, NOTHING, "");
+    T("convert --lines none lines none --each", 0,
+      TO_DEVICE(MESSAGE_1) "{\"events\":[{}]}\n" TO_DEVICE(MESSAGE_2), "");
+    /* A line that is no body costs no other. Offsets are those in the file. */
+    T("convert --lines lines-bad", 1, TO_DEVICE(MESSAGE_1),
+      text("lines-bad: byte 17: item 0: %s\nlines-bad: byte 22: %s\nlines-bad: byte 36: %s\n"
+           "lines-bad: byte 51: item 0: %s\nlines-bad: byte %lu: %s\n",
+           why(MSC4203_E_FIELD_MISSING), why(MSC4203_E_TRUNCATED), why(MSC4203_E_TRUNCATED),
+           why(MSC4203_E_FIELD_TYPE), 56ul + strlen(MESSAGE_1), why(MSC4203_E_SYNTAX)));
+}
+
+static void test_shapes(void)
+{
+    put("message", "{\"to_device\":[" MESSAGE_1 "]}");
+    put("send", SEND);
+    put("edu", EDU("M"));
+    put("sync", SYNC("N"));
+    put("late", "{\"messages\":{\"@u:x\":{\"D\":{\"n\": 1}}},\"message_id\":\"M\",\"type\":\"t\","
+                "\"sender\":\"@a:x\"}");
+    put("early",
+        "{\"type\":\"t\",\"messages\":{\"@u:x\":{\"D\":{\"n\": 1}}},\"sender\":\"@\\u0061:x\","
+        "\"message_id\":\"M\"}");
+
+    T("convert --to send message", 0, SEND, "");
+    T("convert --to edu --message-id M message", 0, EDU("M"), "");
+    T("convert --to sync --next-batch N message", 0, SYNC("N"), "");
+    T("convert " FROM_SEND "send", 0, TO_DEVICE(MESSAGE_1), "");
+    T("convert " FROM_SEND "--to send send", 0, SEND, "");
+    T("convert " FROM_SEND "--to edu --message-id M send", 0, EDU("M"), "");
+    T("convert " FROM_SEND "--to sync --next-batch N send", 0, SYNC("N"), "");
+    T("convert " FROM_SYNC "sync", 0, TO_DEVICE(MESSAGE_1), "");
+    T("convert " FROM_SYNC "--to send sync", 0, SEND, "");
+    T("convert " FROM_SYNC "--to edu --message-id M sync", 0, EDU("M"), "");
+    T("convert " FROM_SYNC "--to sync sync", 0, SYNC("N"), "");
+    T("convert --from edu edu", 0, TO_DEVICE(MESSAGE_1), "");
+    T("convert --from edu --to send edu", 0, SEND, "");
+    T("convert --from edu --to edu edu", 0, EDU("M"), "");
+    T("convert --from edu --to sync --next-batch N edu", 0, SYNC("N"), "");
+    /* An EDU's keys come in any order. */
+    T("convert --from edu late", 0, TO_DEVICE(MESSAGE_1), "");
+    T("convert --from edu --to edu late", 0, EDU("M"), "");
+    T("convert --from edu early", 0, TO_DEVICE(MESSAGE_1), "");
+    T("convert --from edu --to edu --each late early edu", 0, EDU("M") EDU("M") EDU("M"), "");
+    /* Each line is a body of its own. */
+    put("two", "{\"to_device\":[" MESSAGE_1 "," MESSAGE_2 "]}");
+    T("convert --each --to sync --next-batch N two", 0,
+      SYNC("N") "{\"next_batch\":\"N\",\"to_device\":{\"events\":"
+                "[{\"content\":{},\"sender\":\"@b:x\",\"type\":\"s\"}]}}\n",
+      "");
+    T("convert --each --to edu --message-id M two", 0,
+      EDU("M") "{\"message_id\":\"M\",\"sender\":\"@b:x\",\"type\":\"s\","
+               "\"messages\":{\"@v:x\":{\"E\":{}}}}\n",
+      "");
+    T("convert --each --to send two", 0, SEND "{\"messages\":{\"@v:x\":{\"E\":{}}}}\n", "");
+    T("convert --to send two", 0,
+      "{\"messages\":{\"@u:x\":{\"D\":{\"n\": 1}},\"@v:x\":{\"E\":{}}}}\n", "");
+}
+
+/* Where message_id and next_batch come from. */
+static void test_ids(void)
+{
+    put("edu2", EDU("M2"));
+    put("sync2", SYNC("\\u004e2"));
+    put("no-id", "{\"sender\":\"@a:x\",\"type\":\"t\",\"messages\":{}}");
+    put("no-token", "{\"to_device\":{\"events\":[{\"sender\":\"@a:x\",\"type\":\"t\","
+                    "\"content\":{\"n\": 1}}]}}");
+    put("bad-token", "{\"next_batch\":5,\"to_device\":{\"events\":[{\"sender\":\"@a:x\","
+                     "\"type\":\"t\",\"content\":{\"n\": 1}}]}}");
+    T("convert --from edu --to edu --message-id other edu", 0, EDU("M"), "");
+    T("convert " FROM_SYNC "--to sync --next-batch other sync", 0, SYNC("N"), "");
+    T("convert " FROM_SYNC "--to sync sync2", 0, SYNC("N2"), "");
+    T("convert " FROM_SYNC "--to sync --next-batch other no-token", 0, SYNC("other"), "");
+    T("convert " FROM_SYNC "--to sync --next-batch other --each no-token", 0, SYNC("other"), "");
+    T("convert " FROM_SYNC "--to sync --next-batch 'a\"\\' no-token", 0, SYNC("a\\\"\\\\"), "");
+    T("convert " FROM_SYNC "--to sync --next-batch other bad-token", 3, SYNC("other"),
+      text("bad-token: byte 14: item 0: %s\n", why(MSC4203_E_FIELD_TYPE)));
+    T("convert " FROM_SYNC "bad-token", 3, TO_DEVICE(MESSAGE_1),
+      text("bad-token: byte 14: item 0: %s\n", why(MSC4203_E_FIELD_TYPE)));
+    /* Of several inputs the first that has one counts; of lines, each one's own before that. */
+    T("convert --from edu --to edu no-id edu2", 0, EDU("M2"), "");
+    T("convert --from edu --to edu --each edu2 edu", 0, EDU("M2") EDU("M"), "");
+    T("convert " FROM_SYNC "--to sync no-token sync2 sync", 0,
+      "{\"next_batch\":\"N2\",\"to_device\":{\"events\":["
+      "{\"content\":{\"n\": 1},\"sender\":\"@a:x\",\"type\":\"t\"},"
+      "{\"content\":{\"n\": 1},\"sender\":\"@a:x\",\"type\":\"t\"},"
+      "{\"content\":{\"n\": 1},\"sender\":\"@a:x\",\"type\":\"t\"}]}}\n",
+      "");
+    WRONG("convert " FROM_SYNC "--to sync no-token",
+          "--to sync: no input has a next_batch: it needs --next-batch");
+    WRONG("convert --from edu --to edu no-id --each",
+          "--to edu: no input has a message_id: it needs --message-id");
+}
+
+/* What a shape can't hold is left out with a note. */
+static void test_left_out(void)
+{
+    const char *kind = why(MSC4203_E_KIND), *second = why(MSC4203_E_SECOND);
+    const char *order = why(MSC4203_E_ORDER);
+
+    put("kinds", "{\"events\":[{}],\"ephemeral\":[{}],\"to_device\":[" MESSAGE_1 "]}");
+    T("convert --to sync --next-batch N kinds", 3, SYNC("N"),
+      text("kinds: byte 11: item 0: %s\nkinds: byte 28: item 0: %s\n", kind, kind));
+    T("convert --to send --each kinds", 3, SEND,
+      text("kinds: byte 11: item 0: %s\nkinds: byte 28: item 0: %s\n", kind, kind));
+    T("convert --to edu --message-id M kinds", 3, EDU("M"),
+      text("kinds: byte 11: item 0: %s\nkinds: byte 28: item 0: %s\n", kind, kind));
+
+    /* An EDU has one sender and one type. */
+    put("seconds",
+        "{\"to_device\":[" MESSAGE_1 "," MESSAGE("@b:x", "t", "@v:x", "D", "{}") "," MESSAGE(
+            "@a:x", "s", "@v:x", "D", "{}") "," MESSAGE("@a:x", "t", "@v:x", "D",
+                                                        "{\"n\":2}") "]}");
+    T("convert --to edu --message-id M seconds", 3,
+      "{\"message_id\":\"M\",\"sender\":\"@a:x\",\"type\":\"t\",\"messages\":"
+      "{\"@u:x\":{\"D\":{\"n\": 1}},\"@v:x\":{\"D\":{\"n\":2}}}}\n",
+      text("seconds: byte %lu: item 1: %s\nseconds: byte %lu: item 2: %s\n",
+           15ul + strlen(MESSAGE_1), second,
+           16ul + strlen(MESSAGE_1) + strlen(MESSAGE("@b:x", "t", "@v:x", "D", "{}")), second));
+
+    /* A key once only: users that come back, and devices that come twice, are left out. */
+    put("back", "{\"messages\":{\"@u:x\":{\"D\":{\"n\":1},\"E\":{},\"D\":{\"n\":2}},"
+                "\"@v:x\":{\"\\u0044\":{}},\"@\\u0075:x\":{\"F\":{}},\"@a:x\":{\"D\":{}}}}");
+    T("convert " FROM_SEND "--to send back", 3,
+      "{\"messages\":{\"@u:x\":{\"D\":{\"n\":1},\"E\":{}},\"@v:x\":{\"D\":{}},"
+      "\"@a:x\":{\"D\":{}}}}\n",
+      text("back: byte 40: item 2: %s\nback: byte 87: item 4: %s\n", order, order));
+    T("convert " FROM_SEND "--to edu --message-id M back send", 3,
+      "{\"message_id\":\"M\",\"sender\":\"@a:x\",\"type\":\"t\",\"messages\":{\"@u:x\":{\"D\":"
+      "{\"n\":1},\"E\":{}},\"@v:x\":{\"D\":{}},\"@a:x\":{\"D\":{}}}}\n",
+      text("back: byte 40: item 2: %s\nback: byte 87: item 4: %s\nsend: byte 21: item 0: %s\n",
+           order, order, order));
+    T("convert " FROM_SEND "--each --to send back", 0,
+      "{\"messages\":{\"@u:x\":{\"D\":{\"n\":1}}}}\n{\"messages\":{\"@u:x\":{\"E\":{}}}}\n"
+      "{\"messages\":{\"@u:x\":{\"D\":{\"n\":2}}}}\n{\"messages\":{\"@v:x\":{\"D\":{}}}}\n"
+      "{\"messages\":{\"@u:x\":{\"F\":{}}}}\n{\"messages\":{\"@a:x\":{\"D\":{}}}}\n",
+      "");
+    /* A transaction takes what a request repeats. */
+    RUN(TOOL " convert --each " FROM_SEND "back send | wc -l | tr -d ' '", 0, "7\n", "");
+    RUN(TOOL " convert " FROM_SEND "back send >/dev/null", 0, "", "");
+
+    /* The notes stand among the other messages, in the order of the input. */
+    put("mixed", "{\"to_device\":[{}," MESSAGE_1 "],\"events\":[{},5,{}]}");
+    T("convert --to send mixed", 3, SEND,
+      text("mixed: byte 14: item 0: %s\nmixed: byte %lu: item 0: %s\nmixed: byte %lu: item 1: %s\n"
+           "mixed: byte %lu: item 2: %s\n",
+           why(MSC4203_E_FIELD_MISSING), 29ul + strlen(MESSAGE_1), kind, 32ul + strlen(MESSAGE_1),
+           why(MSC4203_E_FIELD_TYPE), 34ul + strlen(MESSAGE_1), kind));
+}
+
+/* To /sync for one device. */
+static void test_filter(void)
+{
+    T("convert --to sync --next-batch N --user @u:x --device D two", 0, SYNC("N"), "");
+    T("convert --to sync --next-batch N --user @u:x --device D --each two", 0, SYNC("N"), "");
+    T("convert --to sync --next-batch N --user @u:x --device E two", 0,
+      "{\"next_batch\":\"N\",\"to_device\":{\"events\":[]}}\n", "");
+    T("convert --to sync --next-batch N --user @v:x --device D two", 0,
+      "{\"next_batch\":\"N\",\"to_device\":{\"events\":[]}}\n", "");
+    T("convert --to sync --next-batch N --user '' --device D two --each", 0, "", "");
+    /* What can't be used, or held, is told all the same. */
+    T("convert --to sync --next-batch N --user @u:x --device E mixed", 3,
+      "{\"next_batch\":\"N\",\"to_device\":{\"events\":[]}}\n",
+      text("mixed: byte 14: item 0: %s\nmixed: byte %lu: item 0: %s\nmixed: byte %lu: item 1: %s\n"
+           "mixed: byte %lu: item 2: %s\n",
+           why(MSC4203_E_FIELD_MISSING), 29ul + strlen(MESSAGE_1), why(MSC4203_E_KIND),
+           32ul + strlen(MESSAGE_1), why(MSC4203_E_FIELD_TYPE), 34ul + strlen(MESSAGE_1),
+           why(MSC4203_E_KIND)));
+    /* Elsewhere these options have no say. */
+    T("convert --user @z:x --device Z --sender @z:x --type z --message-id Z --next-batch Z two", 0,
+      TO_DEVICE(MESSAGE_1 "," MESSAGE_2), "");
+    T("convert --from edu --user @z:x --sender @z:x --type z --next-batch Z edu", 0,
+      TO_DEVICE(MESSAGE_1), "");
+}
+
+/* ----------------------------------------------------------------------------------------------
+ * What can't be read
+ * ---------------------------------------------------------------------------------------------- */
+
+/* In a transaction, beside a good message, which is written. */
+static void bad_message(const char *message, int error)
+{
+    put("bad", text("{\"to_device\":[%s," MESSAGE_1 "]}", message));
+    T("convert bad", 3, TO_DEVICE(MESSAGE_1), text("bad: byte 14: item 0: %s\n", why(error)));
+}
+
+static void test_items(void)
+{
+    static const char *const fields[] = {"\"sender\":\"@a:x\"", "\"type\":\"t\"",
+                                         "\"to_user_id\":\"@u:x\"", "\"to_device_id\":\"D\"",
+                                         "\"content\":{}"};
+    static const char *const others[] = {"null", "5", "false", "[]", "-1.5e3"};
+    static const char *const poison[] = {"1e309", "-1e400", "1.7976931348623158e308",
+                                         "[{\"a\":1E+999}]"};
+    size_t i, k;
+
+    for (i = 0; i < 5; i++) {
+        char all[512], key[32], *value;
+        *all = 0;
+        for (k = 0; k < 5; k++)
+            if (k != i)
+                sprintf(all + strlen(all), "%s%s", *all ? "," : "", fields[k]);
+        strcpy(key, fields[i]);
+        value = strchr(key, ':');
+        *value = 0;
+        bad_message(text("{%s}", all), MSC4203_E_FIELD_MISSING);
+        bad_message(text("{%s,%s,%s}", fields[i], all, fields[i]), MSC4203_E_FIELD_TWICE);
+        bad_message(text("{%s,%s:%s}", all, key, others[i]), MSC4203_E_FIELD_TYPE);
+        bad_message(text("{%s,%s:[]}", all, key), MSC4203_E_FIELD_TYPE);
+        bad_message(others[i], MSC4203_E_FIELD_TYPE);
+    }
+    bad_message("\"x\"", MSC4203_E_FIELD_TYPE);
+    bad_message(
+        "{\"sender\":\"@a:x\",\"type\":\"t\",\"to_user_id\":\"@u:x\",\"to_device_id\":\"D\","
+        "\"content\":\"x\"}",
+        MSC4203_E_FIELD_TYPE);
+    bad_message(MESSAGE("@a:x", "\\ud800", "@u:x", "D", "{}"), MSC4203_E_SURROGATE);
+    bad_message(MESSAGE("@a:x", "t", "@u:x", "D", "{\"\\udfff\":1}"), MSC4203_E_SURROGATE);
+    for (i = 0; i < 4; i++)
+        bad_message(text("{\"sender\":\"@a:x\",\"type\":\"t\",\"to_user_id\":\"@u:x\","
+                         "\"to_device_id\":\"D\",\"content\":{\"a\":%s}}",
+                         poison[i]),
+                    MSC4203_E_NUMBER);
+    put("edge", "{\"to_device\":[" MESSAGE("@a:x", "t", "@u:x", "D",
+                                           "{\"a\":[1.7976931348623157e308,"
+                                           "1e-999,-0,\"\\ud83d\\ude00\"]}") "]}");
+    T("convert edge", 0,
+      TO_DEVICE(MESSAGE("@a:x", "t", "@u:x", "D",
+                        "{\"a\":[1.7976931348623157e308,1e-999,-0,"
+                        "\"\\ud83d\\ude00\"]}")),
+      "");
+    put("others",
+        "{\"events\":[5,{}],\"ephemeral\":[[]],\"device_lists\":{\"changed\":[{},\"@c:x\"],"
+        "\"left\":{}},\"device_one_time_keys_count\":{\"@u:x\":{\"D\":[]},\"@v:x\":5},"
+        "\"device_unused_fallback_key_types\":{\"@u:x\":{\"D\":{},\"E\":[\"a\"]}}}");
+    T("convert others", 3,
+      "{\"events\":[{}]," MSC3202 "device_lists\":{\"changed\":[\"@c:x\"]}," MSC3202
+      "device_unused_fallback_key_types\":{\"@u:x\":{\"E\":[\"a\"]}}}\n",
+      text("others: byte 11: item 0: %s\nothers: byte 30: item 0: %s\nothers: byte 61: item 0: %s\n"
+           "others: byte 79: item 0: %s\nothers: byte 125: item 0: %s\nothers: byte 136: item 1: "
+           "%s\n"
+           "others: byte 187: item 0: %s\n",
+           why(-21), why(-21), why(-21), why(-21), why(-21), why(-21), why(-21)));
+    put("known", "{\"to_device\":5,\"ephemeral\":null,\"events\":\"x\"}");
+    T("convert known", 3, NOTHING,
+      text("known: byte 13: item 0: %s\nknown: byte 41: item 0: %s\n", why(-21), why(-21)));
+    put("bad-send",
+        "{\"messages\":{\"@u:x\":{\"D\":[],\"\\ud800\":{},\"E\":{\"n\":1e999}},\"@v:x\":5,"
+        "\"@w:x\":{\"D\":{}}}}");
+    T("convert " FROM_SEND "--to send bad-send", 3, "{\"messages\":{\"@w:x\":{\"D\":{}}}}\n",
+      text("bad-send: byte 21: item 0: %s\nbad-send: byte 28: item 1: %s\nbad-send: byte 40: item "
+           "2: %s\n"
+           "bad-send: byte 64: item 3: %s\n",
+           why(MSC4203_E_FIELD_TYPE), why(MSC4203_E_SURROGATE), why(MSC4203_E_NUMBER),
+           why(MSC4203_E_FIELD_TYPE)));
+}
+
+/* An EDU whose sender or type is no good: its messages can't be used. */
+static void test_edu(void)
+{
+    static const struct {
+        const char *rest;
+        int error;
+    } rows[] = {{"\"type\":\"t\"", MSC4203_E_FIELD_MISSING},
+                {"\"sender\":\"@a:x\"", MSC4203_E_FIELD_MISSING},
+                {"\"type\":\"t\",\"sender\":\"\\ud800\"", MSC4203_E_SURROGATE},
+                {"\"sender\":\"@a:x\",\"type\":\"\\udc00\"", MSC4203_E_SURROGATE}};
+    size_t i;
+
+    for (i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        put("before", text("{%s,\"messages\":{\"@u:x\":{\"D\":{}}}}", rows[i].rest));
+        put("behind", text("{\"messages\":{\"@u:x\":{\"D\":{}}},%s}", rows[i].rest));
+        T("convert --from edu before", 3, NOTHING,
+          text("before: byte %lu: item 0: %s\n", 22ul + strlen(rows[i].rest), why(rows[i].error)));
+        T("convert --from edu behind", 3, NOTHING,
+          text("behind: byte 21: item 0: %s\n", why(rows[i].error)));
+    }
+    /* Cut short, it tells what it has told before. */
+    put("cut", "{\"messages\":{\"@u:x\":{\"D\":{\"n\": 1}}},\"sender\":\"@a:x\",\"type\":\"t\",");
+    T("convert --from edu cut", 1, TO_DEVICE(MESSAGE_1),
+      text("cut: byte 63: %s\n", why(MSC4203_E_TRUNCATED)));
+    put("cut", "{\"messages\":{\"@u:x\":{\"D\":{\"n\": 1}}},\"sender\":\"@a:x\"");
+    T("convert --from edu cut", 1, NOTHING,
+      text("cut: byte 21: item 0: %s\ncut: byte 51: %s\n", why(MSC4203_E_FIELD_MISSING),
+           why(MSC4203_E_TRUNCATED)));
+}
+
+static void body(int line, const char *options, const char *content, unsigned long at, int error)
+{
+    put("body", content);
+    tool(line, text("convert %s body", options), 1, NOTHING,
+         text("body: byte %lu: %s\n", at, why(error)));
+}
+#define BODY(options, content, at, error) body(__LINE__, options, content, at, error)
+
+static void test_bodies(void)
+{
+    BODY("", "", 0, MSC4203_E_TRUNCATED);
+    BODY("", "{\"events\":", 10, MSC4203_E_TRUNCATED);
+    BODY("", "[]", 0, MSC4203_E_ROOT);
+    BODY("", " \"x\"", 1, MSC4203_E_ROOT);
+    BODY("", "5", 0, MSC4203_E_ROOT);
+    BODY("", "{} x", 3, MSC4203_E_SYNTAX);
+    BODY("", "{,}", 1, MSC4203_E_SYNTAX);
+    BODY("", "{\"a\":tru}", 8, MSC4203_E_SYNTAX);
+    BODY("", "{\"a\":\"\xc3(\"}", 7, MSC4203_E_UTF8);
+    BODY("", "\xef\xbb\xbf{}", 0, MSC4203_E_SYNTAX);
+    BODY("", "{\"a\":\"\\x\"}", 7, MSC4203_E_SYNTAX);
+    BODY(FROM_SEND, "{\"messages\":[]}", 12, MSC4203_E_MESSAGES);
+    BODY(FROM_SEND, "{\"messages\":null}", 12, MSC4203_E_MESSAGES);
+    BODY("--from edu", "{\"sender\":\"@a:x\",\"messages\":\"x\"}", 28, MSC4203_E_MESSAGES);
+    BODY(FROM_SEND, "{\"a\": 1 }", 8, MSC4203_E_NO_MESSAGES);
+    BODY("--from edu", "{}", 1, MSC4203_E_NO_MESSAGES);
+    /* What was read before is written all the same. */
+    put("broken", "{\"to_device\":[" MESSAGE_1 ",{\"sender\":\"@a:x\",]}");
+    T("convert broken", 1, TO_DEVICE(MESSAGE_1),
+      text("broken: byte %lu: %s\n", 32ul + strlen(MESSAGE_1), why(MSC4203_E_SYNTAX)));
+    T("convert --each broken two", 1,
+      TO_DEVICE(MESSAGE_1) TO_DEVICE(MESSAGE_1) TO_DEVICE(MESSAGE_2),
+      text("broken: byte %lu: %s\n", 32ul + strlen(MESSAGE_1), why(MSC4203_E_SYNTAX)));
+    T("convert broken mixed", 1,
+      "{\"events\":[{},{}],\"de.sorunome.msc2409.to_device\":[" MESSAGE_1 "," MESSAGE_1 "]}\n",
+      text("broken: byte %lu: %s\nmixed: byte 14: item 0: %s\nmixed: byte %lu: item 1: %s\n",
+           32ul + strlen(MESSAGE_1), why(MSC4203_E_SYNTAX), why(MSC4203_E_FIELD_MISSING),
+           32ul + strlen(MESSAGE_1), why(MSC4203_E_FIELD_TYPE)));
+}
+
+/* Exactly at the limit, and one byte under it, of an item's values: but not of what options tell.
+ */
+static void limit(const char *arguments, const char *file, unsigned bytes, unsigned long at,
+                  const char *all, const char *nothing)
+{
+    T(text("convert --scratch %u %s %s", bytes, arguments, file), 0, all, "");
+    T(text("convert --scratch %u %s %s", bytes - 1, arguments, file), 3, nothing,
+      text("%s: byte %lu: item 0: %s\n", file, at, why(MSC4203_E_TOO_LARGE)));
+}
+
+static void test_scratch(void)
+{
+    char *big = (char *)malloc(600000);
+    size_t i;
+
+    limit("", "message", 18, 14, TO_DEVICE(MESSAGE_1), NOTHING);
+    limit(FROM_SEND "--to send", "send", 13, 21, SEND, "{\"messages\":{}}\n");
+    limit("--from edu", "edu", 18, 65, TO_DEVICE(MESSAGE_1), NOTHING);
+    limit("--from edu", "late", 18, 21, TO_DEVICE(MESSAGE_1), NOTHING);
+    limit("--from edu", "early", 18, 32, TO_DEVICE(MESSAGE_1), NOTHING);
+    limit(FROM_SYNC "--each --to send", "sync", 13, 41, SEND, "");
+    put("escaped",
+        "{\"to_device\":[{\"to_device_id\":\"\\u0044\",\"sender\":\"\\u0040a:x\",\"content\":"
+        "{\"n\": 1},\"type\":\"t\",\"to_user_id\":\"@u\\u003ax\"}]}");
+    limit("", "escaped", 18, 14, TO_DEVICE(MESSAGE_1), NOTHING);
+    put("counts", "{\"device_one_time_keys_count\":{\"@u:x\":{\"D\":{\"k\":2}}}}");
+    limit("", "counts", 12, 43,
+          "{" MSC3202 "device_one_time_keys_count\":" COUNTS ",\"events\":[]}\n", NOTHING);
+    put("list", "{\"device_lists\":{\"left\":[\"@\\u006c:x\"]}}");
+    limit("", "list", 4, 25, "{" MSC3202 "device_lists\":{\"left\":[\"@l:x\"]},\"events\":[]}\n",
+          NOTHING);
+    put("tokens", "{\"next_batch\":\"0123456789\"}");
+    T("convert " FROM_SYNC "--to sync --scratch 10 tokens", 0,
+      "{\"next_batch\":\"0123456789\",\"to_device\":{\"events\":[]}}\n", "");
+    T("convert " FROM_SYNC "--to sync --scratch 9 --next-batch N tokens", 3,
+      "{\"next_batch\":\"N\",\"to_device\":{\"events\":[]}}\n",
+      text("tokens: byte 14: item 0: %s\n", why(MSC4203_E_TOO_LARGE)));
+    T("convert --scratch 0 message", 3, NOTHING,
+      text("message: byte 14: item 0: %s\n", why(MSC4203_E_TOO_LARGE)));
+    T("convert --scratch 0 empty", 0, NOTHING, "");
+    T("convert --scratch 4294967295 message", 0, TO_DEVICE(MESSAGE_1), "");
+    /* Any other reason counts before "too large", a flag too. */
+    put("poison",
+        "{\"to_device\":[" MESSAGE(
+            "@a:x", "t", "@u:x", "D",
+            "{\"n\":\"\\ud800\",\"m\":1e999}") "," MESSAGE("@a:x", "t", "@u:x", "D",
+                                                           "{\"m\":1e999}") ",{\"content\":{\"m\":"
+                                                                            "1e999}}]}");
+    for (i = 0; i < 40; i += 13)
+        T(text("convert --scratch %lu poison", (unsigned long)i), 3, NOTHING,
+          text("poison: byte 14: item 0: %s\npoison: byte %lu: item 1: %s\npoison: byte %lu: item "
+               "2: %s\n",
+               why(MSC4203_E_SURROGATE),
+               15ul + strlen(MESSAGE("@a:x", "t", "@u:x", "D", "{\"n\":\"\\ud800\",\"m\":1e999}")),
+               why(MSC4203_E_NUMBER),
+               16ul + strlen(MESSAGE("@a:x", "t", "@u:x", "D", "{\"n\":\"\\ud800\",\"m\":1e999}")) +
+                   strlen(MESSAGE("@a:x", "t", "@u:x", "D", "{\"m\":1e999}")),
+               why(MSC4203_E_FIELD_MISSING)));
+    /* 256 KiB unless told. */
+    if (!big)
+        exit(2);
+    for (i = 0; i < 2; i++) {
+        size_t content = 262144 - 10 + i, n;
+        n = (size_t)sprintf(
+            big, "{\"to_device\":[{\"sender\":\"@a:x\",\"type\":\"t\",\"to_user_id\":\"@u:x\","
+                 "\"to_device_id\":\"D\",\"content\":");
+        memset(big + n, 'x', content);
+        memcpy(big + n, "{\"a\":\"", 6);
+        memcpy(big + n + content - 2, "\"}", 2);
+        n += content;
+        n += (size_t)sprintf(big + n, "}]}");
+        put_bytes("big", big, n);
+        run(TOOL " convert --chunk 4096 big");
+        CHECK(got.status == (i ? 3 : 0));
+        run(TOOL " convert big");
+        CHECK(got.status == (i ? 3 : 0));
+        CHECK(is(got.err, got.err_bytes, i ? text("big: byte 14: item 0: %s\n", why(-26)) : ""));
+        CHECK(got.out_bytes > (i ? 0 : content) && (i == 0 || is(got.out, got.out_bytes, NOTHING)));
+    }
+    free(big);
+}
+
+/* `levels` brackets in all, those of `before` included. */
+static void nested(const char *name, const char *before, unsigned levels, const char *behind)
+{
+    FILE *file = fopen(name, "wb");
+    unsigned i;
+
+    if (!file)
+        exit(2);
+    fputs(before, file);
+    for (i = 0; i < levels; i++)
+        fputs("[", file);
+    for (i = 0; i < levels; i++)
+        fputs("]", file);
+    fputs(behind, file);
+    if (fclose(file) != 0)
+        exit(2);
+}
+
+static void test_depth(void)
+{
+    static const char before[] =
+        "{\"to_device\":[{\"sender\":\"@a:x\",\"type\":\"t\",\"to_user_id\":\"@u:x\","
+        "\"to_device_id\":\"D\",\"content\":{\"a\":";
+    char brackets[2041];
+
+    memset(brackets, '[', 1020);
+    memset(brackets + 1020, ']', 1020);
+    brackets[2040] = 0;
+    nested("deep", "", 1024, "");
+    T("check deep", 0, "", "");
+    nested("deep", "", 1025, "");
+    T("check deep", 1, "", "deep: byte 1024: too deep\n");
+    nested("deep", "", 100000, "");
+    T("check deep", 1, "", "deep: byte 1024: too deep\n");
+    T("convert deep", 1, NOTHING, text("deep: byte 0: %s\n", why(MSC4203_E_ROOT)));
+    nested("deep", before, 1020, "}}]}");
+    T("convert deep", 0,
+      text("{\"de.sorunome.msc2409.to_device\":[{\"content\":{\"a\":%s},\"sender\":\"@a:x\","
+           "\"to_device_id\":\"D\",\"to_user_id\":\"@u:x\",\"type\":\"t\"}],\"events\":[]}\n",
+           brackets),
+      "");
+    /* /sync has one level more. */
+    T("convert --to sync --next-batch N deep", 3,
+      "{\"next_batch\":\"N\",\"to_device\":{\"events\":[]}}\n",
+      text("deep: byte 14: item 0: %s\n", why(MSC4203_E_TOO_DEEP)));
+    nested("deep", before, 1021, "}}," MESSAGE_1 "]}");
+    T("convert deep", 3, TO_DEVICE(MESSAGE_1),
+      text("deep: byte 14: item 0: %s\n", why(MSC4203_E_TOO_DEEP)));
+    nested("deep", before, 100000, "}}," MESSAGE_1 "]}");
+    T("convert deep", 3, TO_DEVICE(MESSAGE_1),
+      text("deep: byte 14: item 0: %s\n", why(MSC4203_E_TOO_DEEP)));
+    nested("deep", "{\"unknown\":", 100000, ",\"to_device\":[" MESSAGE_1 "]}");
+    T("convert deep", 0, TO_DEVICE(MESSAGE_1), "");
+}
+
+/* ----------------------------------------------------------------------------------------------
+ * check
+ * ---------------------------------------------------------------------------------------------- */
+
+static void checked(int line, const char *content, size_t bytes, long at, int error)
+{
+    put_bytes("text", content, bytes);
+    if (at < 0)
+        tool(line, "check text", 0, "", "");
+    else
+        tool(line, "check text", 1, "", text("text: byte %ld: %s\n", at, why(error)));
+}
+#define GOOD(content)           checked(__LINE__, content, sizeof content - 1, -1, 0)
+#define BAD(content, at, error) checked(__LINE__, content, sizeof content - 1, at, error)
+
+static void test_texts(void)
+{
+    GOOD("5");
+    GOOD("\"\\ud800\"");
+    GOOD(" [null,true,false,1e999,\"\xf0\x9f\x98\x80\"]\r\n");
+    GOOD("{\"a\":1,\"a\":2}");
+    BAD("", 0, MSC4203_E_TRUNCATED);
+    BAD("1 2", 2, MSC4203_E_SYNTAX);
+    BAD("[1,]", 3, MSC4203_E_SYNTAX);
+    BAD("01", 1, MSC4203_E_SYNTAX);
+    BAD("\"abc", 4, MSC4203_E_TRUNCATED);
+    BAD("\"a\tb\"", 2, MSC4203_E_SYNTAX);
+    BAD("\"\xc0\xaf\"", 1, MSC4203_E_UTF8);
+    BAD("\"\xed\xa0\x80\"", 2, MSC4203_E_UTF8);
+    BAD("\xef\xbb\xbf"
+        "5",
+        0, MSC4203_E_SYNTAX);
+    BAD("[\0]", 1, MSC4203_E_SYNTAX);
+    BAD("5\0", 1, MSC4203_E_SYNTAX);
+    BAD("\"\\", 2, MSC4203_E_TRUNCATED);
+    BAD("NaN", 0, MSC4203_E_SYNTAX);
+    put("good", "[]");
+    put("truncated", "[");
+    T("check good truncated nowhere good text", 2, "",
+      text("nowhere: No such file or directory\ntruncated: byte 1: %s\ntext: byte 0: %s\n",
+           why(MSC4203_E_TRUNCATED), why(MSC4203_E_SYNTAX)));
+    T("check good truncated good", 1, "",
+      text("truncated: byte 1: %s\n", why(MSC4203_E_TRUNCATED)));
+    T("check <truncated", 1, "", text("-: byte 1: %s\n", why(MSC4203_E_TRUNCATED)));
+    T("check <good", 0, "", "");
+    T("check good lines", 1, "", text("lines: byte %lu: %s\n", 17ul + strlen(MESSAGE_1), why(-1)));
+}
+
+/* ----------------------------------------------------------------------------------------------
+ * Files, pipes, the command line
+ * ---------------------------------------------------------------------------------------------- */
+
+static void test_files(void)
+{
+    T("convert nowhere message", 2, TO_DEVICE(MESSAGE_1), "nowhere: No such file or directory\n");
+    T("convert message . two", 2, TO_DEVICE(MESSAGE_1 "," MESSAGE_1 "," MESSAGE_2),
+      ".: Is a directory\n");
+    T("convert --each message nowhere two", 2,
+      TO_DEVICE(MESSAGE_1) TO_DEVICE(MESSAGE_1) TO_DEVICE(MESSAGE_2),
+      "nowhere: No such file or directory\n");
+    /* 2 before 1 before 3. */
+    T("convert mixed broken", 1,
+      "{\"events\":[{},{}],\"de.sorunome.msc2409.to_device\":[" MESSAGE_1 "," MESSAGE_1 "]}\n",
+      text("mixed: byte 14: item 0: %s\nmixed: byte %lu: item 1: %s\nbroken: byte %lu: %s\n",
+           why(MSC4203_E_FIELD_MISSING), 32ul + strlen(MESSAGE_1), why(MSC4203_E_FIELD_TYPE),
+           32ul + strlen(MESSAGE_1), why(MSC4203_E_SYNTAX)));
+    T("convert mixed broken nowhere", 2,
+      "{\"events\":[{},{}],\"de.sorunome.msc2409.to_device\":[" MESSAGE_1 "," MESSAGE_1 "]}\n",
+      text("nowhere: No such file or directory\n"
+           "mixed: byte 14: item 0: %s\nmixed: byte %lu: item 1: %s\nbroken: byte %lu: %s\n",
+           why(MSC4203_E_FIELD_MISSING), 32ul + strlen(MESSAGE_1), why(MSC4203_E_FIELD_TYPE),
+           32ul + strlen(MESSAGE_1), why(MSC4203_E_SYNTAX)));
+    T("convert nowhere broken", 2, TO_DEVICE(MESSAGE_1),
+      text("nowhere: No such file or directory\nbroken: byte %lu: %s\n", 32ul + strlen(MESSAGE_1),
+           why(MSC4203_E_SYNTAX)));
+    put("a name, with: colons", "[]");
+    T("convert 'a name, with: colons'", 1, NOTHING,
+      text("a name, with: colons: byte 0: %s\n", why(MSC4203_E_ROOT)));
+}
+
+static void test_pipes(void)
+{
+    static const char *const cuts[] = {"", "--chunk 1", "--chunk 5"};
+    size_t i;
+
+    T("convert <two", 0, TO_DEVICE(MESSAGE_1 "," MESSAGE_2), "");
+    T("convert - <two", 0, TO_DEVICE(MESSAGE_1 "," MESSAGE_2), "");
+    T("convert message - b <two", 0,
+      "{\"events\":[{\"e\":2}],\"de.sorunome.msc2409.to_device\":[" MESSAGE_1 "," MESSAGE_1
+      "," MESSAGE_2 "," MESSAGE_2 "]}\n",
+      "");
+    T("convert </dev/null", 1, NOTHING, text("-: byte 0: %s\n", why(MSC4203_E_TRUNCATED)));
+    T("convert - - <two", 0, TO_DEVICE(MESSAGE_1 "," MESSAGE_2 "," MESSAGE_1 "," MESSAGE_2), "");
+    run("mkfifo pipe 2>/dev/null || test -p pipe");
+    for (i = 0; i < 3; i++) {
+        RUN(text("cat two | " TOOL " convert %s", cuts[i]), 0, TO_DEVICE(MESSAGE_1 "," MESSAGE_2),
+            "");
+        RUN(text("cat mixed | " TOOL " convert - %s --to send", cuts[i]), 3, SEND,
+            text("-: byte 14: item 0: %s\n-: byte %lu: item 0: %s\n-: byte %lu: item 1: %s\n"
+                 "-: byte %lu: item 2: %s\n",
+                 why(MSC4203_E_FIELD_MISSING), 29ul + strlen(MESSAGE_1), why(MSC4203_E_KIND),
+                 32ul + strlen(MESSAGE_1), why(MSC4203_E_FIELD_TYPE), 34ul + strlen(MESSAGE_1),
+                 why(MSC4203_E_KIND)));
+        RUN(text("cat two | " TOOL " convert - - %s", cuts[i]), 1,
+            TO_DEVICE(MESSAGE_1 "," MESSAGE_2), text("-: byte 0: %s\n", why(MSC4203_E_TRUNCATED)));
+        RUN(text("{ read line; " TOOL " convert %s; } <skipped", cuts[i]), 0, NOTHING, "");
+        RUN(text("cat two >pipe & " TOOL " convert %s pipe; s=$?; wait; exit $s", cuts[i]), 0,
+            TO_DEVICE(MESSAGE_1 "," MESSAGE_2), "");
+        RUN(text("cat " DATA "/sync/*.json | " TOOL " check %s", cuts[i]), 1, "",
+            text("-: byte 218334: %s\n", why(MSC4203_E_SYNTAX)));
+    }
+    RUN(TOOL " convert <&-", 2, NOTHING, "-: Bad file descriptor\n");
+    /* A pipe needs a folder for a temporary file, and leaves nothing there. */
+    RUN("cat two | TMPDIR=nowhere " TOOL " convert", 2, NOTHING, "-: No such file or directory\n");
+    RUN("TMPDIR=nowhere " TOOL " convert two", 0, TO_DEVICE(MESSAGE_1 "," MESSAGE_2), "");
+    RUN("mkdir -p tmp; cat two | TMPDIR=tmp " TOOL " convert; ls tmp", 0,
+        TO_DEVICE(MESSAGE_1 "," MESSAGE_2), "");
+}
+
+static void test_output(void)
+{
+    if (access("/dev/full", W_OK) == 0) {
+        const char *full = "standard output: No space left on device\n";
+        RUN(TOOL " convert two >/dev/full", 2, "", full);
+        RUN(TOOL " convert --each two >/dev/full", 2, "", full);
+        RUN(TOOL " --help >/dev/full", 2, "", full);
+        RUN(TOOL " --version >/dev/full", 2, "", full);
+        RUN(TOOL " convert broken >/dev/full", 2, "",
+            text("broken: byte %lu: %s\n%s", 32ul + strlen(MESSAGE_1), why(MSC4203_E_SYNTAX),
+                 full));
+    }
+    RUN(TOOL " convert two >&-", 2, "", "standard output: Bad file descriptor\n");
+    /* What can't be said does not change the rest. */
+    RUN(TOOL " convert broken 2>&-", 1, TO_DEVICE(MESSAGE_1), "");
+}
+
+static void test_usage(void)
+{
+    run(TOOL " --help");
+    CHECK(got.status == 0 && got.err_bytes == 0);
+    CHECK(strstr(got.out, "usage: msc4203 convert [--from SHAPE]") == got.out);
+    CHECK(strstr(got.out, "--next-batch TOKEN") && strstr(got.out, "Exit status"));
+    run(TOOL " convert --help --from send nowhere");
+    CHECK(got.status == 0 && got.err_bytes == 0 && strstr(got.out, "Exit status"));
+    run(TOOL " check --help");
+    CHECK(got.status == 0 && got.err_bytes == 0 && strstr(got.out, "Exit status"));
+    RUN(TOOL " --version", 0, "msc4203 " MSC4203_VERSION "\n", "");
+    WRONG("", "nothing to do: convert or check");
+    WRONG("look", "look: convert or check");
+    WRONG("--lines", "--lines: convert or check");
+    WRONG("convert --line two", "--line: no such option");
+    WRONG("convert -x two", "-x: no such option");
+    WRONG("convert two --from", "--from: a value is missing");
+    WRONG("convert --chunk", "--chunk: a value is missing");
+    WRONG("convert --to json two", "json: not a shape: transaction, send, edu or sync");
+    WRONG("convert --from '' two", ": not a shape: transaction, send, edu or sync");
+    WRONG("convert --chunk 0 two", "0: not a number of bytes");
+    WRONG("convert --chunk -1 two", "-1: not a number of bytes");
+    WRONG("convert --chunk 1k two", "1k: not a number of bytes");
+    WRONG("check --chunk '' good", ": not a number of bytes");
+    WRONG("convert --scratch x two", "x: not a number of bytes");
+    WRONG("convert --scratch 4294967296 two", "4294967296: not a number of bytes");
+    WRONG("convert --scratch 99999999999999999999 two",
+          "99999999999999999999: not a number of bytes");
+    WRONG("convert --from send two", "--from send: it needs --sender and --type");
+    WRONG("convert --from send --sender x two", "--from send: it needs --sender and --type");
+    WRONG("convert --from send --type x two", "--from send: it needs --sender and --type");
+    WRONG("convert --from sync two", "--from sync: it needs --user and --device");
+    WRONG("convert --from sync --user x two", "--from sync: it needs --user and --device");
+    WRONG("convert --from sync --device x two", "--from sync: it needs --user and --device");
+    WRONG("convert --to edu two", "--to edu: it needs --message-id");
+    WRONG("convert --to edu " FROM_SYNC "--next-batch x", "--to edu: it needs --message-id");
+    WRONG("convert --to sync two", "--to sync: it needs --next-batch");
+    WRONG("convert --to sync --from edu --message-id x", "--to sync: it needs --next-batch");
+    WRONG("convert --to sync --next-batch N --user x two",
+          "--to sync: --user and --device belong together");
+    WRONG("convert --from send --type t --sender \"$(printf '\\303(')\" two",
+          "--sender: not valid UTF-8");
+    WRONG("check --lines two", "--lines: no such option");
+    WRONG("check --scratch 5 two", "--scratch: no such option");
+    /* Any text will do for an id, and the last one given counts. */
+    T("convert --from send --sender x --sender '' --type '\"\t' --each send", 0,
+      TO_DEVICE(MESSAGE("", "\\\"\\t", "@u:x", "D", "{\"n\": 1}")), "");
+}
+
+/* ----------------------------------------------------------------------------------------------
+ * Any bodies, cut in any way
+ * ---------------------------------------------------------------------------------------------- */
+
+/* Runs the tool on the whole, and expects the same of every chunk size. */
+static void same_cut(int line, const char *arguments)
+{
+    static const unsigned sizes[] = {1, 2, 3, 7, 64};
+    char options[512], *out, *err;
+    size_t out_bytes, err_bytes, i;
+    int status;
+
+    snprintf(options, sizeof options, "%s", arguments);
+    arguments = options; /* text() makes texts for a short while only */
+    run(text(TOOL " convert %s", arguments));
+    out = got.out, err = got.err, out_bytes = got.out_bytes, err_bytes = got.err_bytes;
+    status = got.status;
+    got.out = got.err = NULL;
+    test_check(status == 0 || status == 1 || status == 3, __FILE__, line, "status", arguments);
+    for (i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        const char *what = text("--chunk %u %s", sizes[i], arguments);
+        run(text(TOOL " convert %s", what));
+        test_check(got.status == status, __FILE__, line, "the same status", what);
+        test_check(got.out_bytes == out_bytes && memcmp(got.out, out, out_bytes) == 0, __FILE__,
+                   line, "the same output", what);
+        if (!test_check(got.err_bytes == err_bytes && memcmp(got.err, err, err_bytes) == 0,
+                        __FILE__, line, "the same messages", what) &&
+            test_failed < 10) {
+            size_t at = 0, from = 0;
+            while (at < err_bytes && at < got.err_bytes && got.err[at] == err[at])
+                if (err[at++] == '\n')
+                    from = at;
+            printf("--- it says\n%.200s\n--- not\n%.200s\n", got.err + from, err + from);
+        }
+    }
+    free(out);
+    free(err);
+}
+#define SAME(arguments) same_cut(__LINE__, arguments)
+
+static void test_captured(void)
+{
+    SAME("--each " DATA "/transactions/*.json");
+    SAME("--scratch 100 " DATA "/transactions/0*.json");
+    SAME("--each " FROM_SEND DATA "/requests/*.req");
+    SAME("--each --to edu --message-id M --scratch 30 " FROM_SEND DATA "/requests/0[0-5]*.req");
+    SAME("--each " FROM_SYNC DATA "/sync/*.json");
+    SAME("--to sync " FROM_SYNC DATA "/sync/*.json");
+    /* A transaction's items, one by one and together again. */
+    RUN(TOOL " convert --each --stable " DATA "/transactions/*.json 2>/dev/null >each\n" TOOL
+             " convert --lines each >joined 2>/dev/null\n" TOOL " convert " DATA
+             "/transactions/*.json 2>/dev/null | cmp - joined",
+        0, "", "");
+    /* A request, by way of every shape. */
+    RUN(TOOL " convert " FROM_SEND DATA "/requests/005-unicode.req | " TOOL
+             " convert --to edu --message-id M | " TOOL " convert --from edu --each | " TOOL
+             " convert --lines --to sync --next-batch N --user @_bridge_1:gw.example "
+             "--device BR1DEVA | " TOOL " convert --from sync --user @_bridge_1:gw.example "
+             "--device BR1DEVA --to send | tr -d ' \\n' >there\n"
+             "tr -d ' \\n' <" DATA "/requests/005-unicode.req | cmp - there",
+        0, "", "");
+}
+
+/* Changes a body here and there; a line break becomes a blank. */
+static size_t mutate(char *to, size_t room, const char *from)
+{
+    static const char *const bits[] = {"\"",    "\\", "{",      "}",    "[",        "]",
+                                       ",",     ":",  "5",      "null", "\\ud800",  "\\u0040",
+                                       "1e999", "{}", "\"a\":", " ",    "\xc3\xa9", "\xff",
+                                       "\"\"",  "[]", "-"};
+    size_t n = strlen(from), changes = test_below(4);
+
+    memcpy(to, from, n);
+    while (changes--) {
+        size_t at = test_below(n), cut = test_below(4) ? test_below(3) : test_below(40), add = 0;
+        const char *bit = bits[test_below(sizeof bits / sizeof bits[0])];
+        char copy[64];
+        if (cut > n - at)
+            cut = n - at;
+        if (test_below(3)) {
+            add = strlen(bit);
+            memcpy(copy, bit, add);
+        } else if (test_below(3) == 0) { /* a piece from elsewhere */
+            size_t piece = test_below(n);
+            add = n - piece < sizeof copy ? n - piece : sizeof copy;
+            memcpy(copy, to + piece, add);
+        }
+        if (n - cut + add > room)
+            continue;
+        memmove(to + at + add, to + at + cut, n - at - cut);
+        memcpy(to + at, copy, add);
+        n += add - cut;
+    }
+    if (n && test_below(8) == 0)
+        n = test_below(n);
+    return n;
+}
+
+static void test_mutants(void)
+{
+    static const char *const seeds[4][4] = {
+        {STABLE, UNSTABLE, "{\"to_device\":[" MESSAGE_1 "," MESSAGE_2 "],\"events\":[{\"a\":1}]}",
+         "{\"to_device\":[{\"type\":\"\\u0074\",\"content\":{\"m\":[1e308,\"x\\n\"]},\"sender\":"
+         "\"@a:x\",\"to_device_id\":\"\",\"to_user_id\":\"@u:\xc3\xa9\"}],\"device_lists\":{}}"},
+        {SEND, "{\"messages\":{\"@u:x\":{\"D\":{\"n\":\"\\\"\"},\"E\":{}},\"@v:x\":{\"*\":{}}}}",
+         "{\"other\":[1,2],\"messages\":{}}",
+         "{\"messages\":{\"@u:x\":{},\"\\u0040v\":{\"D\":{}}}}"},
+        {EDU("M"),
+         "{\"messages\":{\"@u:x\":{\"D\":{\"n\": 1}}},\"message_id\":\"M\",\"type\":\"t\","
+         "\"sender\":\"@a:x\"}",
+         "{\"type\":\"t\",\"messages\":{\"@u:x\":{\"D\":{},\"E\":{}}},\"sender\":\"\\u0040a:x\"}",
+         "{\"sender\":\"@a:x\",\"messages\":{\"@u:x\":{\"D\":{}}},\"message_id\":\"\\u004d\"}"},
+        {SYNC("N"),
+         "{\"to_device\":{\"events\":[{\"sender\":\"@a:x\",\"type\":\"t\",\"content\":{}},"
+         "{\"content\":{\"a\":\"\\u0041\"},\"type\":\"\",\"sender\":\"@\\u0062\"}]}}",
+         "{\"next_batch\":\"N\",\"device_lists\":{\"changed\":[5]},\"to_device\":{\"events\":[]}}",
+         "{\"next_batch\":\"\\u004e\",\"to_device\":{}}"}};
+    static const char *const from[] = {"", FROM_SEND, "--from edu ", FROM_SYNC};
+    static const char *const scratch[] = {"", "--scratch 17 ",
+                                          "--scratch 5 --to edu --message-id I "};
+    size_t lines = 300 * test_scale(), i, k, n;
+    char to[4096];
+
+    for (i = 0; i < 4; i++) {
+        FILE *file = fopen(text("mutants%d", (int)i), "wb");
+        if (!file)
+            exit(2);
+        for (k = 0; k < lines; k++) {
+            char *p = to;
+            n = mutate(to, sizeof to, seeds[i][k % 4]);
+            while ((p = (char *)memchr(p, '\n', n - (size_t)(p - to))) != NULL)
+                *p = ' ';
+            if (fwrite(to, 1, n, file) != n || fputc('\n', file) == EOF)
+                exit(2);
+        }
+        if (fclose(file) != 0)
+            exit(2);
+        for (k = 0; k < 3; k++)
+            SAME(text("--lines --each %s%smutants%d", from[i], scratch[k], (int)i));
+        SAME(text("--lines %smutants%d", from[i], (int)i));
+    }
+}
+
+/* ----------------------------------------------------------------------------------------------
+ * The demo, and the sources
+ * ---------------------------------------------------------------------------------------------- */
+
+static void test_demo(void)
+{
+    run("../../demo " DATA);
+    CHECK(got.status == 0 && got.err_bytes == 0);
+    CHECK(strstr(got.out, "All of this was checked") != NULL);
+    run("../../demo nowhere");
+    CHECK(got.status == 2);
+    /* It notices when something is not as it says: one captured file is replaced by another. */
+    run("rm -rf changed; mkdir changed; cp -R " DATA "/. changed\n"
+        "cp changed/transactions/016-td-inclusive.json "
+        "changed/transactions/015-td-multi-user.json\n"
+        "../../demo changed");
+    CHECK(got.status == 1 && strstr(got.out, "NOT SO: there are five messages"));
+    run("cp -R " DATA "/. changed\n"
+        "cp changed/requests/001-single.req changed/requests/063-bad-trailing-comma.req\n"
+        "../../demo changed");
+    CHECK(got.status == 1 && strstr(got.out, "NOT SO: the body is refused"));
+}
+
+static void test_source(void)
+{
+    static const char *const heap[] = {"malloc", "calloc", "realloc", "alloca(",
+                                       "free(",  "strdup", "stdio.h"};
+    size_t bytes, i;
+    char *source = test_read("../../../example/msc4203.c", &bytes);
+
+    for (i = 0; i < sizeof heap / sizeof heap[0]; i++)
+        CHECK_CASE(!strstr(source, heap[i]), heap[i]);
+    free(source);
+}
+
+int main(void)
+{
+    test_seed(0x7001);
+    if (system("mkdir -p build/test/tool") != 0 || chdir("build/test/tool") != 0)
+        return 2;
+    setenv("LC_ALL", "C", 1);
+    put("skipped", "a line\n{}");
+    test_keys();
+    test_grouping();
+    test_lines();
+    test_shapes();
+    test_ids();
+    test_left_out();
+    test_filter();
+    test_items();
+    test_edu();
+    test_bodies();
+    test_scratch();
+    test_depth();
+    test_texts();
+    test_files();
+    test_pipes();
+    test_output();
+    test_usage();
+    test_captured();
+    test_mutants();
+    test_demo();
+    test_source();
+    free(got.out);
+    free(got.err);
+    return test_end("tool");
+}
