@@ -48,7 +48,8 @@ $(B)/msc4203.o: msc4203.c msc4203.h $(B)/flags
 $(EXAMPLES): $(B)/%: example/%.c $(B)/msc4203.o $(wildcard example/*.h) msc4203.h $(B)/flags
 	$(COMPILE) -o $@ $< $(B)/msc4203.o $(LDFLAGS)
 
-$(SUITES:%=$(B)/test/test_%): $(B)/test/%: test/%.c $(B)/msc4203.o $(wildcard test/*.h) msc4203.h $(B)/flags
+$(SUITES:%=$(B)/test/test_%): $(B)/test/%: test/%.c $(B)/msc4203.o $(wildcard test/*.h) msc4203.h \
+    $(B)/flags
 	@mkdir -p $(B)/test
 	$(COMPILE) -o $@ $< $(B)/msc4203.o $(LDFLAGS)
 
@@ -133,5 +134,5 @@ help: ## Lists these targets
 
 force:
 
-.PHONY: force all tests demo test suites soak fuzz bench instructions size test-mcu mutants bindings lint sanitize \
-	cross coverage clean help run-header run-stack run-examples $(SUITES:%=run-%) $(REPLAYS:%=run-%)
+.PHONY: force all tests demo test suites soak fuzz bench instructions size test-mcu mutants \
+	bindings lint sanitize cross coverage clean help run-header run-stack run-examples $(SUITES:%=run-%) $(REPLAYS:%=run-%)

@@ -2098,6 +2098,7 @@ MSC4203_COLD void reader_user(struct msc4203_reader_state *s)
         reader_enter(s, READER_DEVICES);
         return;
     }
+    s->kinds &= (uint16_t)~(unsigned)s->item.kind;
     reader_item(s, (unsigned)s->item.kind);
     reader_shared_errors(s);
     reader_error(s, MSC4203_E_FIELD_TYPE);
@@ -2604,8 +2605,7 @@ MSC4203_PRIVATE void writer_puts(struct msc4203_writer_state *w, const char *str
 /* A byte as it stands in a string. Returns how many bytes that is. */
 MSC4203_PRIVATE size_t writer_escape(unsigned c, char *escaped)
 {
-    static const char letters[] = "\bb\tt\nn\ff\rr";
-    const char *letter;
+    static const char letters[] = "btn-fr"; /* of 0x08 to 0x0D */
 
     escaped[0] = '\\';
     if (c == '"' || c == '\\') {
@@ -2616,11 +2616,10 @@ MSC4203_PRIVATE size_t writer_escape(unsigned c, char *escaped)
         escaped[0] = (char)c;
         return 1;
     }
-    for (letter = letters; *letter != 0; letter += 2)
-        if ((unsigned char)*letter == c) {
-            escaped[1] = letter[1];
-            return 2;
-        }
+    if (c >= 0x08 && c <= 0x0D && c != 0x0B) {
+        escaped[1] = letters[c - 0x08];
+        return 2;
+    }
     memcpy(escaped + 1, "u00", 3);
     escaped[4] = (char)('0' + (c >> 4));
     escaped[5] = "0123456789abcdef"[c & 15];
@@ -2697,7 +2696,7 @@ MSC4203_COLD int writer_find(struct msc4203_writer_state *w, size_t at, const ms
 
     json_init(j, w->buffer + at, w->at.used - at);
     j->watch = 1;
-    while ((got = json_next(j)) != JSON_GOT_MORE) {
+    while ((got = json_next(j)) == JSON_GOT_TEXT || got == JSON_GOT_VALUE || got == JSON_GOT_END) {
         if (j->depth == 0)
             continue;
         if (got != JSON_GOT_END && j->now.text.bytes != 0) {

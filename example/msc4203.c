@@ -213,6 +213,7 @@ static int map_file(struct input *input, int fd)
     struct stat stat;
     void *data;
 
+    memset(&stat, 0, sizeof stat); /* MemorySanitizer does not see fstat() fill it in */
     if (fstat(fd, &stat) != 0)
         return errno;
     /* What is not at its beginning, or says it is empty (as files in /proc do), is read instead. */
@@ -729,6 +730,7 @@ static void convert_each(struct tool *tool)
     const msc4203_item *item;
     int result;
 
+    make_room(tool, 0);
     walk_begin(&walk, tool, MSC4203_ALL_KINDS);
     walk.keeps_ids = output_id_kind(tool) && tool->from == tool->to;
     while ((result = walk_next(&walk, &item)) != MSC4203_END) {

@@ -10,6 +10,7 @@
  * small scratch, the same but for items that are too large for it. The checks that hold for every
  * single reading are in reading.h. */
 #include "reading.h"
+#include "source.h"
 
 const char fuzz_name[] = "fuzz_reader";
 
@@ -17,9 +18,11 @@ enum { CHOICES = 7 };
 
 /* The verdict on the whole, against the test validator's. Below 1,024 levels only the nesting is
  * counted, so that the two may differ there. In one piece nothing is late, unless what comes late
- * is broken. */
-static void check_verdict(const struct fuzz_reading *whole, const char *body, size_t bytes)
+ * is broken; and the items say what the body says. */
+static void check_verdict(const struct fuzz_reading *whole, int shape, const char *body,
+                          size_t bytes)
 {
+    struct fuzz_source source;
     size_t i, offset;
     int verdict = fuzz_verdict(body, bytes, &offset);
     FUZZ_CHECK(whole->result == MSC4203_END ||
@@ -32,6 +35,10 @@ static void check_verdict(const struct fuzz_reading *whole, const char *body, si
         FUZZ_CHECK(whole->result == verdict && whole->offset == offset);
     else
         FUZZ_CHECK(verdict == MSC4203_END && offset > whole->offset);
+    source.text = body;
+    source.bytes = bytes;
+    for (i = 0; verdict == MSC4203_END && i < whole->items.count; i++)
+        fuzz_check_source(&source, shape, &whole->items.list[i].item);
 }
 
 /* `late`: before an EDU's sender and type have come, an item may be without them, and without the
@@ -154,6 +161,21 @@ static void check_again(const struct fuzz_reading *whole, const struct fuzz_read
     fuzz_reading_free(&again);
 }
 
+/* A size chosen by the input; or, with the highest bits set, just what the longest of the wanted
+ * items needs, or a byte less. */
+static size_t small_scratch(const struct fuzz_reading *whole, unsigned kinds, size_t choice)
+{
+    size_t i, most = 0;
+    if (choice < 0x8000)
+        return choice < 0x4000 ? choice : choice & 0xff;
+    for (i = 0; i < whole->items.count; i++) {
+        size_t needed = most_scratch(whole, &whole->items.list[i], whole->offset, 1);
+        if ((unsigned)whole->items.list[i].item.kind & kinds && needed > most)
+            most = needed;
+    }
+    return choice < 0xc000 || !most ? most : most - 1;
+}
+
 static void preset_all(msc4203_item *preset)
 {
     static const char text[] = "@preset:server.example m.preset PRESETDEV";
@@ -173,7 +195,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct fuzz_reading whole, other;
     msc4203_item preset;
     const char *body;
-    size_t bytes, small;
+    size_t bytes;
     unsigned kinds, chunk;
     if (size < CHOICES)
         return 0;
@@ -181,7 +203,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     bytes = size - CHOICES;
     kinds = (data[1] | (unsigned)data[2] << 8) & MSC4203_ALL_KINDS;
     chunk = data[3] ? data[3] : 1;
-    small = data[5] | (size_t)data[6] << 8;
     preset_all(&preset);
     if (data[0] & 32)
         memset(&preset.sender, 0, sizeof preset.sender);
@@ -194,7 +215,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     way.seed = data[4];
 
     fuzz_read(&way, body, bytes, &whole);
-    check_verdict(&whole, body, bytes);
+    check_verdict(&whole, way.shape, body, bytes);
 
     way.chunk = chunk;
     way.empty_end = data[0] >> 3 & 1; /* one piece is fed with `last`, and no other is whole */
@@ -208,7 +229,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     check_same(&whole, &other, kinds);
     fuzz_reading_free(&other);
 
-    way.scratch_bytes = small;
+    way.scratch_bytes = small_scratch(&whole, kinds, data[5] | (size_t)data[6] << 8);
     fuzz_read(&way, body, bytes, &other);
     check_small(&whole, &other, &way);
     fuzz_reading_free(&other);

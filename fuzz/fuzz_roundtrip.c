@@ -71,7 +71,7 @@ static msc4203_span make_content(struct source *from, const msc4203_item *last)
     msc4203_span none = {NULL, 0}, empty = {"{}", 2}, list = {"[]", 2};
     unsigned how = take(from);
     size_t bytes;
-    switch (how % 8) {
+    switch (how % 9) {
     case 0:
         return none;
     case 1:
@@ -89,6 +89,9 @@ static msc4203_span make_content(struct source *from, const msc4203_item *last)
     case 6:
         bytes = take(from);
         return wrap("[", take_span(from, bytes), ']', 1);
+    case 7:
+        bytes = take(from);
+        return wrap("{}", take_span(from, bytes % 4), '}', bytes >> 7);
     default:
         bytes = take(from) * 4 + take(from) % 4;
         return wrap("{\"k\":", list, '}', bytes < 1020 ? bytes : 1018 + bytes % 8);

@@ -31,7 +31,7 @@ seed() {
     [ "$2" -eq 0 ] || choice=$((choice + (number % 5 == 0) * 4))
     kinds=$((number % 3 == 0 ? 255 : number % 3 == 1 ? 1 : number % 255))
     {
-        bytes "$choice" "$kinds" 1 "$chunk" "$number" $((number * 7 % 256)) $((number % 5 / 4))
+        bytes "$choice" "$kinds" 1 "$chunk" "$number" $((number * 7 % 256)) $((number % 4 * 64))
         cat "$3"
     } >"$dir/fuzz_reader/$1"
     # Written in the shape that it has, and now and then in another.
@@ -135,7 +135,7 @@ for shape in 0 1 2 3; do
     {
         bytes $((shape * 4 + 2)) 255 255
         item 0 2 1 2 1 191 && printf '@atuD' && bytes 1
-        item 0 192 192 192 1 191 && printf 'E' && bytes 7 200 3
+        item 0 192 192 192 1 191 && printf 'E' && bytes 8 200 3
         item 0 192 192 192 1 191 && printf 'F' && bytes 5 3 && printf '"x"'
         case $shape in
         0) for kind in 1 2 3 4 5 6; do
@@ -145,4 +145,10 @@ for shape in 0 1 2 3; do
         3) item 8 191 191 191 191 3 && printf 'idn' && bytes 0 ;;
         esac
     } >"$dir/fuzz_roundtrip/made-$shape"
+    for levels in 1 2 3 4; do # the deepest content that the shape takes, and around it
+        {
+            bytes $((shape * 4)) 255 255
+            item 0 2 1 2 1 191 && printf '@atuD' && bytes 8 255 $levels
+        } >"$dir/fuzz_roundtrip/deep-$shape-$levels"
+    done
 done

@@ -40,7 +40,8 @@ extract() {
 }
 
 names_all() {
-    tr ',{}' '\n\n\n' <"$input" | sed -n 's/.*"to_user_id":"\([^"]*\)".*/\1/p' | sort -u >"$dir/users"
+    tr ',{}' '\n\n\n' <"$input" |
+        sed -n 's/.*"to_user_id":"\([^"]*\)".*/\1/p' | sort -u >"$dir/users"
     [ -s "$dir/users" ] || return 1
     "$@" <"$input" >"$dir/output" || return 1
     cat "$dir/output"

@@ -144,8 +144,8 @@ compiles_cxx() {
                 -c -o "$dir/x.o" "$dir/$source.c"
         done
     done
-    check 'the C object linked into a C++ program' silent $CXX -x c++ -I. "$dir/one.c" "$dir/two.c" \
-        -x none "$dir/msc4203.o" -o "$dir/program"
+    check 'the C object linked into a C++ program' silent $CXX -x c++ -I. \
+        "$dir/one.c" "$dir/two.c" -x none "$dir/msc4203.o" -o "$dir/program"
     check 'and run' "$dir/program"
 }
 

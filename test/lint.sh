@@ -24,16 +24,16 @@ if [ -n "$missing" ]; then
 fi
 
 # What all of gcc knows against C code, less what speaks against C99 itself or only of layout.
-GCC='-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wcast-align=strict -Wcast-qual
-    -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wmissing-declarations
+GCC='-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wcast-align=strict
+    -Wcast-qual -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wmissing-declarations
     -Wredundant-decls -Wnested-externs -Wdouble-promotion -Wfloat-equal -Wformat=2
     -Wformat-signedness -Wundef -Wswitch-enum -Wswitch-default -Wnull-dereference -Wduplicated-cond
     -Wduplicated-branches -Wlogical-op -Wjump-misses-init -Wwrite-strings -Wvla -Walloca
     -Warith-conversion -Wbad-function-cast -Wunused-macros -Wunused-const-variable=2
     -Wimplicit-fallthrough=3 -Wtrampolines -Wdate-time -Winit-self -Wunreachable-code
     -Wstringop-overflow=4 -Wstrict-overflow=2 -Warray-bounds=2 -Wpointer-arith -Werror'
-GXX='-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wcast-align=strict -Wcast-qual
-    -Wmissing-declarations -Wredundant-decls -Wdouble-promotion -Wfloat-equal -Wformat=2 -Wundef
+GXX='-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wcast-align=strict
+    -Wcast-qual -Wmissing-declarations -Wredundant-decls -Wdouble-promotion -Wfloat-equal -Wformat=2 -Wundef
     -Wswitch-enum -Wswitch-default -Wnull-dereference -Wduplicated-cond -Wduplicated-branches
     -Wlogical-op -Wvla -Walloca -Warith-conversion -Wunused-macros -Werror'
 # Everything that clang knows, less
@@ -46,7 +46,7 @@ GXX='-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wcast-ali
 #   covered-switch-default          contradicts gcc's switch-default
 #   switch-default                  contradicts covered-switch-default; gcc checks it
 #   pre-c11-compat                  is against C11 itself
-#   used-but-marked-unused          static functions are marked, so that leaving a layer out is silent
+#   used-but-marked-unused          static functions are marked, for nobody uses all of them
 #   implicit-fallthrough            wants an attribute that C99 has not; gcc takes a comment for it
 CLANG='-Weverything -Wno-padded -Wno-declaration-after-statement -Wno-disabled-macro-expansion
     -Wno-unknown-warning-option -Wno-reserved-macro-identifier -Wno-reserved-identifier
@@ -89,7 +89,8 @@ CLANGXX="$CLANG -Wno-c++98-compat -Wno-c++98-compat-pedantic -Wno-old-style-cast
 #   narrowing-conversions           gcc and clang look for them, and see which values are possible
 #   not-null-terminated-result      takes every copied text for a C string
 TIDY='-*,bugprone-*,cert-*,clang-analyzer-*,performance-*,portability-*,
-    -bugprone-easily-swappable-parameters,-bugprone-reserved-identifier,-cert-dcl37-c,-cert-dcl51-cpp,
+    -bugprone-easily-swappable-parameters,-bugprone-reserved-identifier,-cert-dcl37-c,
+    -cert-dcl51-cpp,
     -cert-err33-c,-clang-analyzer-security.insecureAPI.DeprecatedOrUnsafeBufferHandling,
     -cert-msc30-c,-cert-msc50-cpp,-cert-msc32-c,-cert-msc51-cpp,-cert-err34-c,
     -bugprone-signed-char-misuse,-cert-str34-c,-bugprone-narrowing-conversions,
@@ -103,7 +104,7 @@ TIDY=$(echo $TIDY | tr -d ' ')
 PROGRAMS_TIDY="$TIDY,-clang-analyzer-security.insecureAPI.strcpy,-cert-env33-c,"
 PROGRAMS_TIDY="$PROGRAMS_TIDY-bugprone-macro-parentheses,-clang-analyzer-core.NonNullParamChecker"
 # All of cppcheck but what it gets wrong:
-#   knownConditionTrueFalse         takes `c - '0' < 10`, which is about unsigned numbers, for c < '9'
+#   knownConditionTrueFalse         takes `c - '0' < 10`, of an unsigned number, for c < 10 + '0'
 #   ctuuninitvar                    does not see what another function fills in; MSan does
 #   variableScope, shadowVariable, shadowFunction
 #                                   taste; gcc's and clang's own -Wshadow is on
@@ -132,30 +133,34 @@ for variant in "${variants[@]}"; do
         job "gcc $level $variant msc4203.c" gcc -std=c99 $level $variant $GCC -Wc++-compat -I. \
             -c -o /dev/null msc4203.c
     done
-    job "gcc -std=c17 $variant msc4203.c" gcc -std=c17 -O2 $variant $GCC -I. -c -o /dev/null msc4203.c
-    job "clang -O0 $variant msc4203.c" clang -std=c99 -O0 $variant $CLANG -I. -c -o /dev/null msc4203.c
+    job "gcc -std=c17 $variant msc4203.c" gcc -std=c17 -O2 $variant $GCC -I. \
+        -c -o /dev/null msc4203.c
+    job "clang -O0 $variant msc4203.c" clang -std=c99 -O0 $variant $CLANG -I. \
+        -c -o /dev/null msc4203.c
 done
 for variant in "${variants[@]}" "${layers[@]}"; do
     job "gcc -O2 $variant msc4203.c" gcc -std=c99 -O2 $variant $GCC -Wc++-compat -I. \
         -c -o /dev/null msc4203.c
-    job "clang -O2 $variant msc4203.c" clang -std=c99 -O2 $variant $CLANG -I. -c -o /dev/null msc4203.c
+    job "clang -O2 $variant msc4203.c" clang -std=c99 -O2 $variant $CLANG -I. \
+        -c -o /dev/null msc4203.c
     for standard in c++98 c++17; do
-        job "g++ -std=$standard $variant msc4203.c" g++ -x c++ -std=$standard -O1 $variant $GXX -I. \
-            -c -o /dev/null msc4203.c
+        job "g++ -std=$standard $variant msc4203.c" g++ -x c++ -std=$standard -O1 $variant \
+            $GXX -I. -c -o /dev/null msc4203.c
         job "clang++ -std=$standard $variant msc4203.c" clang++ -x c++ -std=$standard -O1 $variant \
             $CLANGXX -I. -c -o /dev/null msc4203.c
     done
     [ "$variant" = -mavx2 ] ||
-        job "tcc $variant msc4203.c" tcc -std=c99 -Wall -Werror $variant -I. -c -o build/lint/tcc.o \
-            msc4203.c
+        job "tcc $variant msc4203.c" tcc -std=c99 -Wall -Werror $variant -I. \
+            -c -o build/lint/tcc.o msc4203.c
 done
 for variant in '' '-DMSC4203_NO_SIMD -DMSC4203_NO_WORDS'; do
     job "gcc -fanalyzer $variant msc4203.c" gcc -std=c99 -O1 $variant -fanalyzer -Werror -I. \
         -c -o /dev/null msc4203.c
-    job "clang-tidy $variant msc4203.c" clang-tidy --quiet "--checks=$TIDY" '--warnings-as-errors=*' \
-        msc4203.c -- -std=c99 $variant -I.
+    job "clang-tidy $variant msc4203.c" clang-tidy --quiet "--checks=$TIDY" \
+        '--warnings-as-errors=*' msc4203.c -- -std=c99 $variant -I.
 done
-job "cppcheck msc4203.c" cppcheck $CPPCHECK --enable=warning,style,performance,portability -I. msc4203.c
+job "cppcheck msc4203.c" cppcheck $CPPCHECK \
+    --enable=warning,style,performance,portability -I. msc4203.c
 for file in $files; do
     for level in -O0 -O2 -O3 -Os; do
         job "gcc $level $file" gcc -std=c99 $level $PROGRAMS_GCC -I. -c -o /dev/null $file
@@ -163,8 +168,8 @@ for file in $files; do
     job "clang $file" clang -std=c99 -O2 $PROGRAMS_CLANG -I. -c -o /dev/null $file
     job "tcc $file" tcc -std=c99 -I. -c -o build/lint/tcc.o $file
     job "gcc -fanalyzer $file" gcc -std=c99 -O1 $PROGRAMS_ANALYZER -I. -c -o /dev/null $file
-    job "clang-tidy $file" clang-tidy --quiet "--checks=$PROGRAMS_TIDY" '--warnings-as-errors=*' $file \
-        -- -std=c99 -I.
+    job "clang-tidy $file" clang-tidy --quiet "--checks=$PROGRAMS_TIDY" \
+        '--warnings-as-errors=*' $file -- -std=c99 -I.
     job "cppcheck $file" cppcheck $CPPCHECK --suppress=arrayIndexOutOfBoundsCond \
         --enable=warning,performance,portability -I. $file
 done

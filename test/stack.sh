@@ -45,8 +45,10 @@ calls() {
     awk -F '"' '
         /^node:/ { if (match($4, /[0-9]+ bytes/)) frame[$2] = substr($4, RSTART) + 0
                    if (!($2 in left)) { left[$2] = 1; nodes++ } }
-        /^edge:/ { if ($4 == "__indirect_call") { print "    " $2 ": calls through a pointer"; bad = 1 }
-                   if (!(($2, $4) in edge)) { edge[$2, $4] = 1; from[++edges] = $2; to[edges] = $4 } }
+        /^edge:/ {
+            if ($4 == "__indirect_call") { print "    " $2 ": calls through a pointer"; bad = 1 }
+            if (!(($2, $4) in edge)) { edge[$2, $4] = 1; from[++edges] = $2; to[edges] = $4 }
+        }
         END {
             do {
                 moved = 0
@@ -71,8 +73,14 @@ calls() {
 }
 
 # An awk's mistake must not pass for a good result.
-printf 'graph: {\nnode: { title: "a" label: "a\\n8 bytes (static)" }\nnode: { title: "b" label: "b" }
-edge: { sourcename: "a" targetname: "b" }\nedge: { sourcename: "b" targetname: "a" }\n}\n' >"$dir/loop.ci"
+cat >"$dir/loop.ci" <<'VCG'
+graph: {
+node: { title: "a" label: "a\n8 bytes (static)" }
+node: { title: "b" label: "b" }
+edge: { sourcename: "a" targetname: "b" }
+edge: { sourcename: "b" targetname: "a" }
+}
+VCG
 calls "$dir/loop.ci" >/dev/null
 count $((! $?)) 'a recursion is found'
 printf 'a.c:1:1:a\t264\tstatic\n' >"$dir/large.su"
@@ -80,7 +88,8 @@ frames "$dir/large.su" >/dev/null
 count $((! $?)) 'a large frame is found'
 
 if knows -fstack-usage; then
-    for options in -O2 -Os '-O2 -DMSC4203_NO_SIMD' '-O2 -DMSC4203_NO_WORDS' '-Os -DMSC4203_NO_WORDS'; do
+    for options in -O2 -Os '-O2 -DMSC4203_NO_SIMD' '-O2 -DMSC4203_NO_SIMD -DMSC4203_NO_WORDS' \
+        '-Os -DMSC4203_NO_SIMD -DMSC4203_NO_WORDS'; do
         echo "stack: $options"
         rm -f "$dir"/*.su
         $CC -std=c99 -I. $options -fstack-usage -c -o "$dir/msc4203.o" msc4203.c &&

@@ -606,6 +606,12 @@ static void test_scratch(void)
     T("convert " FROM_SYNC "--to sync --scratch 9 --next-batch N tokens", 3,
       "{\"next_batch\":\"N\",\"to_device\":{\"events\":[]}}\n",
       text("tokens: byte 14: item 0: %s\n", why(MSC4203_E_TOO_LARGE)));
+    /* An id is an item of its own: what belongs to the messages does not count. */
+    put("ids", "{\"sender\":\"@a:x\",\"messages\":{},\"message_id\":\"M\",\"type\":\"t\"}");
+    T("convert --from edu --scratch 1 ids", 0, NOTHING, "");
+    put("ids",
+        "{\"messages\":{},\"message_id\":\"\\u004d\",\"type\":\"t\",\"sender\":\"\\u0040a:x\"}");
+    T("convert --from edu --scratch 1 ids", 0, NOTHING, "");
     T("convert --scratch 0 message", 3, NOTHING,
       text("message: byte 14: item 0: %s\n", why(MSC4203_E_TOO_LARGE)));
     T("convert --scratch 0 empty", 0, NOTHING, "");

@@ -34,7 +34,7 @@ static void check_order_of_calls(void)
     CHECK(reads_well(&reader));
 
     CHECK(msc4203_reader_init(&reader, MSC4203_TRANSACTION, 1, NULL, 0) == MSC4203_OK);
-    CHECK(msc4203_reader_next(&reader, &item) == MSC4203_E_USAGE && !item); /* nothing fed */
+    CHECK(msc4203_reader_next(&reader, &item) == MSC4203_MORE && !item); /* nothing fed */
     CHECK(reads_well(&reader));
 
     CHECK(msc4203_reader_init(&reader, MSC4203_TRANSACTION, 1, NULL, 0) == MSC4203_OK);
