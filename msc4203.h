@@ -473,7 +473,8 @@ MSC4203_API int msc4203_reader_feed(msc4203_reader *reader, const void *data, si
  *                      the body is JSON of another shape; the offset is that of the value which is no
  *                      object, or of the bracket that closes the body
  *   MSC4203_E_TOO_DEEP only for MSC4203_JSON: the offset is that of the bracket that goes too deep
- *   MSC4203_E_USAGE    msc4203_reader_init() refused the shape
+ *   MSC4203_E_USAGE    msc4203_reader_init() has not been called (and the memory is zero), or has
+ *                      refused the shape
  * An error, and MSC4203_END, are returned again by every later call. */
 MSC4203_API int msc4203_reader_next(msc4203_reader *reader, const msc4203_item **item);
 
@@ -668,6 +669,7 @@ enum {
 
 /* Where it goes on. */
 enum {
+    JSON_AT_NOTHING, /* not begun */
     JSON_AT_VALUE,
     JSON_AT_BEGIN, /* a value that has been reported */
     JSON_AT_FIRST, /* a value, or the end of the array */
@@ -701,6 +703,7 @@ MSC4203_PRIVATE void json_init(msc4203_json *j, const void *text, size_t bytes)
     memset(j, 0, sizeof *j);
     j->next = (const unsigned char *)text;
     j->end = j->next + bytes;
+    j->state = JSON_AT_VALUE;
     j->limit = 8 * sizeof j->objects;
 }
 
@@ -2481,7 +2484,7 @@ MSC4203_API int msc4203_reader_next(msc4203_reader *reader, const msc4203_item *
         } else if (s->state & READER_AHEAD) {
             reader_back(s);
         } else if (got == JSON_GOT_ERROR) {
-            return s->json.error;
+            return s->json.error != MSC4203_OK ? s->json.error : MSC4203_E_USAGE;
         } else if (s->state & READER_LAST) {
             return reader_whole(s, item);
         } else {

@@ -338,19 +338,16 @@ static int walk_step(struct walk *walk, const msc4203_item **item)
 static int fault(const struct tool *tool, const msc4203_item *item)
 {
     int error = msc4203_item_error(item);
-    size_t bytes = item->id.len; /* beside an id there may be what belongs to the messages */
+    size_t bytes = item->content.len + item->id.len;
 
     if (item->flags & MSC4203_LATE && item->error == MSC4203_OK)
         return MSC4203_E_FIELD_MISSING;
     if (error != MSC4203_OK)
         return error;
-    if (!(item->kind & IDS)) {
-        bytes += item->content.len;
-        if (tool->from != MSC4203_SEND)
-            bytes += item->sender.len + item->type.len;
-        if (tool->from != MSC4203_SYNC)
-            bytes += item->user_id.len + item->device_id.len;
-    }
+    if (tool->from != MSC4203_SEND)
+        bytes += item->sender.len + item->type.len;
+    if (tool->from != MSC4203_SYNC)
+        bytes += item->user_id.len + item->device_id.len;
     return bytes > tool->scratch ? MSC4203_E_TOO_LARGE : MSC4203_OK;
 }
 

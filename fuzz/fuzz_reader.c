@@ -170,7 +170,8 @@ static size_t small_scratch(const struct fuzz_reading *whole, unsigned kinds, si
         return choice < 0x4000 ? choice : choice & 0xff;
     for (i = 0; i < whole->items.count; i++) {
         size_t needed = most_scratch(whole, &whole->items.list[i], whole->offset, 1);
-        if ((unsigned)whole->items.list[i].item.kind & kinds && needed > most)
+        const msc4203_item *item = &whole->items.list[i].item;
+        if ((unsigned)item->kind & kinds && !item->error && needed > most)
             most = needed;
     }
     return choice < 0xc000 || !most ? most : most - 1;

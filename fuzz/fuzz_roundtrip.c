@@ -93,8 +93,8 @@ static msc4203_span make_content(struct source *from, const msc4203_item *last)
         bytes = take(from);
         return wrap("{}", take_span(from, bytes % 4), '}', bytes >> 7);
     default:
-        bytes = take(from) * 4 + take(from) % 4;
-        return wrap("{\"k\":", list, '}', bytes < 1020 ? bytes : 1018 + bytes % 8);
+        bytes = take(from) * 4;
+        return wrap("{\"k\":", list, '}', bytes + take(from) % 4);
     }
 }
 

@@ -145,10 +145,10 @@ for shape in 0 1 2 3; do
         3) item 8 191 191 191 191 3 && printf 'idn' && bytes 0 ;;
         esac
     } >"$dir/fuzz_roundtrip/made-$shape"
-    for levels in 1 2 3 4; do # the deepest content that the shape takes, and around it
+    for levels in '254 2' '254 3' '255 0' '255 1'; do # around the deepest content there may be
         {
             bytes $((shape * 4)) 255 255
-            item 0 2 1 2 1 191 && printf '@atuD' && bytes 8 255 $levels
-        } >"$dir/fuzz_roundtrip/deep-$shape-$levels"
+            item 0 2 1 2 1 191 && printf '@atuD' && bytes 8 $levels
+        } >"$dir/fuzz_roundtrip/deep-$shape-${levels#* }"
     done
 done
