@@ -135,4 +135,5 @@ help: ## Lists these targets
 force:
 
 .PHONY: force all tests demo test suites soak fuzz bench instructions size test-mcu mutants \
-	bindings lint sanitize cross coverage clean help run-header run-stack run-examples $(SUITES:%=run-%) $(REPLAYS:%=run-%)
+	bindings lint sanitize cross coverage clean help run-header run-stack run-examples \
+	$(SUITES:%=run-%) $(REPLAYS:%=run-%)

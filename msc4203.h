@@ -102,7 +102,7 @@
  *
  * In chunks of any size, down to one byte. What an item has before a chunk ends is kept in the
  * scratch buffer, which must hold the longest wanted item: the sum of its strings, unescaped, and
- * of its content as written. An item that does not fit has the error MSC4203_E_TOO_LARGE, an empty
+ * of its content as written (and an EDU's sender and type besides its message_id). An item that does not fit has the error MSC4203_E_TOO_LARGE, an empty
  * content, and those of its ids that fit; the body goes on. Kinds that are not wanted need no
  * scratch. However the body is cut, the items, the errors and the offsets are the same, with one
  * exception:
@@ -2484,7 +2484,9 @@ MSC4203_API int msc4203_reader_next(msc4203_reader *reader, const msc4203_item *
         } else if (s->state & READER_AHEAD) {
             reader_back(s);
         } else if (got == JSON_GOT_ERROR) {
-            return s->json.error != MSC4203_OK ? s->json.error : MSC4203_E_USAGE;
+            if (s->json.error == MSC4203_OK)
+                return MSC4203_E_USAGE;
+            return s->json.error;
         } else if (s->state & READER_LAST) {
             return reader_whole(s, item);
         } else {

@@ -297,8 +297,11 @@ static TEST_UNUSED void items_read(struct items_text *to, const struct items_way
             items_put_item(to, item);
             end->count++;
         }
-        if (end->result == MSC4203_END && item)
+        if (end->result == MSC4203_END && item) {
+            if (items_need(item, way) > end->need)
+                end->need = items_need(item, way);
             items_put_told(to, item, end);
+        }
         if (block) {
             memset(block, 0xaa, at - before);
             free(block);
