@@ -1071,8 +1071,8 @@ MSC4203_COLD int json_deep(msc4203_json *j)
     while (j->next != j->end) {
         unsigned c = *j->next;
         if ((c | 0x20) == '{') {
-            if (j->depth == UINT32_MAX)
-                return JSON_GOT_ERROR; /* unreachable: four GiB of brackets */
+            if (j->depth == UINT32_MAX) /* unreachable: needs four GiB of open brackets */
+                return JSON_GOT_ERROR; /* unreachable: as above */
             j->depth++;
         }
         j->next++;
@@ -1440,8 +1440,8 @@ deep:
     p = j->next;
     depth = j->depth;
     at = JSON_AT_DEEP;
-    if (event == JSON_GOT_ERROR)
-        goto bad_depth;
+    if (event == JSON_GOT_ERROR) /* unreachable: json_deep() needs four GiB for it */
+        goto bad_depth;          /* unreachable: as above */
     if (event == JSON_GOT_MORE)
         goto stop;
     role = JSON_IN_DEEP;
@@ -2599,7 +2599,7 @@ MSC4203_PRIVATE void writer_put(struct msc4203_writer_state *w, const void *byte
 
     if (w->buffer != NULL && used <= w->capacity && n <= w->capacity - used && n != 0)
         memcpy(w->buffer + used, bytes, n);
-    w->at.used = n <= SIZE_MAX - used ? used + n : SIZE_MAX;
+    w->at.used = n <= SIZE_MAX - used ? used + n : SIZE_MAX; /* unreachable: needs SIZE_MAX bytes */
 }
 
 MSC4203_PRIVATE void writer_puts(struct msc4203_writer_state *w, const char *string)
@@ -2702,8 +2702,6 @@ MSC4203_COLD int writer_find(struct msc4203_writer_state *w, size_t at, const ms
     json_init(j, w->buffer + at, w->at.used - at);
     j->watch = 1;
     while ((got = json_next(j)) == JSON_GOT_TEXT || got == JSON_GOT_VALUE || got == JSON_GOT_END) {
-        if (j->depth == 0)
-            continue;
         if (got != JSON_GOT_END && j->now.text.bytes != 0) {
             if (j->now.text.bytes > key->len - same || memcmp(key->ptr + same, j->now.text.ptr, j->now.text.bytes) != 0)
                 differs = 1;
@@ -2803,7 +2801,7 @@ MSC4203_PRIVATE void writer_close(struct msc4203_writer_state *w)
 {
     unsigned kind = w->at.kind;
 
-    if (kind == 0 || kind & WRITER_IDS)
+    if (kind == 0)
         return;
     if (writer_has_map(w, kind))
         writer_puts(w, w->at.user != 0 ? "}}" : "}");
@@ -3137,7 +3135,7 @@ MSC4203_API int msc4203_writer_end(msc4203_writer *writer, size_t *bytes)
 
     if (w->error != MSC4203_OK)
         return w->error;
-    if (id != 0 && w->shape != MSC4203_TRANSACTION && !(w->at.seen & id))
+    if (id != 0 && !(w->at.seen & id))
         return MSC4203_E_FIELD_MISSING;
     if (w->open)
         writer_tail(w);

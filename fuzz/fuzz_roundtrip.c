@@ -93,7 +93,7 @@ static msc4203_span make_content(struct source *from, const msc4203_item *last)
         bytes = take(from);
         return wrap("{}", take_span(from, bytes % 4), '}', bytes >> 7);
     default:
-        bytes = take(from) * 4;
+        bytes = (size_t)take(from) * 4;
         return wrap("{\"k\":", list, '}', bytes + take(from) % 4);
     }
 }

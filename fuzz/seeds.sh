@@ -128,27 +128,36 @@ nest 1025 0 | text deep-too 3
 
 # Items made byte by byte (see make_item in fuzz_roundtrip.c): for each shape messages to one user,
 # an id, and in a transaction one item of each kind.
-item() { # KIND LENGTHS... CONTENT: strings are taken from what follows
-    bytes "$@"
+item() { # KIND STRING...: a string is its text, `-` for none, or `=` for that of the item before
+    bytes "$1"
+    shift
+    for string in "$@"; do
+        case $string in
+        -) bytes 191 ;;
+        =) bytes 192 ;;
+        *) bytes "${#string}" && printf '%s' "$string" ;;
+        esac
+    done
 }
 for shape in 0 1 2 3; do
     {
         bytes $((shape * 4 + 2)) 255 255
-        item 0 2 1 2 1 191 && printf '@atuD' && bytes 1
-        item 0 192 192 192 1 191 && printf 'E' && bytes 8 200 3
-        item 0 192 192 192 1 191 && printf 'F' && bytes 5 3 && printf '"x"'
+        item 0 @a t @u D - && bytes 1
+        item 0 = = = E - && bytes 8 200 3
+        item 0 = = = F - && bytes 5 3 && printf '"x"'
+        item 0 = = = G - && bytes 7 1 && printf '}'
         case $shape in
         0) for kind in 1 2 3 4 5 6; do
-            item "$kind" 191 191 2 1 191 && printf '@uD' && bytes $((1 + (kind == 6)))
+            item "$kind" - - @u D - && bytes $((1 + (kind == 6)))
         done ;;
-        2) item 7 191 191 191 191 3 && printf 'idm' && bytes 0 ;;
-        3) item 8 191 191 191 191 3 && printf 'idn' && bytes 0 ;;
+        2) item 7 - - - - idm && bytes 0 ;;
+        3) item 8 - - - - idn && bytes 0 ;;
         esac
     } >"$dir/fuzz_roundtrip/made-$shape"
     for levels in '254 2' '254 3' '255 0' '255 1'; do # around the deepest content there may be
         {
             bytes $((shape * 4)) 255 255
-            item 0 2 1 2 1 191 && printf '@atuD' && bytes 8 $levels
+            item 0 @a t @u D - && bytes 8 $levels
         } >"$dir/fuzz_roundtrip/deep-$shape-${levels#* }"
     done
 done

@@ -34,6 +34,8 @@ run() {
         failed=1
         cat "$dir/gcovr.log"
     }
+    # Which functions there are depends on the build, and gcovr insists on the same in all.
+    sed -i 's/"functions": *\[[^]]*\]/"functions": []/' "build/coverage/$1.json"
     said=$(grep -E '^[0-9]+ passed' "$dir/log" | tail -n 1)
     printf '%-12s %s, %d s\n' "$1" "${said:-not run}" $(($(date +%s) - start))
 }

@@ -78,6 +78,8 @@ static void check_body(const char *folder, const char *name)
             shape == MSC4203_SEND ? "req" : "json");
     file = test_read(path, &bytes);
     body = (char *)malloc(bytes); /* exactly sized: no NUL behind it */
+    if (!body)
+        exit(2);
     memcpy(body, file, bytes);
     sprintf(path, "test/data/expected/%.40s-%.80s.txt", folder, name);
     want = test_read(path, &want_bytes);

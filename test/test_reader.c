@@ -141,10 +141,13 @@ static int write_bodies(const struct bodies_list *list, const char *folder)
         FILE *file;
         sprintf(path, "%.800s/%s-%.64s", folder, shapes[one->shape], one->name);
         file = fopen(path, "wb");
-        if (!file || fwrite(one->body, 1, one->bytes, file) != one->bytes || fclose(file)) {
+        if (!file) {
             printf("cannot write %s\n", path);
             return 1;
         }
+        if (fwrite(one->body, 1, one->bytes, file) != one->bytes)
+            printf("cannot write %s\n", path);
+        fclose(file);
     }
     return 0;
 }

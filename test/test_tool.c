@@ -1,8 +1,9 @@
 /* test_tool.c - drives build/msc4203, and build/demo, from outside: what they answer, say, and
  * return.
  *
- * Runs in build/test/tool, where it keeps its files; a shell starts the tool. Most cases run three
- * times, with the input in one piece, in single bytes and in sevens: the answer must be the same.
+ * Runs in a folder under build/test, where it keeps its files; a shell starts the tool. Most cases
+ * run three times, with the input in one piece, in single bytes and in sevens: the answer must be
+ * the same.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -1077,8 +1078,13 @@ static void test_source(void)
 
 int main(void)
 {
+    char folder[64];
+    int failed;
+
     test_seed(0x7001);
-    if (system("mkdir -p build/test/tool") != 0 || chdir("build/test/tool") != 0)
+    /* A folder of its own, so that two runs at a time do not disturb each other. */
+    snprintf(folder, sizeof folder, "build/test/tool.%ld", (long)getpid());
+    if (system(text("mkdir -p %s", folder)) != 0 || chdir(folder) != 0)
         return 2;
     setenv("LC_ALL", "C", 1);
     put("skipped", "a line\n{}");
@@ -1105,5 +1111,10 @@ int main(void)
     test_source();
     free(got.out);
     free(got.err);
-    return test_end("tool");
+    failed = test_end("tool");
+    if (failed)
+        printf("tool: the files are in %s\n", folder);
+    else if (chdir("../../..") != 0 || system(text("rm -rf %s", folder)) != 0)
+        return 2;
+    return failed;
 }

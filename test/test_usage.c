@@ -391,9 +391,91 @@ static void check_all_algorithms(void)
     check_names();
 }
 
+/* Reads a body in one piece; returns how it ended, and how many of its items had this error. */
+static int read_all(int shape, const msc4203_item *preset, const char *body, int error, int *items)
+{
+    static char scratch[1000];
+    msc4203_reader reader;
+    const msc4203_item *item;
+    int result;
+    *items = 0;
+    msc4203_reader_init(&reader, shape, MSC4203_ALL_KINDS, scratch, sizeof scratch);
+    if (preset)
+        msc4203_reader_preset(&reader, preset);
+    msc4203_reader_feed(&reader, body, strlen(body), 1);
+    while ((result = msc4203_reader_next(&reader, &item)) == MSC4203_ITEM)
+        *items += item->error == error;
+    return result;
+}
+
+/* What is given more often than makes sense. */
+static void check_repetition(void)
+{
+    int items;
+    CHECK(read_all(MSC4203_SEND, NULL, "{\"messages\":5,\"messages\":6}", 0, &items) ==
+          MSC4203_E_MESSAGES);
+    CHECK(read_all(MSC4203_TRANSACTION, NULL,
+                   "{\"to_device\":1,\"to_device\":2,\"to_device\":3,\"to_device\":4,\"to_device\":5}",
+                   MSC4203_E_FIELD_TYPE, &items) == MSC4203_END);
+    CHECK(items == 5);
+    CHECK(read_all(MSC4203_EDU, NULL, "{\"messages\":{},\"messages\":{\"u\":{\"d\":{}}},", 0, &items) ==
+          MSC4203_E_TRUNCATED);
+    CHECK(items == 1);
+    CHECK(read_all(MSC4203_SYNC, NULL,
+                   "{\"to_device\":{\"events\":[{\"to_user_id\":\"a\",\"content\":{},\"sender\":\"s\","
+                   "\"type\":\"a type that is long enough\"}]}}", 0, &items) == MSC4203_END);
+    CHECK(items == 1);
+}
+
+/* What an EDU's preset may say, beside a sender and a type. */
+static void check_edu_presets(void)
+{
+    static const char body[] = "{\"messages\":{\"u\":{\"d\":{}}},\"sender\":\"s\",\"type\":\"t\"}";
+    msc4203_item preset;
+    int items, i;
+    for (i = 0; i < 4; i++) {
+        memset(&preset, 0, sizeof preset);
+        preset.error = i == 3 ? MSC4203_E_SURROGATE : i == 2 ? -1000 : i == 1 ? MSC4203_ITEM : 0;
+        CHECK(read_all(MSC4203_EDU, &preset, body,
+                       i == 3 ? MSC4203_E_SURROGATE : MSC4203_E_FIELD_MISSING, &items) == MSC4203_END);
+        CHECK(items == 1);
+        preset.sender.ptr = "s";
+        CHECK(read_all(MSC4203_EDU, &preset, body,
+                       i == 3 ? MSC4203_E_SURROGATE : MSC4203_E_FIELD_MISSING, &items) == MSC4203_END);
+        CHECK(items == 1);
+        preset.type.ptr = "t";
+        CHECK(read_all(MSC4203_EDU, &preset, body, i == 3 ? MSC4203_E_SURROGATE : 0, &items) ==
+              MSC4203_END);
+        CHECK(items == 1);
+    }
+}
+
+static void check_writer_corners(void)
+{
+    msc4203_writer writer;
+    msc4203_item item;
+    char buffer[200];
+    size_t bytes = 0, again = 0;
+    memset(&item, 0, sizeof item);
+    item.kind = MSC4203_MESSAGE_ID;
+    msc4203_writer_begin(&writer, MSC4203_EDU, 0, buffer, sizeof buffer);
+    CHECK(msc4203_writer_item(&writer, &item) == MSC4203_E_FIELD_MISSING);
+    CHECK(msc4203_writer_reserve(&writer, 1) == MSC4203_E_FIELD_MISSING);
+    CHECK(msc4203_writer_clear(&writer) == MSC4203_E_FIELD_MISSING);
+    item.id.ptr = "\b\t\n\v\f\r\"\\/";
+    item.id.len = 9;
+    CHECK(msc4203_writer_item(&writer, &item) == MSC4203_OK);
+    CHECK(msc4203_writer_end(&writer, &bytes) == MSC4203_OK);
+    CHECK(msc4203_writer_end(&writer, &again) == MSC4203_OK && again == bytes);
+    CHECK(bytes > 40 && memcmp(buffer, "{\"message_id\":\"\\b\\t\\n\\u000b\\f\\r\\\"\\\\/\",", 38) == 0);
+}
+
 int main(void)
 {
     test_seed(0x4203);
+    check_repetition();
+    check_edu_presets();
+    check_writer_corners();
     check_order_of_calls();
     check_every_body();
     check_presets();

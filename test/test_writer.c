@@ -152,7 +152,7 @@ static msc4203_item item_in(const msc4203_item *item, int shape)
  * Writing
  * ------------------------------------------------------------------------------------------------ */
 
-#define GUARD 48
+#define GUARD ((size_t)48)
 
 /* A body in a block with guards on both sides. */
 struct body {
