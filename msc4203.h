@@ -1850,15 +1850,15 @@ MSC4203_COLD void reader_save(struct msc4203_reader_state *s)
         msc4203_span *span = item_field(&s->item, field);
         if (!(s->loose & ITEM_BIT(field)))
             continue;
-        if (reader_room(s, span->len)) {
+        if (span->len == 0) {
+            span->ptr = "";
+        } else if (reader_room(s, span->len)) {
             char *at = s->scratch + (s->used - s->part);
-            if (span->len != 0) {
-                memmove(at + span->len, at, s->part);
-                memcpy(at, span->ptr, span->len);
-                s->used += (uint32_t)span->len;
-            }
+            memmove(at + span->len, at, s->part);
+            memcpy(at, span->ptr, span->len);
+            s->used += (uint32_t)span->len;
             s->stored |= (uint8_t)ITEM_BIT(field);
-            span->ptr = span->len != 0 ? at : "";
+            span->ptr = at;
         } else {
             span->ptr = NULL;
             span->len = 0;
@@ -1924,7 +1924,8 @@ MSC4203_HOT void reader_expect(struct msc4203_reader_state *s)
     static const uint8_t fields[] = {READER_SKIP, READER_KEY, READER_KEY,  READER_KEY, READER_KEY,
                                      READER_SKIP, ITEM_USER,  ITEM_DEVICE, READER_SKIP};
     s->field = fields[s->where];
-    s->row++;
+    if (s->row < READER_KEYS)
+        s->row++;
     s->row_bytes = 0;
     s->json.flags = 0;
 }

@@ -105,6 +105,7 @@ static TEST_UNUSED struct bodies_list bodies_load(void)
             one->shape = bodies_shape(shape);
         }
     }
+    free(body.text);
     free(file);
     return list;
 }

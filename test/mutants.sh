@@ -52,7 +52,8 @@ try() {
         echo "its text is not in msc4203.h exactly once" >"$here/result"
         return
     fi
-    if ! $CC -std=c99 -O1 -I"$here" -c -o "$here/msc4203.o" msc4203.c >"$here/log" 2>&1; then
+    cp msc4203.c "$here/msc4203.c" # which includes the header beside it
+    if ! $CC -std=c99 -O1 -c -o "$here/msc4203.o" "$here/msc4203.c" >"$here/log" 2>&1; then
         echo "does not compile" >"$here/result"
         return
     fi

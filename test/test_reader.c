@@ -1,6 +1,6 @@
 /* test_reader.c - the reader: what it finds in bodies written by hand (test/data/bodies.txt), and that
  * it finds the same however a body is cut, with as little scratch as it promises, and whichever kinds
- * are asked for; hostile bodies; misuse; the algorithms of key counts and fallback key types.
+ * are asked for.
  *
  * `test_reader bodies DIR` writes the bodies into files of an existing folder, SHAPE-NAME each. */
 #include "bodies.h"

@@ -168,6 +168,8 @@ static void body_begin(struct body *body, size_t capacity)
     memset(body, 0, sizeof *body);
     body->capacity = capacity;
     body->block = (char *)malloc(capacity + 2 * GUARD);
+    if (!body->block)
+        exit(2);
     memset(body->block, 0x7e, capacity + 2 * GUARD);
     body->at = body->block + GUARD;
     body->refused = (size_t)-1;
