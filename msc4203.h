@@ -22,7 +22,7 @@
  * A to-device message travels in four shapes of JSON. This library takes each of them apart into
  * items and builds each of them from items:
  *
- *   MSC4203_TRANSACTION  homeserver -> application service, PUT /_matrix/app/v1/transactions/{txnId}
+ *   MSC4203_TRANSACTION  homeserver -> bridge, PUT /_matrix/app/v1/transactions/{txnId}
  *   MSC4203_SEND         client -> homeserver, PUT /_matrix/client/v3/sendToDevice/{type}/{txnId}
  *   MSC4203_EDU          homeserver -> homeserver, the content of an m.direct_to_device EDU
  *   MSC4203_SYNC         homeserver -> client, the to-device part of a /sync response
@@ -44,12 +44,13 @@
  *
  * int main(void)
  * {
- *     static char scratch[70000], chunk[512];    // scratch: room for the longest item
+ *     static char scratch[70000], chunk[512];    // 64 KiB of content, and the ids
  *     msc4203_reader reader;
  *     const msc4203_item *item;
  *     int result;
  *
- *     msc4203_reader_init(&reader, MSC4203_TRANSACTION, MSC4203_TO_DEVICE, scratch, sizeof scratch);
+ *     msc4203_reader_init(&reader, MSC4203_TRANSACTION, MSC4203_TO_DEVICE, scratch,
+ *                         sizeof scratch);
  *     do {
  *         size_t bytes = fread(chunk, 1, sizeof chunk, stdin);
  *         msc4203_reader_feed(&reader, chunk, bytes, bytes == 0);    // no more bytes: the end
@@ -86,26 +87,29 @@
  * 4. READING
  *
  * msc4203_reader_init() says which shape to expect, which kinds of items are wanted, and gives a
- * scratch buffer. msc4203_reader_feed() gives bytes, and msc4203_reader_next() takes items out until
- * it returns something else than MSC4203_ITEM:
+ * scratch buffer. msc4203_reader_feed() gives bytes, and msc4203_reader_next() takes items out
+ * until it returns something else than MSC4203_ITEM:
  *
  *   MSC4203_MORE   these bytes are used up: feed the next ones
- *   MSC4203_END    the body is complete and valid
- *   an error < 0   the body is broken; msc4203_reader_offset() says at which byte
+ *   MSC4203_END    the body is complete and valid; only after the bytes given with `last`
+ *   an error < 0   the body is broken; msc4203_reader_offset() says at which byte, from 0
  *
  * Items that were read before an error were read correctly; whether to use them is the caller's
  * decision. (A server that accepts a request whole or not at all keeps them until MSC4203_END.)
  *
  * In one piece. Feed the whole body with `last` set. Nothing is copied: the item's strings point
- * into the body. Only strings with escapes are put together in the scratch buffer, so that a few
- * hundred bytes of scratch are enough for most uses, and none at all for items without escapes.
+ * into the body. Only strings with escapes are put together in the scratch buffer, which then must
+ * hold those of one item, unescaped; ids and types without escapes need none.
  *
  * In chunks of any size, down to one byte. What an item has before a chunk ends is kept in the
  * scratch buffer, which must hold the longest wanted item: the sum of its strings, unescaped, and
- * of its content as written (and an EDU's sender and type besides its message_id). An item that does not fit has the error MSC4203_E_TOO_LARGE, an empty
- * content, and those of its ids that fit; the body goes on. Kinds that are not wanted need no
- * scratch. However the body is cut, the items, the errors and the offsets are the same, with one
- * exception:
+ * of its content as written. (65,536 bytes of content and some ids of 255 bytes are what servers
+ * allow; in an EDU its sender and type are kept beside its message_id too.) Kinds that are not
+ * wanted need no scratch.
+ *
+ * An item that does not fit has the error MSC4203_E_TOO_LARGE, an empty content, and those of its
+ * ids that fit; the body goes on. However the body is cut, the items, the errors and the offsets
+ * are the same, with one exception:
  *
  * An EDU's keys come in any order. When `messages` comes before `sender` or `type`, reading in one
  * piece looks ahead; in chunks this is impossible, and the messages come with the flag MSC4203_LATE
@@ -122,14 +126,17 @@
  *                                      org.matrix.msc3202.device_one_time_key_counts
  *   device_unused_fallback_key_types   org.matrix.msc3202.device_unused_fallback_key_types
  *
- * Of several spellings of one key the first list with an element counts and the others are skipped,
- * so that nothing is delivered twice; an empty or null one never hides a filled one.
+ * Of several spellings of one key, or the same twice, the first list with an element counts and the
+ * others are skipped, so that nothing is delivered twice; an empty or null one never hides a filled
+ * one. A list of another type is reported as one item with MSC4203_E_FIELD_TYPE.
  *
- * What makes an item unusable: a field that is missing, of the wrong type, or given twice; a content
- * that is no object, or nested too deeply; a lone surrogate in a string. A lone surrogate inside the
- * content, and a number there that no double holds, are valid JSON that some receivers fail on: the
- * item has the flag MSC4203_LONE_SURROGATE or MSC4203_HUGE_NUMBER. A server should refuse both where
- * they come in: msc4203_item_error() tells whether there is anything wrong with an item.
+ * What makes an item unusable: a field that is missing, of the wrong type, or given twice; a
+ * content that is no object, or nested too deeply; a lone surrogate in an id or type. What such an
+ * item does have is told, for the log. A lone surrogate inside the content, and a number there that
+ * no double holds, are valid JSON that some receivers fail on: the item has the flag
+ * MSC4203_LONE_SURROGATE or MSC4203_HUGE_NUMBER. A server should refuse both where they come in; an
+ * application service may take the message if its own JSON parser does. msc4203_item_error() tells
+ * whether there is anything wrong with an item, flags included.
  *
  *
  * 5. WRITING
@@ -156,16 +163,16 @@
  * broken, injected, or poison for some receiver.
  *
  * A NULL buffer measures: the same calls, nothing is written, and the end tells the bytes. (What is
- * not there can't be compared: while measuring, users and devices that come twice and an EDU's second
- * sender or type are not noticed.)
+ * not there can't be compared: while measuring, users and devices that come twice and an EDU's
+ * second sender or type are not noticed.)
  *
  *
  * 6. RESULTS AND ERRORS
  *
- * Functions return an int: zero or positive is progress, negative is an error. Errors come in bands:
- * -1 to -19 a body that cannot be read, -20 to -39 an item that cannot be used, -40 to -59 an item
- * that cannot be written, -60 and below a mistake in the calling program. For each there is a text
- * (msc4203_result_text), a Matrix errcode (msc4203_result_errcode) and an HTTP status
+ * Functions return an int: zero or positive is progress, negative is an error. Errors come in
+ * bands: -1 to -19 a body that cannot be read, -20 to -39 an item that cannot be used, -40 to -59
+ * an item that cannot be written, -60 and below a mistake in the calling program. For each there is
+ * a text (msc4203_result_text), a Matrix errcode (msc4203_result_errcode) and an HTTP status
  * (msc4203_result_status) to answer a request with. After any error an object can be begun anew.
  *
  *
@@ -173,13 +180,14 @@
  *
  * All memory is the caller's. On a 64-bit machine: msc4203_reader at most 384 bytes, msc4203_writer
  * at most 384 bytes, whatever the body's size; no function needs more than 256 bytes of stack. (Ask
- * msc4203_sizeof() for the sizes on yours.) No heap, no recursion, no static data that is written to.
+ * msc4203_sizeof() for the sizes on yours.) No heap, no recursion, no static data that is written
+ * to.
  *
  *
  * 8. THREADS
  *
- * There is no global state: different objects may be used by different threads at the same time, one
- * object by one thread at a time. No function blocks, calls back, or reads a clock.
+ * There is no global state: different objects may be used by different threads at the same time,
+ * one object by one thread at a time. No function blocks, calls back, or reads a clock.
  *
  *
  * 9. OPTIONS
@@ -196,11 +204,11 @@
  *
  * 10. LIMITS
  *
- * Nesting: 1,024 levels, the outermost object being the first. An item whose content goes deeper has
- * the error MSC4203_E_TOO_DEEP; skipped values may go deeper. Scratch: at most 4 GiB are used. Length
- * of a body: 2^64 - 1 bytes. Number of items of a kind in one body: 2^32 - 1. No other limit on ids,
- * types or contents than the scratch buffer; what servers allow (user ids 255 bytes, contents 64
- * KiB) is the server's business.
+ * Nesting: 1,024 levels, the outermost object being the first. An item whose content goes deeper
+ * has the error MSC4203_E_TOO_DEEP; skipped values may go deeper. Scratch: at most 4 GiB are used.
+ * Length of a body: 2^64 - 1 bytes. Number of items of a kind in one body: 2^32 - 1. No other limit
+ * on ids, types or contents than the scratch buffer; what servers allow (user ids 255 bytes,
+ * contents 64 KiB) is the server's business.
  */
 #ifndef MSC4203_H
 #define MSC4203_H
@@ -212,12 +220,13 @@
 extern "C" {
 #endif
 
-/* The version of the library, MAJOR * 1000000 + MINOR * 1000 + PATCH. Within one MAJOR (and, while it
- * is 0, within one MINOR) functions, values and structs are only added to, at the end. */
+/* The version of the library, MAJOR * 1000000 + MINOR * 1000 + PATCH. Within one MAJOR (and, while
+ * it is 0, within one MINOR) functions, values and structs are only added to, at the end. */
 #define MSC4203_VERSION "0.1.0"
 #define MSC4203_VERSION_NUMBER 1000
 
-/* How functions are declared. Define it yourself for an export attribute or a calling convention. */
+/* How functions are declared. Define it yourself for an export attribute or a calling convention.
+ */
 #ifndef MSC4203_API
 #ifdef MSC4203_STATIC
 #if defined(__GNUC__) || defined(__clang__) || defined(__TINYC__)
@@ -232,11 +241,11 @@ extern "C" {
 
 /* ------------------------------------------------------------------------------------------------
  * Values
- * ------------------------------------------------------------------------------------------------ */
+ * --------------------------------------------------------------------------------------------- */
 
 /* The shapes of a body. */
 enum msc4203_shape {
-    MSC4203_TRANSACTION = 0, /* Application Service API, PUT /transactions/{txnId}; MSC4203, MSC3202 */
+    MSC4203_TRANSACTION = 0, /* Application Service API, PUT /transactions/{txnId}; MSC4203 */
     MSC4203_SEND = 1,        /* Client-Server API, PUT /sendToDevice/{eventType}/{txnId} */
     MSC4203_EDU = 2,         /* Server-Server API, m.direct_to_device, its `content` */
     MSC4203_SYNC = 3,        /* Client-Server API, GET /sync: `next_batch` and `to_device` */
@@ -261,7 +270,7 @@ enum msc4203_kind {
 
 /* Flags of an item. */
 enum msc4203_flag {
-    MSC4203_LONE_SURROGATE = 1, /* `content` has a string with half a surrogate pair, like "\ud800" */
+    MSC4203_LONE_SURROGATE = 1, /* `content` has a string with half a surrogate pair: "\ud800" */
     MSC4203_HUGE_NUMBER = 2,    /* `content` has a number of 1.7976931348623158e308 or more, or of
                                    minus that or less: no double holds it */
     MSC4203_LATE = 4            /* an EDU in chunks: `sender` or `type` was not known yet */
@@ -290,7 +299,7 @@ enum msc4203_result {
 
     /* The item cannot be used; or, from a writer, is not written. */
     MSC4203_E_FIELD_MISSING = -20, /* a required field is missing */
-    MSC4203_E_FIELD_TYPE = -21,    /* a field, or the item itself, is of the wrong JSON type */
+    MSC4203_E_FIELD_TYPE = -21,    /* a field, the item, or its list is of the wrong JSON type */
     MSC4203_E_FIELD_TWICE = -22,   /* a field is given twice */
     MSC4203_E_TOO_DEEP = -23,      /* nested deeper than 1,024 levels */
     MSC4203_E_SURROGATE = -24,     /* half a surrogate pair in a string */
@@ -310,10 +319,10 @@ enum msc4203_result {
 
 /* ------------------------------------------------------------------------------------------------
  * Items
- * ------------------------------------------------------------------------------------------------ */
+ * --------------------------------------------------------------------------------------------- */
 
-/* `len` bytes at `ptr`, not NUL-terminated; they may contain NUL bytes. An absent string has a NULL
- * `ptr`, an empty one has not. */
+/* `len` bytes at `ptr`, not NUL-terminated; they may contain NUL bytes and line breaks. An absent
+ * string has a NULL `ptr`, an empty one has not. */
 typedef struct msc4203_span {
     const char *ptr;
     size_t len;
@@ -321,8 +330,8 @@ typedef struct msc4203_span {
 
 /* Whatever travels in a body. The reader fills in what the kind has and leaves the rest zero; the
  * writer looks at what the kind and the shape have. Strings are unescaped, valid UTF-8 without
- * surrounding quotes (a lone surrogate, which makes the item an error, reads as U+FFFD); `content` is
- * raw JSON. */
+ * surrounding quotes (a lone surrogate, which makes the item an error, reads as U+FFFD); `content`
+ * is raw JSON. */
 typedef struct msc4203_item {
     int kind;       /* one of enum msc4203_kind */
     int error;      /* MSC4203_OK, or why the item cannot be used: -20 to -39 */
@@ -350,14 +359,14 @@ MSC4203_API int msc4203_span_equal(const msc4203_span *span, const char *string)
 
 /* ------------------------------------------------------------------------------------------------
  * Results
- * ------------------------------------------------------------------------------------------------ */
+ * --------------------------------------------------------------------------------------------- */
 
 /* Returns a short English text for a result, such as "a field is missing"; "unknown result" for a
  * number that is none. The text is constant. */
 MSC4203_API const char *msc4203_result_text(int result);
 
-/* Returns the Matrix errcode with which a server answers a request that failed with this result, such
- * as "M_NOT_JSON"; "" for a result that is no error. The text is constant. */
+/* Returns the Matrix errcode with which a server answers a request that failed with this result,
+ * such as "M_NOT_JSON"; "" for a result that is no error. The text is constant. */
 MSC4203_API const char *msc4203_result_errcode(int result);
 
 /* Returns the HTTP status that goes with the errcode: 200, 400, 413, or 500. */
@@ -368,7 +377,7 @@ MSC4203_API unsigned msc4203_version(void);
 
 /* ------------------------------------------------------------------------------------------------
  * Scanner state. Private: it stands here only because the structs that callers provide contain one.
- * ------------------------------------------------------------------------------------------------ */
+ * --------------------------------------------------------------------------------------------- */
 
 typedef struct msc4203_json {
     /* Bytes first: small machines reach only the first of a struct in one instruction. */
@@ -379,7 +388,7 @@ typedef struct msc4203_json {
     uint8_t strict;                /* a level too many is an error */
     int8_t error;
     uint8_t need, low, high;       /* bytes to come, and the bounds of the next one */
-    uint8_t number, minus, digits; /* the part of a number, the sign of its exponent, how it compares */
+    uint8_t number, minus, digits; /* of a number: the part, its exponent's sign, how it compares */
     uint16_t limit;                /* levels that may be open */
     uint32_t depth;                /* levels open */
     uint32_t unit;                 /* of \u escapes: a pending high surrogate << 16 | the unit */
@@ -400,7 +409,7 @@ typedef struct msc4203_json {
 
 /* ------------------------------------------------------------------------------------------------
  * Reader
- * ------------------------------------------------------------------------------------------------ */
+ * --------------------------------------------------------------------------------------------- */
 
 struct msc4203_reader_state {
     uint8_t state, shape, where, places;
@@ -410,10 +419,10 @@ struct msc4203_reader_state {
     uint16_t kinds;                           /* still wanted: not after a list with an element */
     uint16_t reports;                         /* lists of the wrong type so far, two bits a kind */
     uint32_t scratch_bytes, used, base, part; /* base: of kept ids; part: of the text */
-    char *scratch;                            /* [kept ids][finished fields][the text in the making] */
-    const unsigned char *mark;                /* where a content began in this chunk; of an EDU, its messages */
+    char *scratch;                            /* [kept ids][finished fields][text in the making] */
+    const unsigned char *mark;                /* where a content began, or an EDU's messages */
     uint64_t bytes_fed;
-    msc4203_item item;                        /* in the making, and what it shares with the next one */
+    msc4203_item item;                        /* in the making, and what the next one shares */
     msc4203_json json;
 };
 
@@ -426,9 +435,9 @@ typedef struct msc4203_reader {
 /* Begins to read a body.
  *
  * `shape` is one of enum msc4203_shape. `kinds` is a set of enum msc4203_kind: other items are
- * validated and skipped at full speed. `scratch` is `scratch_bytes` of memory for the reader to work
- * in, which must live as long as the reader is used and may be NULL when its size is 0: see READING
- * in the manual for how much is needed.
+ * validated and skipped at full speed. `scratch` is `scratch_bytes` of memory for the reader to
+ * work in, which must live as long as the reader is used and may be NULL when its size is 0: see
+ * READING in the manual for how much is needed.
  *
  * May be called at any time, also after an error, to begin another body.
  *
@@ -447,31 +456,35 @@ MSC4203_API int msc4203_reader_init(msc4203_reader *reader, int shape, unsigned 
 MSC4203_API void msc4203_reader_preset(msc4203_reader *reader, const msc4203_item *preset);
 
 /* Gives the next `bytes` bytes of the body; `last` says that no more will come (0 or 1). A body in
- * one piece is fed once, with `last` set. The last call may give 0 bytes, and `data` may then be NULL.
+ * one piece is fed once, with `last` set. The last call may give 0 bytes, and `data` may then be
+ * NULL.
  *
- * `data` is only read, and must stay as it is until msc4203_reader_next() has returned something else
- * than MSC4203_ITEM; in one piece, until the reader is no longer used.
+ * `data` is only read, and must stay as it is until msc4203_reader_next() has returned something
+ * else than MSC4203_ITEM; in one piece, until the reader is no longer used.
  *
- * Returns MSC4203_OK; MSC4203_E_USAGE, changing nothing, when the bytes before these are not used up
- * or `last` has been given. */
-MSC4203_API int msc4203_reader_feed(msc4203_reader *reader, const void *data, size_t bytes, int last);
+ * 0 bytes without `last` change nothing. A byte order mark is no JSON.
+ *
+ * Returns MSC4203_OK; MSC4203_E_USAGE, changing nothing, when the bytes before these are not used
+ * up (after an error they never are) or `last` has been given. */
+MSC4203_API int msc4203_reader_feed(msc4203_reader *reader, const void *data, size_t bytes,
+                                    int last);
 
 /* Reads on to the next wanted item.
  *
- * On MSC4203_ITEM *item points into the reader: it is valid, with what its spans point to, until the
- * next call with this reader. On MSC4203_END of an EDU *item tells its `sender` and `type`, and in
- * `error` what is wrong with them. Otherwise *item is NULL.
+ * On MSC4203_ITEM *item points into the reader: it is valid, with what its spans point to, until
+ * the next call with this reader. On MSC4203_END of an EDU *item tells its `sender` and `type`, and
+ * in `error` what is wrong with them. Otherwise *item is NULL.
  *
  * Returns
  *   MSC4203_ITEM       an item; look at its `error` before using it
  *   MSC4203_MORE       all bytes are used up: call msc4203_reader_feed()
  *   MSC4203_END        the body is complete, and all of it was valid
  *   MSC4203_E_SYNTAX, MSC4203_E_UTF8, MSC4203_E_TRUNCATED
- *                      the body is no JSON; the offset is that of the first byte after which nothing
- *                      could have made it valid, or the body's length when it is cut short
+ *                      the body is no JSON; the offset is that of the byte at which this shows
+ *                      ({"a":1,} is wrong at byte 7), or the body's length when it is cut short
  *   MSC4203_E_ROOT, MSC4203_E_MESSAGES, MSC4203_E_NO_MESSAGES
- *                      the body is JSON of another shape; the offset is that of the value which is no
- *                      object, or of the bracket that closes the body
+ *                      the body is JSON of another shape; the offset is that of the value which is
+ *                      no object, or of the bracket that closes the body
  *   MSC4203_E_TOO_DEEP only for MSC4203_JSON: the offset is that of the bracket that goes too deep
  *   MSC4203_E_USAGE    msc4203_reader_init() has not been called (and the memory is zero), or has
  *                      refused the shape
@@ -514,7 +527,7 @@ MSC4203_API int msc4203_algorithms_next(msc4203_algorithms *algorithms, msc4203_
 
 /* ------------------------------------------------------------------------------------------------
  * Writer
- * ------------------------------------------------------------------------------------------------ */
+ * --------------------------------------------------------------------------------------------- */
 
 /* Where a writer is in the body; what an item that does not fit leaves as it was. */
 struct msc4203_writer_place {
@@ -554,14 +567,15 @@ typedef struct msc4203_writer {
 MSC4203_API int msc4203_writer_begin(msc4203_writer *writer, int shape, unsigned flags,
                                      void *buffer, size_t capacity);
 
-/* Keeps `bytes` of the capacity free for an MSC4203_NEXT_BATCH or MSC4203_MESSAGE_ID item that is to
- * come last: at most 17 and six times the id's length, when nothing is known of the id.
+/* Keeps `bytes` of the capacity free for an MSC4203_NEXT_BATCH or MSC4203_MESSAGE_ID item that is
+ * to come last: at most 17 and six times the id's length, when nothing is known of the id.
  *
  * Returns MSC4203_OK, or MSC4203_E_FULL when there is no such room; then nothing is kept. */
 MSC4203_API int msc4203_writer_reserve(msc4203_writer *writer, size_t bytes);
 
-/* Writes one item. Looks at what its kind and the shape have: MSC4203_SEND needs no sender and type,
- * MSC4203_SYNC no user_id and device_id. The item and its spans need not live longer than the call.
+/* Writes one item. Looks at what its kind and the shape have: MSC4203_SEND needs no sender and
+ * type, MSC4203_SYNC no user_id and device_id. The item and its spans need not live longer than the
+ * call.
  *
  * Returns MSC4203_OK, or an error, and then nothing has been written:
  *   MSC4203_E_FULL             it does not fit; does not stick: a smaller item may be tried
@@ -580,11 +594,12 @@ MSC4203_API int msc4203_writer_item(msc4203_writer *writer, const msc4203_item *
 /* Ends the body. There is always room for it. *bytes, if not NULL, is then the body's length.
  *
  * Returns MSC4203_OK; MSC4203_E_FIELD_MISSING when an EDU has no message_id or a /sync response no
- * next_batch yet: the item may still be written; or the first error since msc4203_writer_begin(). */
+ * next_batch yet: the item may still be written; or the first error since msc4203_writer_begin().
+ */
 MSC4203_API int msc4203_writer_end(msc4203_writer *writer, size_t *bytes);
 
-/* After MSC4203_E_FULL: returns the capacity with which the refused item would have fit and the body
- * could have been ended. */
+/* After MSC4203_E_FULL: returns the capacity with which the refused item would have fit and the
+ * body could have been ended. */
 MSC4203_API size_t msc4203_writer_needed(const msc4203_writer *writer);
 
 /* Forgets an error that sticks, and returns it. What was refused has left no trace, so a caller who
@@ -594,7 +609,7 @@ MSC4203_API int msc4203_writer_clear(msc4203_writer *writer);
 
 /* ------------------------------------------------------------------------------------------------
  * For callers without this header
- * ------------------------------------------------------------------------------------------------ */
+ * --------------------------------------------------------------------------------------------- */
 
 /* The structs whose memory a caller provides. */
 enum msc4203_object {
@@ -618,7 +633,7 @@ MSC4203_API size_t msc4203_alignof(int object);
 
 /* ================================================================================================
  * IMPLEMENTATION
- * ================================================================================================ */
+ * ============================================================================================= */
 #ifdef MSC4203_IMPLEMENTATION
 #ifndef MSC4203_IMPLEMENTED
 #define MSC4203_IMPLEMENTED
@@ -640,8 +655,8 @@ MSC4203_API size_t msc4203_alignof(int object);
 #endif
 #define MSC4203_PRIVATE static MSC4203_UNUSED
 
-/* Where speed is asked for, and not size, the few hot functions go into their callers, and those that
- * are seldom called stay out of the hot ones' way. */
+/* Where speed is asked for, and not size, the few hot functions go into their callers, and those
+ * that are seldom called stay out of the hot ones' way. */
 #if defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__) && defined(__GNUC__)
 #define MSC4203_HOT MSC4203_PRIVATE __inline__ __attribute__((always_inline))
 #define MSC4203_COLD MSC4203_PRIVATE __attribute__((noinline))
@@ -653,10 +668,10 @@ MSC4203_API size_t msc4203_alignof(int object);
 /* ------------------------------------------------------------------------------------------------
  * 1. json: the scanner
  *
- * Checks RFC 8259 JSON, one byte after the other, and can stop after any byte. It reports the values
- * of the first `watch` levels; what is inside them is only checked. Nothing else in this file looks
- * at JSON characters.
- * ------------------------------------------------------------------------------------------------ */
+ * Checks RFC 8259 JSON, one byte after the other, and can stop after any byte. It reports the
+ * values of the first `watch` levels; what is inside them is only checked. Nothing else in this
+ * file looks at JSON characters.
+ * --------------------------------------------------------------------------------------------- */
 
 /* What json_next() reports. */
 enum {
@@ -696,7 +711,16 @@ enum { JSON_KEY = 1, JSON_TEXT = 2, JSON_IN_DEEP = 4 };
 enum { JSON_DEEP = 4 };
 
 /* The parts of a number: what has been read last. */
-enum { JSON_SIGN, JSON_ZERO, JSON_INT, JSON_POINT, JSON_FRACTION, JSON_E, JSON_E_SIGN, JSON_E_DIGITS };
+enum {
+    JSON_SIGN,
+    JSON_ZERO,
+    JSON_INT,
+    JSON_POINT,
+    JSON_FRACTION,
+    JSON_E,
+    JSON_E_SIGN,
+    JSON_E_DIGITS
+};
 
 MSC4203_PRIVATE void json_init(msc4203_json *j, const void *text, size_t bytes)
 {
@@ -707,8 +731,8 @@ MSC4203_PRIVATE void json_init(msc4203_json *j, const void *text, size_t bytes)
     j->limit = 8 * sizeof j->objects;
 }
 
-/* A run of plain bytes ends at '"', '\\', whatever is below 0x20, and whatever is not ASCII. Most bytes
- * of most bodies are plain: this is the loop that decides how fast everything is. */
+/* A run of plain bytes ends at '"', '\\', whatever is below 0x20, and whatever is not ASCII. Most
+ * bytes of most bodies are plain: this is the loop that decides how fast everything is. */
 MSC4203_HOT const unsigned char *json_plain_bytes(const unsigned char *p, const unsigned char *end)
 {
     while (p != end && *p >= 0x20 && *p < 0x80 && *p != '"' && *p != '\\')
@@ -723,16 +747,16 @@ MSC4203_HOT const unsigned char *json_plain_bytes(const unsigned char *p, const 
 
 #ifdef MSC4203_WORDS
 /* The lowest bit set in the result belongs to the first byte of eight that is not plain: b ^ 2 is
- * below 0x21 just for '"' and the control characters, b ^ 0x5C is below 1 just for the backslash, and
- * the subtraction then borrows from the byte's highest bit. (Above that byte a borrow may have set
- * more.) */
+ * below 0x21 just for '"' and the control characters, b ^ 0x5C is below 1 just for the backslash,
+ * and the subtraction then borrows from the byte's highest bit. What is not ASCII has that bit set,
+ * and keeps it in one of the two. (Above the first such byte a borrow may have set more.) */
 MSC4203_HOT uint64_t json_word(const unsigned char *p)
 {
     const uint64_t each = UINT64_C(0x0101010101010101);
     uint64_t word;
 
     memcpy(&word, p, 8);
-    return (((word ^ each * 2) - each * 0x21) | ((word ^ each * 0x5C) - each) | word) & each * 0x80;
+    return (((word ^ each * 2) - each * 0x21) | ((word ^ each * 0x5C) - each)) & each * 0x80;
 }
 
 MSC4203_HOT size_t json_word_first(uint64_t hits)
@@ -740,8 +764,8 @@ MSC4203_HOT size_t json_word_first(uint64_t hits)
     return (size_t)__builtin_ctzll(hits) >> 3;
 }
 
-/* The same for as many bytes as a vector holds: a bit (of NEON: four bits) for each, the lowest for the
- * first. As signed numbers, what is not ASCII is below 0x20 too. */
+/* The same for as many bytes as a vector holds: a bit (of NEON: four bits) for each, the lowest for
+ * the first. As signed numbers, what is not ASCII is below 0x20 too. */
 #if !defined(MSC4203_NO_SIMD) && defined(__AVX2__)
 #define MSC4203_VECTOR 32
 MSC4203_HOT uint32_t json_vector(const unsigned char *p)
@@ -796,8 +820,8 @@ MSC4203_COLD const unsigned char *json_plain_long(const unsigned char *p, const 
 }
 #endif
 
-/* Returns the first byte from p on that is not plain, or end. Most strings are short: four words are
- * looked at before anything is called. (`far` is the last place where there are four, or 0.) */
+/* Returns the first byte from p on that is not plain, or end. Most strings are short: four words
+ * are looked at before anything is called. (`far` is the last place where there are four, or 0.) */
 MSC4203_HOT const unsigned char *json_plain(const unsigned char *p, const unsigned char *end,
                                             uintptr_t far)
 {
@@ -830,8 +854,8 @@ MSC4203_COLD const unsigned char *json_skip_space(const unsigned char *p, const 
     return p;
 }
 
-/* The Unicode Standard, table 3-7: for the first byte of a sequence the number of bytes that follow,
- * and from which byte to which the next one may be; 0 bytes for one that can't be first. */
+/* The Unicode Standard, table 3-7: for the first byte of a sequence the number of bytes that
+ * follow, and from which byte to which the next one may be; 0 bytes for one that can't be first. */
 MSC4203_HOT uint8_t json_utf8(unsigned first, uint8_t *low, uint8_t *high)
 {
     *low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
@@ -841,8 +865,8 @@ MSC4203_HOT uint8_t json_utf8(unsigned first, uint8_t *low, uint8_t *high)
 
 /* Takes digits into account for the size of a number: counts the places before the decimal point
  * (those after it that are 0 before the first other digit count down), and compares the first
- * seventeen significant ones with those of 1.7976931348623158e308. `digits` says how that went: 0 to
- * 17 are equal so far, 18 is less, 19 is more. */
+ * seventeen significant ones with those of 1.7976931348623158e308. `digits` says how that went: 0
+ * to 17 are equal so far, 18 is less, 19 is more. */
 MSC4203_PRIVATE void json_digits(msc4203_json *j, const unsigned char *p, const unsigned char *end)
 {
     static const char limit[] = "17976931348623158";
@@ -858,11 +882,14 @@ MSC4203_PRIVATE void json_digits(msc4203_json *j, const unsigned char *p, const 
     }
 }
 
-/* Another digit of the exponent; far beyond what a body's length can make up for, they don't matter. */
+/* Another digit of the exponent; far beyond what a body's length can make up for, they don't
+ * matter. */
 MSC4203_PRIVATE void json_exponent(msc4203_json *j, unsigned char digit)
 {
-    if (j->now.decimal.exponent < (int64_t)1 << 56)
-        j->now.decimal.exponent = (j->now.decimal.exponent << 3) + (j->now.decimal.exponent << 1) + (digit - '0');
+    int64_t so_far = j->now.decimal.exponent;
+
+    if (so_far < (int64_t)1 << 56)
+        j->now.decimal.exponent = (so_far << 3) + (so_far << 1) + (digit - '0');
 }
 
 /* May a number end after this part of it? */
@@ -874,8 +901,9 @@ MSC4203_PRIVATE int json_number_whole(const msc4203_json *j)
 
 MSC4203_PRIVATE void json_number_end(msc4203_json *j)
 {
-    int64_t places = j->minus ? j->now.decimal.point - j->now.decimal.exponent : j->now.decimal.point + j->now.decimal.exponent;
+    int64_t places = j->now.decimal.point;
 
+    places += j->minus ? -j->now.decimal.exponent : j->now.decimal.exponent;
     if (j->digits != 0 && places >= 309 &&
         (places > 309 || j->digits == 17 || j->digits == 19))
         j->flags |= MSC4203_HUGE_NUMBER;
@@ -959,7 +987,9 @@ MSC4203_PRIVATE void json_unescaped(msc4203_json *j, uint32_t c)
         j->escape[n] = (unsigned char)(0x80 | (c & 0x3F));
         c >>= 6;
     }
-    j->escape[0] = (unsigned char)(j->now.text.bytes == 1 ? c : (0xF00u >> j->now.text.bytes & 0xFF) | c);
+    if (j->now.text.bytes != 1)
+        c |= 0xF00u >> j->now.text.bytes & 0xFF;
+    j->escape[0] = (unsigned char)c;
 }
 
 /* The byte that a backslash and this one stand for, or 0. */
@@ -983,9 +1013,9 @@ MSC4203_PRIVATE unsigned json_hex(unsigned c)
     return c - 'a' < 6 ? c - 'a' + 10 : 16;
 }
 
-/* Goes on behind a backslash. Half a surrogate pair waits in the upper half of `unit` for the other,
- * which must follow in an escape of its own. Returns JSON_GOT_TEXT with one unescaped character,
- * JSON_GOT_MORE or JSON_GOT_ERROR; `state` says where to go on. */
+/* Goes on behind a backslash. Half a surrogate pair waits in the upper half of `unit` for the
+ * other, which must follow in an escape of its own. Returns JSON_GOT_TEXT with one unescaped
+ * character, JSON_GOT_MORE or JSON_GOT_ERROR; `state` says where to go on. */
 MSC4203_COLD int json_escape(msc4203_json *j)
 {
     const unsigned char *p = j->next;
@@ -1091,11 +1121,11 @@ MSC4203_HOT unsigned json_in_object(const msc4203_json *j, uint32_t depth)
 }
 
 #ifdef MSC4203_WORDS
-/* What is common, and lies whole in the chunk, needs no state: these four return the byte behind it,
- * or p where the usual way has to decide. There are 32 bytes at p. */
+/* What is common, and lies whole in the chunk, needs no state: these four return the byte behind
+ * it, or p where the usual way has to decide. There are 32 bytes at p. */
 
-/* A character that is not ASCII: for two, three and four bytes the marks that each byte must have, and
- * the bits that tell overlong forms, surrogates and what is beyond U+10FFFF. */
+/* A character that is not ASCII: for two, three and four bytes the marks that each byte must have,
+ * and the bits that tell overlong forms, surrogates and what is beyond U+10FFFF. */
 MSC4203_HOT const unsigned char *json_whole_utf8(const unsigned char *p)
 {
     uint32_t word, tell;
@@ -1145,8 +1175,8 @@ MSC4203_HOT const unsigned char *json_whole_literal(const unsigned char *p)
 }
 #endif
 
-/* Where speed is asked for, an event's members go straight to the reader: on this path small messages
- * spend their time. */
+/* Where speed is asked for, an event's members go straight to the reader: on this path small
+ * messages spend their time. */
 #if defined(MSC4203_WORDS) && !defined(MSC4203_NO_READER)
 #define MSC4203_MEMBERS 1
 MSC4203_HOT const unsigned char *reader_member(msc4203_json *j, const unsigned char *p,
@@ -1519,7 +1549,7 @@ MSC4203_PRIVATE int json_whole(msc4203_json *j)
 
 /* ------------------------------------------------------------------------------------------------
  * 2. item: items, key names, results
- * ------------------------------------------------------------------------------------------------ */
+ * --------------------------------------------------------------------------------------------- */
 
 /* The keys, each once; the stable spelling is the end of the unstable one. */
 #define ITEM_MSC2409 "de.sorunome.msc2409."
@@ -1564,14 +1594,15 @@ MSC4203_API int msc4203_span_equal(const msc4203_span *span, const char *string)
     return span->len == n && (n == 0 || memcmp(span->ptr, string, n) == 0);
 }
 
-/* One row for each result: HTTP status / 100 as a digit and a letter for the errcode, and the text. A
- * table of pointers would have to be relocated in a shared object, and so be writable. */
+/* One row for each result: HTTP status / 100 as a digit and a letter for the errcode, and the text.
+ * A table of pointers would have to be relocated in a shared object, and so be writable. */
 static const char item_results[] =
     "\0" "2-done\0" "\1" "2-an item\0" "\2" "2-more bytes are needed\0" "\3" "2-the end\0"
     "\377" "4Nnot JSON\0" "\376" "4Nnot valid UTF-8\0" "\375" "4Nthe input ends too early\0"
     "\374" "4Bnot an object\0" "\373" "4Bmessages is not an object\0"
     "\372" "4Pmessages is missing\0"
-    "\354" "4Ba field is missing\0" "\353" "4Bof the wrong type\0" "\352" "4Ba field is given twice\0"
+    "\354" "4Ba field is missing\0" "\353" "4Bof the wrong type\0"
+    "\352" "4Ba field is given twice\0"
     "\351" "4Btoo deep\0" "\350" "4Ba lone surrogate\0"
     "\347" "4Ba number that no double holds\0" "\346" "5Ltoo large\0"
     "\330" "5Lno room for it\0" "\327" "4Bout of order\0" "\326" "4Bno place for it in this shape\0"
@@ -1627,7 +1658,7 @@ MSC4203_API unsigned msc4203_version(void)
 
 /* ------------------------------------------------------------------------------------------------
  * 3. reader: from a body to items
- * ------------------------------------------------------------------------------------------------ */
+ * --------------------------------------------------------------------------------------------- */
 #ifndef MSC4203_NO_READER
 
 /* Where the reader is: the innermost container whose members it looks at. */
@@ -1692,7 +1723,8 @@ typedef struct reader_key {
     uint8_t what; /* the field, the number of the kind's bit, or where the object leads */
 } reader_key;
 
-#define READER_NAME(member) (uint16_t)offsetof(struct item_names, member), sizeof item_names.member - 1
+#define READER_NAME(member) \
+    (uint16_t)offsetof(struct item_names, member), sizeof item_names.member - 1
 #define READER_STABLE(member, prefix) \
     (uint16_t)(offsetof(struct item_names, member) + sizeof prefix - 1), \
         sizeof item_names.member - sizeof prefix
@@ -1825,7 +1857,8 @@ MSC4203_COLD void reader_gathered(struct msc4203_reader_state *s, unsigned field
         s->base = s->used;
 }
 
-/* Takes the last piece of a field. Where it is the whole, and need not be kept, it is not copied. */
+/* Takes the last piece of a field. Where it is the whole, and need not be kept, it is not copied.
+ */
 MSC4203_HOT void reader_finish(struct msc4203_reader_state *s, unsigned field, const void *piece,
                                size_t n)
 {
@@ -1878,9 +1911,11 @@ MSC4203_HOT int reader_fits(const struct msc4203_reader_state *s, unsigned row, 
     const char *names = (const char *)&item_names;
     const size_t before = s->row_bytes, n = s->json.now.text.bytes;
 
-    return key->places & s->places && (last ? key->bytes == before + n : key->bytes >= before + n) &&
+    return key->places & s->places &&
+           (last ? key->bytes == before + n : key->bytes >= before + n) &&
            memcmp(names + key->name + before, s->json.now.text.ptr, n) == 0 &&
-           (before == 0 || memcmp(names + key->name, names + reader_keys[s->row].name, before) == 0);
+           (before == 0 ||
+            memcmp(names + key->name, names + reader_keys[s->row].name, before) == 0);
 }
 
 /* A key's next piece. `row` is the candidate that fits the pieces so far: at a key's begin the one
@@ -2124,8 +2159,8 @@ MSC4203_COLD void reader_device(struct msc4203_reader_state *s)
 }
 
 #ifdef MSC4203_MEMBERS
-/* What an event's five members look like in most bodies, behind the key's first quote: the bytes, and
- * which of sixteen they are. In the order of reader_keys. */
+/* What an event's five members look like in most bodies, behind the key's first quote: the bytes,
+ * and which of sixteen they are. In the order of reader_keys. */
 static const struct reader_pattern {
     char text[17];
     unsigned char mask[16];
@@ -2139,9 +2174,9 @@ static const struct reader_pattern {
     {"type\":\"", {READER_FF4, 255, 255, 255}, 7, ITEM_TYPE, 48}
 };
 
-/* Takes a member of an event that is one of these, and not given twice: if it is a string, all of it,
- * when it is plain; of a content, the begin. Returns where to go on, and for a content sets *begins to
- * its first byte; or returns NULL, then the member goes the usual way. */
+/* Takes a member of an event that is one of these, and not given twice: if it is a string, all of
+ * it, when it is plain; of a content, the begin. Returns where to go on, and for a content sets
+ * *begins to its first byte; or returns NULL, then the member goes the usual way. */
 MSC4203_HOT const unsigned char *reader_member(msc4203_json *j, const unsigned char *p,
                                                const unsigned char *end, uintptr_t far,
                                                unsigned *begins)
@@ -2338,8 +2373,8 @@ MSC4203_HOT int reader_end(struct msc4203_reader_state *s)
     return given;
 }
 
-/* What all messages of an EDU or of a preset share does not belong to an item that is an id: it is put
- * aside while that is given. */
+/* What all messages of an EDU or of a preset share does not belong to an item that is an id: it is
+ * put aside while that is given. */
 MSC4203_COLD void reader_hide(struct msc4203_reader_state *s, int hide)
 {
     static const msc4203_span none = {NULL, 0};
@@ -2379,8 +2414,8 @@ MSC4203_PRIVATE void reader_forget(struct msc4203_reader_state *s)
     s->used = s->base;
 }
 
-MSC4203_API int msc4203_reader_init(msc4203_reader *reader, int shape, unsigned kinds, void *scratch,
-                                    size_t scratch_bytes)
+MSC4203_API int msc4203_reader_init(msc4203_reader *reader, int shape, unsigned kinds,
+                                    void *scratch, size_t scratch_bytes)
 {
     struct msc4203_reader_state *s = &reader->priv;
 
@@ -2424,7 +2459,8 @@ MSC4203_API void msc4203_reader_preset(msc4203_reader *reader, const msc4203_ite
     }
 }
 
-MSC4203_API int msc4203_reader_feed(msc4203_reader *reader, const void *data, size_t bytes, int last)
+MSC4203_API int msc4203_reader_feed(msc4203_reader *reader, const void *data, size_t bytes,
+                                    int last)
 {
     struct msc4203_reader_state *s = &reader->priv;
 
@@ -2590,7 +2626,7 @@ MSC4203_API int msc4203_algorithms_next(msc4203_algorithms *algorithms, msc4203_
 
 /* ------------------------------------------------------------------------------------------------
  * 4. writer: from items to a body
- * ------------------------------------------------------------------------------------------------ */
+ * --------------------------------------------------------------------------------------------- */
 #ifndef MSC4203_NO_WRITER
 
 /* Adds bytes, or, when there is no room or no buffer, only counts them. */
@@ -2600,7 +2636,7 @@ MSC4203_PRIVATE void writer_put(struct msc4203_writer_state *w, const void *byte
 
     if (w->buffer != NULL && used <= w->capacity && n <= w->capacity - used && n != 0)
         memcpy(w->buffer + used, bytes, n);
-    w->at.used = n <= SIZE_MAX - used ? used + n : SIZE_MAX; /* unreachable: needs SIZE_MAX bytes */
+    w->at.used = n <= SIZE_MAX - used ? used + n : SIZE_MAX; /* unreachable: so many bytes */
 }
 
 MSC4203_PRIVATE void writer_puts(struct msc4203_writer_state *w, const char *string)
@@ -2675,8 +2711,8 @@ MSC4203_PRIVATE void writer_key(struct msc4203_writer_state *w, const char *key)
     writer_puts(w, "\":");
 }
 
-/* Compares a string with one that has been written at `at`, both as they are written: any order that
- * is the same each time serves. */
+/* Compares a string with one that has been written at `at`, both as they are written: any order
+ * that is the same each time serves. */
 MSC4203_PRIVATE int writer_compare(const struct msc4203_writer_state *w, size_t at,
                                    const msc4203_span *span)
 {
@@ -2704,7 +2740,8 @@ MSC4203_COLD int writer_find(struct msc4203_writer_state *w, size_t at, const ms
     j->watch = 1;
     while ((got = json_next(j)) == JSON_GOT_TEXT || got == JSON_GOT_VALUE || got == JSON_GOT_END) {
         if (got != JSON_GOT_END && j->now.text.bytes != 0) {
-            if (j->now.text.bytes > key->len - same || memcmp(key->ptr + same, j->now.text.ptr, j->now.text.bytes) != 0)
+            if (j->now.text.bytes > key->len - same ||
+                memcmp(key->ptr + same, j->now.text.ptr, j->now.text.bytes) != 0)
                 differs = 1;
             else
                 same += j->now.text.bytes;
@@ -2719,7 +2756,8 @@ MSC4203_COLD int writer_find(struct msc4203_writer_state *w, size_t at, const ms
     return 0;
 }
 
-/* Tells the user that an item belongs to from the last one's where nothing is written to compare. */
+/* Tells the user that an item belongs to from the last one's where nothing is written to compare.
+ */
 MSC4203_PRIVATE void writer_hash(const msc4203_span *span, uint32_t hash[2])
 {
     size_t i;
@@ -2745,8 +2783,8 @@ MSC4203_PRIVATE int writer_same_user(const struct msc4203_writer_state *w, const
     return memcmp(hash, w->at.user_hash, sizeof hash) == 0;
 }
 
-/* Checks that a content is one JSON text of the right type, and fit for all receivers. `depth` is the
- * level that it will stand on. */
+/* Checks that a content is one JSON text of the right type, and fit for all receivers. `depth` is
+ * the level that it will stand on. */
 MSC4203_COLD int writer_check(struct msc4203_writer_state *w, const msc4203_span *content,
                                  char first, unsigned depth)
 {
@@ -2826,8 +2864,8 @@ MSC4203_PRIVATE int writer_open_edu(struct msc4203_writer_state *w, const msc420
     return writer_string(w, &item->type);
 }
 
-/* The offset in item_names of the key that holds a kind of items. (A switch over pointers would become
- * a table that has to be relocated.) */
+/* The offset in item_names of the key that holds a kind of items. (A switch over pointers would
+ * become a table that has to be relocated.) */
 MSC4203_PRIVATE size_t writer_name(const struct msc4203_writer_state *w, unsigned kind)
 {
     const size_t msc2409 = sizeof ITEM_MSC2409 - 1;
@@ -2906,7 +2944,8 @@ MSC4203_PRIVATE int writer_member(struct msc4203_writer_state *w, const char *be
 }
 
 /* Adds an item of a list. */
-MSC4203_PRIVATE int writer_element(struct msc4203_writer_state *w, const msc4203_item *item, int first)
+MSC4203_PRIVATE int writer_element(struct msc4203_writer_state *w, const msc4203_item *item,
+                                   int first)
 {
     int result;
 
@@ -2931,9 +2970,9 @@ MSC4203_PRIVATE int writer_element(struct msc4203_writer_state *w, const msc4203
     return MSC4203_OK;
 }
 
-/* Is a key new in the object that begins at `object`, whose greatest key is at `max`, if it has one?
- * Returns 0 if not, 1 if it is, 2 if it is the greatest now. Where nothing has been written, nothing
- * can be compared. */
+/* Is a key new in the object that begins at `object`, whose greatest key is at `max`, if it has
+ * one? Returns 0 if not, 1 if it is, 2 if it is the greatest now. Where nothing has been written,
+ * nothing can be compared. */
 MSC4203_PRIVATE int writer_new_key(struct msc4203_writer_state *w, size_t object, size_t max,
                                    const msc4203_span *key)
 {
@@ -3056,8 +3095,8 @@ MSC4203_PRIVATE void writer_measure_tail(struct msc4203_writer_state *w)
     w->at = at;
 }
 
-MSC4203_API int msc4203_writer_begin(msc4203_writer *writer, int shape, unsigned flags, void *buffer,
-                                     size_t capacity)
+MSC4203_API int msc4203_writer_begin(msc4203_writer *writer, int shape, unsigned flags,
+                                     void *buffer, size_t capacity)
 {
     struct msc4203_writer_state *w = &writer->priv;
 
@@ -3164,7 +3203,7 @@ MSC4203_API int msc4203_writer_clear(msc4203_writer *writer)
 
 /* ------------------------------------------------------------------------------------------------
  * Sizes, for callers without this header
- * ------------------------------------------------------------------------------------------------ */
+ * --------------------------------------------------------------------------------------------- */
 
 /* The offset of a struct behind one byte is its alignment. */
 struct item_align { char byte; msc4203_item object; };

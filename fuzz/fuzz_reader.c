@@ -99,11 +99,14 @@ static size_t most_scratch(const struct fuzz_reading *whole, const struct fuzz_i
     for (i = 0; i < FUZZ_SPANS; i++)
         spans += fuzz_span_of(item, i).len;
     spans -= kept->in_preset;
-    if (item->error) {
-        if (whole->end.count)
-            spans += whole->end.list[0].item.sender.len + whole->end.list[0].item.type.len;
+    /* An EDU's sender and type are kept beside its message_id; of a broken one it is not known how
+     * long they were. */
+    if (whole->end.count && (item->error || item->kind == MSC4203_MESSAGE_ID))
+        spans += whole->end.list[0].item.sender.len + whole->end.list[0].item.type.len;
+    else if (item->kind == MSC4203_MESSAGE_ID)
+        spans += (size_t)item->offset;
+    if (item->error)
         return spans + (size_t)(next - item->offset);
-    }
     return chunked ? spans : kept->in_scratch;
 }
 

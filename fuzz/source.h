@@ -186,7 +186,7 @@ static FUZZ_UNUSED unsigned fuzz_check_message(const struct fuzz_source *from,
     at = fuzz_space(from, fuzz_behind(from, at));
     at = fuzz_space(from, at + 1);
     faults |= fuzz_check_content(from, at, item->content, '{');
-    return item->error && !faults ? fuzz_fault(item->error) : faults;
+    return item->error ? faults | fuzz_fault(item->error) : faults;
 }
 
 /* The faults of one device's counts or types. What is wrong with the ids is not looked for. */

@@ -49,6 +49,7 @@ struct items_end {
     size_t count;      /* of items */
     size_t need; /* scratch that the longest item needs when it is fed byte by byte */
     struct items_text sender, type; /* what the end of an EDU has told; `text` NULL: absent */
+    int told_error;
 };
 
 static TEST_UNUSED void items_put(struct items_text *to, const char *data, size_t bytes)
@@ -254,6 +255,9 @@ static TEST_UNUSED void items_put_told(struct items_text *to, const msc4203_item
                                        struct items_end *end)
 {
     items_printf(to, "SENDER");
+    if (item->error)
+        items_printf(to, " !%s", items_result(item->error));
+    end->told_error = item->error;
     items_put_span(to, "s", item->sender);
     items_put_span(to, "t", item->type);
     items_put(to, "\n", 1);
@@ -261,6 +265,14 @@ static TEST_UNUSED void items_put_told(struct items_text *to, const msc4203_item
         items_put(&end->sender, item->sender.ptr, item->sender.len);
     if (item->type.ptr)
         items_put(&end->type, item->type.ptr, item->type.len);
+}
+
+/* The items of a kind are counted from 0, without a gap. */
+static TEST_UNUSED void items_check_index(const msc4203_item *item, unsigned *next)
+{
+    const char *letter = strchr(items_letters, items_letter(item->kind));
+    if (!letter || item->index != next[letter - items_letters]++)
+        CHECK(!"an index follows the one before");
 }
 
 /* Reads `body`, appends what comes out to *to, and tells in *end how it ended (to be freed with
@@ -272,6 +284,7 @@ static TEST_UNUSED void items_read(struct items_text *to, const struct items_way
     msc4203_reader readers[2], *reader = readers;
     const msc4203_item *item = NULL;
     char *scratch = way->scratch_bytes ? (char *)malloc(way->scratch_bytes) : NULL;
+    unsigned next_index[9] = {0, 0, 0, 0, 0, 0, 0, 0, 0};
     size_t at = 0, cut = 0;
     int whole = !way->chunk && !way->cut_count && !way->empty_end;
 
@@ -294,6 +307,7 @@ static TEST_UNUSED void items_read(struct items_text *to, const struct items_way
             size_t need = items_need(item, way);
             if (need > end->need)
                 end->need = need;
+            items_check_index(item, next_index);
             items_put_item(to, item);
             end->count++;
         }

@@ -28,16 +28,15 @@ GCC='-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wcast-ali
     -Wcast-qual -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition
     -Wmissing-declarations -Wredundant-decls -Wnested-externs -Wdouble-promotion -Wfloat-equal
     -Wformat=2 -Wformat-signedness -Wundef -Wswitch-enum -Wswitch-default -Wnull-dereference
-    -Wduplicated-cond
-    -Wduplicated-branches -Wlogical-op -Wjump-misses-init -Wwrite-strings -Wvla -Walloca
-    -Warith-conversion -Wbad-function-cast -Wunused-macros -Wunused-const-variable=2
+    -Wduplicated-cond -Wduplicated-branches -Wlogical-op -Wjump-misses-init -Wwrite-strings -Wvla
+    -Walloca -Warith-conversion -Wbad-function-cast -Wunused-macros -Wunused-const-variable=2
     -Wimplicit-fallthrough=3 -Wtrampolines -Wdate-time -Winit-self -Wunreachable-code
     -Wstringop-overflow=4 -Wstrict-overflow=2 -Warray-bounds=2 -Wpointer-arith -Werror'
 GXX='-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wcast-align=strict
     -Wcast-qual -Wmissing-declarations -Wredundant-decls -Wdouble-promotion -Wfloat-equal
     -Wformat=2 -Wformat-signedness -Wundef -Wswitch-enum -Wswitch-default -Wnull-dereference
-    -Wundef -Wswitch-enum -Wswitch-default -Wnull-dereference -Wduplicated-cond
-    -Wduplicated-branches -Wlogical-op -Wvla -Walloca -Warith-conversion -Wunused-macros -Werror'
+    -Wduplicated-cond -Wduplicated-branches -Wlogical-op -Wvla -Walloca -Warith-conversion
+    -Wunused-macros -Werror'
 # Everything that clang knows, less
 #   padded                          says where a struct has gaps, which no caller can see
 #   declaration-after-statement     is against C99

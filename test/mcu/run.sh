@@ -31,7 +31,7 @@ board() { # FLASH RAM RAM_AT STACK
 }
 TINY="--specs=nano.specs $(board 32K 4K 0x20000000 1K)"
 SMALL="--specs=nano.specs --specs=rdimon.specs $(board 256K 64K 0x20000000 4K)"
-LARGE="--specs=rdimon.specs $(board 4M 16M 0x21000000 1M)"
+LARGE="--specs=rdimon.specs $(board 4M 16M 0x21000000 256K)"
 
 passed=0 failed=0
 # Builds a program and runs it: NAME BOARD MEMORY FLAGS AND FILES...
@@ -46,7 +46,7 @@ run() {
         return
     fi
     status=0
-    timeout 600 qemu-system-arm -M "$board" -nographic -monitor none -serial none \
+    timeout 300 qemu-system-arm -M "$board" -nographic -monitor none -serial none \
         -semihosting-config "enable=on,target=native,arg=$name,arg=TEST_SHARE=$TEST_SHARE" \
         -kernel "$OUT/$name.elf" </dev/null >"$OUT/$name.log" 2>&1 || status=$?
     grep -v '^Timer with period zero' "$OUT/$name.log" || :

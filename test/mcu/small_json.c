@@ -5,8 +5,8 @@
 
 int main(void)
 {
-    scale = test_scale();
-    share = test_share();
+    run_scale = test_scale();
+    run_share = test_share();
     test_seed(0x4203);
     every_cut = 100;
     check_all_known();
