@@ -27,10 +27,10 @@
  *   MSC4203_EDU          homeserver -> homeserver, the content of an m.direct_to_device EDU
  *   MSC4203_SYNC         homeserver -> client, the to-device part of a /sync response
  *
- * Reading checks the whole body against RFC 8259 and UTF-8, strictly. One unusable item among good
- * ones is reported as an item with an error, and the rest is read: a bad message never blocks a
- * transaction. Strings come unescaped; contents come as the bytes that were sent, never re-ordered,
- * re-escaped or re-formatted.
+ * Reading checks the whole body against RFC 8259 and UTF-8, strictly, down to 1,024 levels. One
+ * unusable item among good ones is reported as an item with an error, and the rest is read: a bad
+ * message never blocks a transaction. Strings come unescaped; contents come as the bytes that were
+ * sent, never re-ordered, re-escaped or re-formatted.
  *
  *
  * 2. A COMPLETE EXAMPLE
@@ -80,8 +80,8 @@
  * Copy msc4203.h. In ONE source file of yours, define MSC4203_IMPLEMENTATION before including it;
  * everywhere else include it plainly, for the declarations. Or compile msc4203.c, which does just
  * that. To keep everything private to one file, define MSC4203_STATIC as well. C99 and later, C++98
- * and later; no other header than <stddef.h>, <stdint.h> and <string.h>; no warnings at strict
- * settings.
+ * and later; no other header than <stddef.h>, <stdint.h> and <string.h>, and the compiler's own for
+ * vector instructions, if it offers them; no warnings at strict settings.
  *
  *
  * 4. READING
@@ -205,7 +205,9 @@
  * 10. LIMITS
  *
  * Nesting: 1,024 levels, the outermost object being the first. An item whose content goes deeper
- * has the error MSC4203_E_TOO_DEEP; skipped values may go deeper. Scratch: at most 4 GiB are used.
+ * has the error MSC4203_E_TOO_DEEP; skipped values may go deeper. Below that level only strings are
+ * checked and brackets counted: what stands there may not be JSON, and is in no usable item.
+ * Scratch: at most 4 GiB are used.
  * Length of a body: 2^64 - 1 bytes. Number of items of a kind in one body: 2^32 - 1. No other limit
  * on ids, types or contents than the scratch buffer; what servers allow (user ids 255 bytes,
  * contents 64 KiB) is the server's business.
@@ -336,7 +338,8 @@ typedef struct msc4203_item {
     int kind;       /* one of enum msc4203_kind */
     int error;      /* MSC4203_OK, or why the item cannot be used: -20 to -39 */
     unsigned flags; /* a set of enum msc4203_flag */
-    unsigned index; /* counts the items of this kind in this body, from 0, unusable ones too */
+    unsigned index; /* counts the items of this kind in this body, from 0, unusable ones too (and
+                       lists of the wrong type, but no more than three) */
     uint64_t offset;        /* of the item's first byte in the body, from 0; in MSC4203_SEND and
                                MSC4203_EDU of the quote before the device id */
     msc4203_span sender;    /* full user id */
@@ -478,7 +481,7 @@ MSC4203_API int msc4203_reader_feed(msc4203_reader *reader, const void *data, si
  * Returns
  *   MSC4203_ITEM       an item; look at its `error` before using it
  *   MSC4203_MORE       all bytes are used up: call msc4203_reader_feed()
- *   MSC4203_END        the body is complete, and all of it was valid
+ *   MSC4203_END        the body is complete, and all of it was valid (see LIMITS)
  *   MSC4203_E_SYNTAX, MSC4203_E_UTF8, MSC4203_E_TRUNCATED
  *                      the body is no JSON; the offset is that of the byte at which this shows
  *                      ({"a":1,} is wrong at byte 7), or the body's length when it is cut short
@@ -570,7 +573,8 @@ MSC4203_API int msc4203_writer_begin(msc4203_writer *writer, int shape, unsigned
 /* Keeps `bytes` of the capacity free for an MSC4203_NEXT_BATCH or MSC4203_MESSAGE_ID item that is
  * to come last: at most 17 and six times the id's length, when nothing is known of the id.
  *
- * Returns MSC4203_OK, or MSC4203_E_FULL when there is no such room; then nothing is kept. */
+ * Returns MSC4203_OK; MSC4203_E_FULL when there is no such room, and then nothing is kept;
+ * MSC4203_E_USAGE when the body has not been begun, or has been ended. */
 MSC4203_API int msc4203_writer_reserve(msc4203_writer *writer, size_t bytes);
 
 /* Writes one item. Looks at what its kind and the shape have: MSC4203_SEND needs no sender and
@@ -594,7 +598,8 @@ MSC4203_API int msc4203_writer_item(msc4203_writer *writer, const msc4203_item *
 /* Ends the body. There is always room for it. *bytes, if not NULL, is then the body's length.
  *
  * Returns MSC4203_OK; MSC4203_E_FIELD_MISSING when an EDU has no message_id or a /sync response no
- * next_batch yet: the item may still be written; or the first error since msc4203_writer_begin().
+ * next_batch yet: the item may still be written; MSC4203_E_USAGE when no body has been begun; or
+ * the first error since msc4203_writer_begin().
  */
 MSC4203_API int msc4203_writer_end(msc4203_writer *writer, size_t *bytes);
 
@@ -1790,7 +1795,7 @@ MSC4203_COLD int reader_room(struct msc4203_reader_state *s, size_t n)
         unsigned field;
         for (field = 0; field < ITEM_FIELDS; field++) {
             msc4203_span *span = item_field(&s->item, field);
-            if (s->stored & ITEM_BIT(field) && span->ptr > content->ptr)
+            if (s->stored & ITEM_BIT(field) && span->len != 0 && span->ptr > content->ptr)
                 span->ptr -= content->len;
         }
         memmove(behind - content->len, behind, (size_t)(end - behind));
@@ -3046,9 +3051,6 @@ MSC4203_PRIVATE int writer_check_item(struct msc4203_writer_state *w, const msc4
         return MSC4203_OK;
     if (writer_has_map(w, kind) || kind == MSC4203_TO_DEVICE)
         depth = w->shape == MSC4203_SYNC ? 4 : 3;
-#ifdef MSC4203_BENCH_NO_VALIDATION
-    return MSC4203_OK;
-#endif
     return writer_check(w, &item->content, kind == MSC4203_FALLBACK_TYPES ? '[' : '{', depth);
 }
 
@@ -3126,6 +3128,8 @@ MSC4203_API int msc4203_writer_reserve(msc4203_writer *writer, size_t bytes)
 
     if (w->error != MSC4203_OK)
         return w->error;
+    if (!w->open)
+        return MSC4203_E_USAGE;
     if (w->buffer != NULL && bytes > w->capacity - w->at.used - w->tail)
         return MSC4203_E_FULL;
     w->reserve = bytes;
@@ -3175,6 +3179,8 @@ MSC4203_API int msc4203_writer_end(msc4203_writer *writer, size_t *bytes)
 
     if (w->error != MSC4203_OK)
         return w->error;
+    if (w->at.used == 0)
+        return MSC4203_E_USAGE;
     if (id != 0 && !(w->at.seen & id))
         return MSC4203_E_FIELD_MISSING;
     if (w->open)

@@ -118,7 +118,7 @@ PROGRAMS_TIDY="$PROGRAMS_TIDY,-bugprone-implicit-widening-of-multiplication-resu
 # and, for programs, but style, and indices that a table's last row bounds.
 CPPCHECK='--quiet --std=c99 --inline-suppr --suppress=missingIncludeSystem
     --suppress=knownConditionTrueFalse --suppress=ctuuninitvar --suppress=variableScope
-    --suppress=shadowVariable --suppress=shadowFunction -UMSC4203_BENCH_NO_VALIDATION
+    --suppress=shadowVariable --suppress=shadowFunction
     --error-exitcode=1'
 
 files=$(ls example/*.c test/*.c fuzz/*.c 2>/dev/null)

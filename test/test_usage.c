@@ -456,6 +456,9 @@ static void check_writer_corners(void)
     msc4203_item item;
     char buffer[200];
     size_t bytes = 0, again = 0;
+    memset(&writer, 0, sizeof writer); /* never begun */
+    CHECK(msc4203_writer_reserve(&writer, 1) == MSC4203_E_USAGE);
+    CHECK(msc4203_writer_end(&writer, &bytes) == MSC4203_E_USAGE);
     memset(&item, 0, sizeof item);
     item.kind = MSC4203_MESSAGE_ID;
     msc4203_writer_begin(&writer, MSC4203_EDU, 0, buffer, sizeof buffer);

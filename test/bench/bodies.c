@@ -551,7 +551,7 @@ static void hostile_keys(text *t, size_t bytes)
     size_t end = t->used + bytes, i;
     for (i = 0; t->used < end; i++) {
         put(t, "\"");
-        put_number(t, i);
+        put_number(t, 10000000 + i);
         put(t, "\":0,");
     }
 }
