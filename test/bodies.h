@@ -96,8 +96,8 @@ static TEST_UNUSED struct bodies_list bodies_load(void)
             items_put(&one->want, "\n", 1);
         } else {
             char shape[32];
-            list.cases = (struct bodies_case *)realloc(list.cases,
-                                                       (list.count + 1) * sizeof *list.cases);
+            list.cases =
+                (struct bodies_case *)realloc(list.cases, (list.count + 1) * sizeof *list.cases);
             one = &list.cases[list.count++];
             memset(one, 0, sizeof *one);
             if (sscanf(line, "%31s %63s", shape, one->name) != 2)

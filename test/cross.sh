@@ -32,13 +32,15 @@ run() {
     (
         cd "$dir" || exit 1
         $MAKE -s CC="$2" CFLAGS="-O2 $4" LIBFLAGS="$5" LDFLAGS="${qemu:+-static}" tests || exit 1
-        # The suites start the tool as a program of this machine.
+        # The suites start the tool and the demo as programs of this machine.
         if [ -n "$qemu" ]; then
             mkdir build/native
-            mv build/msc4203 build/native/msc4203
-            printf '#!/bin/sh\nexec %s "%s/build/native/msc4203" "$@"\n' "$qemu" "$PWD" \
-                >build/msc4203
-            chmod +x build/msc4203
+            for program in msc4203 demo; do
+                mv build/$program build/native/$program
+                printf '#!/bin/sh\nexec %s "%s/build/native/%s" "$@"\n' "$qemu" "$PWD" $program \
+                    >build/$program
+                chmod +x build/$program
+            done
         fi
         $MAKE -s CC="$2" CFLAGS="-O2 $4" LIBFLAGS="$5" LDFLAGS="${qemu:+-static}" RUN="$qemu" suites
     ) >"$dir/log" 2>&1
@@ -62,9 +64,7 @@ compile() {
 }
 
 run s390x s390x-linux-gnu-gcc qemu-s390x '' ''
-run s390x-signed-char s390x-linux-gnu-gcc qemu-s390x -fsigned-char ''
 run armhf arm-linux-gnueabihf-gcc qemu-arm '' ''
-run armhf-signed-char arm-linux-gnueabihf-gcc qemu-arm -fsigned-char -DMSC4203_NO_SIMD
 run aarch64 aarch64-linux-gnu-gcc qemu-aarch64 '' ''
 run aarch64-no-simd aarch64-linux-gnu-gcc qemu-aarch64 '' -DMSC4203_NO_SIMD
 run native-unsigned-char "${CC:-cc}" '' -funsigned-char ''

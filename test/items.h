@@ -7,9 +7,10 @@
  *     END @120
  *
  * A line begins with the kind's letter (see items_letters), the item's index and its offset; then
- * come `!` and the error, `~` and the flags (S lone surrogate, N huge number, L late), and the spans
- * that are there. An absent span is left out, an empty one is not. Bytes up to the blank, the
- * backslash and those from 0x7f on are written as \xHH, so that different readings always differ. */
+ * come `!` and the error, `~` and the flags (S lone surrogate, N huge number, L late), and the
+ * spans that are there. An absent span is left out, an empty one is not. Bytes up to the blank, the
+ * backslash and those from 0x7f on are written as \xHH, so that different readings always differ.
+ */
 #ifndef ITEMS_H
 #define ITEMS_H
 
@@ -32,8 +33,8 @@ struct items_text {
 /* How to read. All zero but `shape` reads in one piece, all kinds, without scratch. */
 struct items_way {
     int shape;
-    unsigned kinds;       /* 0: all */
-    const size_t *cuts;   /* offsets at which to cut, ascending */
+    unsigned kinds;     /* 0: all */
+    const size_t *cuts; /* offsets at which to cut, ascending */
     size_t cut_count;
     size_t chunk;         /* if not 0: cut every so many bytes, too */
     size_t scratch_bytes; /* exactly sized and fresh for each reading */
@@ -46,8 +47,8 @@ struct items_way {
 struct items_end {
     int result;
     uint64_t offset;
-    size_t count;      /* of items */
-    size_t need; /* scratch that the longest item needs when it is fed byte by byte */
+    size_t count; /* of items */
+    size_t need;  /* scratch that the longest item needs when it is fed byte by byte */
     struct items_text sender, type; /* what the end of an EDU has told; `text` NULL: absent */
     int told_error;
 };

@@ -1,6 +1,6 @@
 /* test_corpus.c - reads every captured body and compares with what an independent parser found
- * (test/data/expected, written by test/expected.py); and what this library says of the requests that
- * Synapse refused or failed on. */
+ * (test/data/expected, written by test/expected.py); and what this library says of the requests
+ * that Synapse refused or failed on. */
 #include "items.h"
 
 static uint32_t crc32_of(const char *data, size_t bytes)

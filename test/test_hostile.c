@@ -1,6 +1,6 @@
-/* test_hostile.c - what has cost peers a transaction, a connection or their lives: one bad item never
- * costs another one; nothing, however long or deep, costs more than itself; and the faults behind the
- * holes of other JSON parsers, in blocks that end where the body ends. */
+/* test_hostile.c - what has cost peers a transaction, a connection or their lives: one bad item
+ * never costs another one; nothing, however long or deep, costs more than itself; and the faults
+ * behind the holes of other JSON parsers, in blocks that end where the body ends. */
 #include "items.h"
 
 /* Reads a copy of `text`, exactly sized, in chunks (0: one piece) with the given scratch. */
@@ -70,7 +70,8 @@ static int ends_well(const struct items_text *got, const struct items_text *body
 
 /* ------------------------------------------------------------------------------------------------
  * One bad item
- * ------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------
+ */
 
 #define GOOD "\"sender\":\"s\",\"type\":\"t\",\"to_user_id\":\"u\",\"to_device_id\":\"d\""
 #define REST "\"type\":\"t\",\"to_user_id\":\"u\",\"to_device_id\":\"d\",\"content\":{}"
@@ -130,7 +131,8 @@ static void check_bad_message(size_t which)
     free(body.text);
 }
 
-/* What may stand in place of a content in the other shapes, and of an element in the other lists. */
+/* What may stand in place of a content in the other shapes, and of an element in the other lists.
+ */
 static const struct {
     const char *value, *said;
 } bad_contents[] = {
@@ -156,12 +158,14 @@ static void check_bad_content(size_t which)
                  value);
     items_printf(&edu, "{\"sender\":\"s\",\"type\":\"t\",\"messages\":");
     items_printf(&edu, "{\"u\":{\"a\":{\"n\":1},\"b\":%s},\"v\":{\"a\":{\"n\":2}}}}", value);
-    items_printf(&sync, "{\"to_device\":{\"events\":[{\"sender\":\"s\",\"type\":\"t\",\"content\":{}},");
+    items_printf(&sync,
+                 "{\"to_device\":{\"events\":[{\"sender\":\"s\",\"type\":\"t\",\"content\":{}},");
     items_printf(&sync, "{\"content\":%s,\"sender\":\"s\",\"type\":\"t\"},", value);
     items_printf(&sync, "{\"sender\":\"s\",\"type\":\"t\",\"content\":{}}]},\"next_batch\":\"n\"}");
     items_printf(&transaction, "{\"events\":[{\"n\":1},%s,{\"n\":2}],\"ephemeral\":[%s,{\"n\":3}],",
                  value, value);
-    items_printf(&transaction, "\"device_one_time_keys_count\":{\"u\":{\"d\":%s,\"e\":{}}}}", value);
+    items_printf(&transaction, "\"device_one_time_keys_count\":{\"u\":{\"d\":%s,\"e\":{}}}}",
+                 value);
     for (i = 0; i < sizeof chunks / sizeof *chunks; i++) {
         got = reading(MSC4203_SEND, &send, chunks[i], 64);
         CHECK_CASE(has_line(&got, "T0", " u=u d=a c={\"n\":1}"), send.text);
@@ -201,7 +205,8 @@ static void check_bad_content(size_t which)
 
 /* ------------------------------------------------------------------------------------------------
  * Long and deep
- * ------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static const size_t long_chunks[] = {0, 64, 4096};
 
@@ -291,8 +296,9 @@ static void check_all_long(void)
     check_long("\"content\":{ ", " \n", "}," GOOD, "T1", ids);
     check_long("\"content\":{}," REST ",\"sender\":\"", "x", "\"", "T1", " !");
     check_long("\"sender\":\"", "\\ud83d\\ude00", "\"," REST, "T1", " !LARGE t=t u=u d=d");
-    check_long("\"type\":\"", "\xc3\xa9", "\",\"sender\":\"s\",\"to_user_id\":\"u\",\"content\":{},"
-                                          "\"to_device_id\":\"d\"",
+    check_long("\"type\":\"", "\xc3\xa9",
+               "\",\"sender\":\"s\",\"to_user_id\":\"u\",\"content\":{},"
+               "\"to_device_id\":\"d\"",
                "T1", " !LARGE s=s u=u d=d");
     check_long(GOOD ",\"content\":{},\"x\":\"", "\\u0000", "\"", "T1", " s=s t=t u=u d=d c={}");
     check_long(GOOD ",\"content\":{},\"", "sender", "\":1", "T1", " s=s t=t u=u d=d c={}");
@@ -328,7 +334,8 @@ static void check_long_keys(void)
         memset(&body, 0, sizeof body);
         put(&body, "{\"next_batch\":\"");
         repeat(&body, "n", 1000000);
-        put(&body, "\",\"to_device\":{\"events\":[{\"sender\":\"s\",\"type\":\"t\",\"content\":{}}]}}");
+        put(&body,
+            "\",\"to_device\":{\"events\":[{\"sender\":\"s\",\"type\":\"t\",\"content\":{}}]}}");
         got = reading(MSC4203_SYNC, &body, long_chunks[i], 64);
         CHECK(has_name(&got, "N0", " !LARGE"));
         CHECK(has_line(&got, "T0", " s=s t=t c={}"));
@@ -355,7 +362,8 @@ static void check_many_bad(void)
 
 /* ------------------------------------------------------------------------------------------------
  * Broken strings
- * ------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------
+ */
 
 /* Where a string can be. */
 static const struct {
@@ -405,10 +413,11 @@ static void check_string(const char *text, size_t bytes, const char *result, siz
 
 static void check_broken_strings(void)
 {
-    static const char escapes[] = "a\\u00e9\\ud83d\\ude00\\\\\\\"\xf0\x9f\x98\x80\xe2\x82\xac\xc3\xa9";
-    static const char *const wrong[] = {"\\u", "\\u1", "\\u12", "\\u123", "\\ud83d\\u",
-                                        "\\ud83d\\ude0", "\\x", "\\a", "\\U0041", "\\0",
-                                        "\\ud83d\\", NULL};
+    static const char escapes[] =
+        "a\\u00e9\\ud83d\\ude00\\\\\\\"\xf0\x9f\x98\x80\xe2\x82\xac\xc3\xa9";
+    static const char *const wrong[] = {"\\u",        "\\u1",          "\\u12",     "\\u123",
+                                        "\\ud83d\\u", "\\ud83d\\ude0", "\\x",       "\\a",
+                                        "\\U0041",    "\\0",           "\\ud83d\\", NULL};
     size_t i;
     for (i = 0; i < sizeof escapes; i++)
         check_string(escapes, i, "TRUNCATED", i);

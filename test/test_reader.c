@@ -1,6 +1,6 @@
-/* test_reader.c - the reader: what it finds in bodies written by hand (test/data/bodies.txt), and that
- * it finds the same however a body is cut, with as little scratch as it promises, and whichever kinds
- * are asked for.
+/* test_reader.c - the reader: what it finds in bodies written by hand (test/data/bodies.txt), and
+ * that it finds the same however a body is cut, with as little scratch as it promises, and
+ * whichever kinds are asked for.
  *
  * `test_reader bodies DIR` writes the bodies into files of an existing folder, SHAPE-NAME each. */
 #include "bodies.h"
@@ -8,7 +8,8 @@
 
 /* ------------------------------------------------------------------------------------------------
  * All bodies
- * ------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------
+ */
 
 /* A body that is cut short is just that, and what was read until then was read in the same way. */
 static void check_prefixes(const struct subject *subject)

@@ -1,5 +1,6 @@
 /* test_usage.c - the reader as it is called: wrong order of calls, ends and errors that repeat,
- * beginning anew, presets, results' names; and the algorithms of key counts and fallback key types. */
+ * beginning anew, presets, results' names; and the algorithms of key counts and fallback key types.
+ */
 #include "bodies.h"
 
 static const char good[] = "{\"to_device\":[{\"sender\":\"s\",\"type\":\"t\",\"to_user_id\":\"u\","
@@ -104,7 +105,8 @@ static void check_every_body(void)
 
 /* ------------------------------------------------------------------------------------------------
  * Presets
- * ------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static void check_preset(int shape, const char *body, const char *want)
 {
@@ -147,17 +149,19 @@ static void check_presets(void)
                  "\"next_batch\":\"n\"}",
                  "T0 @24 s=s t=t u=user d=device c={}\nN0 @78 i=n\nEND @82\n");
     check_preset(MSC4203_TRANSACTION, good, "T0 @14 s=s t=t u=u d=d c={}\nEND @90\n");
-    check_preset(MSC4203_EDU,
-                 "{\"sender\":\"s\",\"messages\":{\"u\":{\"d\":{}}},\"type\":\"t\",\"message_id\":\"i\"}",
-                 "T0 @31 s=sender t=type u=u d=d c={}\nM0 @64 i=i\nSENDER s=sender t=type\n"
-                 "END @68\n");
+    check_preset(
+        MSC4203_EDU,
+        "{\"sender\":\"s\",\"messages\":{\"u\":{\"d\":{}}},\"type\":\"t\",\"message_id\":\"i\"}",
+        "T0 @31 s=sender t=type u=u d=d c={}\nM0 @64 i=i\nSENDER s=sender t=type\n"
+        "END @68\n");
     check_preset(MSC4203_EDU, "{\"messages\":{\"u\":{\"d\":{}}}}",
                  "T0 @18 s=sender t=type u=u d=d c={}\nSENDER s=sender t=type\nEND @27\n");
 }
 
 /* ------------------------------------------------------------------------------------------------
  * Small things
- * ------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static void check_item_error(void)
 {
@@ -202,18 +206,26 @@ static void check_results(void)
         int result, status;
         const char *errcode;
     } rows[] = {
-        {MSC4203_E_SYNTAX, 400, "M_NOT_JSON"},       {MSC4203_E_UTF8, 400, "M_NOT_JSON"},
-        {MSC4203_E_TRUNCATED, 400, "M_NOT_JSON"},    {MSC4203_E_ROOT, 400, "M_BAD_JSON"},
-        {MSC4203_E_MESSAGES, 400, "M_BAD_JSON"},     {MSC4203_E_NO_MESSAGES, 400, "M_MISSING_PARAM"},
-        {MSC4203_E_FIELD_MISSING, 400, "M_BAD_JSON"}, {MSC4203_E_FIELD_TYPE, 400, "M_BAD_JSON"},
-        {MSC4203_E_FIELD_TWICE, 400, "M_BAD_JSON"},  {MSC4203_E_TOO_DEEP, 400, "M_BAD_JSON"},
-        {MSC4203_E_SURROGATE, 400, "M_BAD_JSON"},    {MSC4203_E_NUMBER, 400, "M_BAD_JSON"},
-        {MSC4203_E_TOO_LARGE, 413, "M_TOO_LARGE"},   {MSC4203_OK, 200, ""},
-        {MSC4203_ITEM, 200, ""},                     {MSC4203_MORE, 200, ""},
+        {MSC4203_E_SYNTAX, 400, "M_NOT_JSON"},
+        {MSC4203_E_UTF8, 400, "M_NOT_JSON"},
+        {MSC4203_E_TRUNCATED, 400, "M_NOT_JSON"},
+        {MSC4203_E_ROOT, 400, "M_BAD_JSON"},
+        {MSC4203_E_MESSAGES, 400, "M_BAD_JSON"},
+        {MSC4203_E_NO_MESSAGES, 400, "M_MISSING_PARAM"},
+        {MSC4203_E_FIELD_MISSING, 400, "M_BAD_JSON"},
+        {MSC4203_E_FIELD_TYPE, 400, "M_BAD_JSON"},
+        {MSC4203_E_FIELD_TWICE, 400, "M_BAD_JSON"},
+        {MSC4203_E_TOO_DEEP, 400, "M_BAD_JSON"},
+        {MSC4203_E_SURROGATE, 400, "M_BAD_JSON"},
+        {MSC4203_E_NUMBER, 400, "M_BAD_JSON"},
+        {MSC4203_E_TOO_LARGE, 413, "M_TOO_LARGE"},
+        {MSC4203_OK, 200, ""},
+        {MSC4203_ITEM, 200, ""},
+        {MSC4203_MORE, 200, ""},
         {MSC4203_END, 200, ""},
     };
-    static const int all[] = {0, 1, 2, 3, -1, -2, -3, -4, -5, -6, -20, -21, -22, -23, -24, -25, -26,
-                              -40, -41, -42, -43, -60};
+    static const int all[] = {0,   1,   2,   3,   -1,  -2,  -3,  -4,  -5,  -6,  -20,
+                              -21, -22, -23, -24, -25, -26, -40, -41, -42, -43, -60};
     static const int none[] = {4, -7, -19, -27, -39, -44, -59, -61, 1000, -1000};
     size_t i, j;
     for (i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -264,7 +276,8 @@ static void check_giant_scratch(void)
 
 /* ------------------------------------------------------------------------------------------------
  * Algorithms
- * ------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------
+ */
 
 /* Goes through a content, exactly sized, and writes down what comes: "name=count ... RESULT". */
 static void check_algorithms(int kind, const char *content, size_t bytes, const char *want)
@@ -414,16 +427,19 @@ static void check_repetition(void)
     int items;
     CHECK(read_all(MSC4203_SEND, NULL, "{\"messages\":5,\"messages\":6}", 0, &items) ==
           MSC4203_E_MESSAGES);
-    CHECK(read_all(MSC4203_TRANSACTION, NULL,
-                   "{\"to_device\":1,\"to_device\":2,\"to_device\":3,\"to_device\":4,\"to_device\":5}",
-                   MSC4203_E_FIELD_TYPE, &items) == MSC4203_END);
+    CHECK(read_all(
+              MSC4203_TRANSACTION, NULL,
+              "{\"to_device\":1,\"to_device\":2,\"to_device\":3,\"to_device\":4,\"to_device\":5}",
+              MSC4203_E_FIELD_TYPE, &items) == MSC4203_END);
     CHECK(items == 5);
-    CHECK(read_all(MSC4203_EDU, NULL, "{\"messages\":{},\"messages\":{\"u\":{\"d\":{}}},", 0, &items) ==
-          MSC4203_E_TRUNCATED);
+    CHECK(read_all(MSC4203_EDU, NULL, "{\"messages\":{},\"messages\":{\"u\":{\"d\":{}}},", 0,
+                   &items) == MSC4203_E_TRUNCATED);
     CHECK(items == 1);
-    CHECK(read_all(MSC4203_SYNC, NULL,
-                   "{\"to_device\":{\"events\":[{\"to_user_id\":\"a\",\"content\":{},\"sender\":\"s\","
-                   "\"type\":\"a type that is long enough\"}]}}", 0, &items) == MSC4203_END);
+    CHECK(read_all(
+              MSC4203_SYNC, NULL,
+              "{\"to_device\":{\"events\":[{\"to_user_id\":\"a\",\"content\":{},\"sender\":\"s\","
+              "\"type\":\"a type that is long enough\"}]}}",
+              0, &items) == MSC4203_END);
     CHECK(items == 1);
 }
 
@@ -437,11 +453,13 @@ static void check_edu_presets(void)
         memset(&preset, 0, sizeof preset);
         preset.error = i == 3 ? MSC4203_E_SURROGATE : i == 2 ? -1000 : i == 1 ? MSC4203_ITEM : 0;
         CHECK(read_all(MSC4203_EDU, &preset, body,
-                       i == 3 ? MSC4203_E_SURROGATE : MSC4203_E_FIELD_MISSING, &items) == MSC4203_END);
+                       i == 3 ? MSC4203_E_SURROGATE : MSC4203_E_FIELD_MISSING,
+                       &items) == MSC4203_END);
         CHECK(items == 1);
         preset.sender.ptr = "s";
         CHECK(read_all(MSC4203_EDU, &preset, body,
-                       i == 3 ? MSC4203_E_SURROGATE : MSC4203_E_FIELD_MISSING, &items) == MSC4203_END);
+                       i == 3 ? MSC4203_E_SURROGATE : MSC4203_E_FIELD_MISSING,
+                       &items) == MSC4203_END);
         CHECK(items == 1);
         preset.type.ptr = "t";
         CHECK(read_all(MSC4203_EDU, &preset, body, i == 3 ? MSC4203_E_SURROGATE : 0, &items) ==
@@ -470,7 +488,8 @@ static void check_writer_corners(void)
     CHECK(msc4203_writer_item(&writer, &item) == MSC4203_OK);
     CHECK(msc4203_writer_end(&writer, &bytes) == MSC4203_OK);
     CHECK(msc4203_writer_end(&writer, &again) == MSC4203_OK && again == bytes);
-    CHECK(bytes > 40 && memcmp(buffer, "{\"message_id\":\"\\b\\t\\n\\u000b\\f\\r\\\"\\\\/\",", 38) == 0);
+    CHECK(bytes > 40 &&
+          memcmp(buffer, "{\"message_id\":\"\\b\\t\\n\\u000b\\f\\r\\\"\\\\/\",", 38) == 0);
 }
 
 int main(void)

@@ -1,10 +1,11 @@
-/* test_writer.c - the writer: every capacity, every refusal, order, measuring; and round trips between
- * all shapes, over the captured bodies and over random items. */
+/* test_writer.c - the writer: every capacity, every refusal, order, measuring; and round trips
+ * between all shapes, over the captured bodies and over random items. */
 #include "items.h"
 
 /* ------------------------------------------------------------------------------------------------
  * Lists of items
- * ------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------
+ */
 
 #define MOST 2000 /* items */
 
@@ -150,7 +151,8 @@ static msc4203_item item_in(const msc4203_item *item, int shape)
 
 /* ------------------------------------------------------------------------------------------------
  * Writing
- * ------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------
+ */
 
 #define GUARD ((size_t)48)
 
@@ -248,7 +250,8 @@ static int holds(const struct body *body, int shape, const struct list *list, co
 
 /* ------------------------------------------------------------------------------------------------
  * Every capacity
- * ------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------
+ */
 
 /* The capacity that a refused item is said to need is enough, and one byte less is not. */
 static int needed_is_exact(const struct body *body, int shape, unsigned flags,
@@ -361,7 +364,8 @@ static void check_all_capacities(void)
     items[12] = item_of(MSC4203_FALLBACK_TYPES, "@v:x", "D", "[\"signed_curve25519\"]");
     for (i = 0; i < 13; i++)
         list_add(&list, &items[i]);
-    check_capacities("transaction, unstable keys", MSC4203_TRANSACTION, MSC4203_UNSTABLE_KEYS, &list);
+    check_capacities("transaction, unstable keys", MSC4203_TRANSACTION, MSC4203_UNSTABLE_KEYS,
+                     &list);
     check_capacities("transaction, stable keys", MSC4203_TRANSACTION, MSC4203_STABLE_KEYS, &list);
     list_clear(&list);
     for (i = 13; i; i--) /* the other way round: fallback types first, events last */
@@ -405,10 +409,11 @@ static void check_all_capacities(void)
 
 /* ------------------------------------------------------------------------------------------------
  * Refusals
- * ------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------
+ */
 
-/* Between `before` and `after` the item is refused with `error`, which sticks until it is cleared, and
- * the body is the same as without it. A measuring writer says the same. */
+/* Between `before` and `after` the item is refused with `error`, which sticks until it is cleared,
+ * and the body is the same as without it. A measuring writer says the same. */
 static void check_refused(const char *name, int shape, const struct list *before,
                           const msc4203_item *item, const struct list *after, int error)
 {
@@ -452,7 +457,8 @@ static void some_items(int shape, struct list *before, struct list *after)
     list_add(before, &item);
     item = message("@m:x", "E", "{\"n\":2}");
     list_add(after, &item);
-    item = item_of(shape == MSC4203_EDU ? MSC4203_MESSAGE_ID : MSC4203_NEXT_BATCH, "id", NULL, NULL);
+    item =
+        item_of(shape == MSC4203_EDU ? MSC4203_MESSAGE_ID : MSC4203_NEXT_BATCH, "id", NULL, NULL);
     if (shape == MSC4203_EDU || shape == MSC4203_SYNC)
         list_add(after, &item);
 }
@@ -470,8 +476,8 @@ static void check_kinds(void)
         some_items(shape, &before, &after);
         for (i = 0; i < 9; i++) {
             int kind = 1 << i;
-            msc4203_item item = item_of(kind, "@z:x", "D",
-                                        kind == MSC4203_FALLBACK_TYPES ? "[]" : "{}");
+            msc4203_item item =
+                item_of(kind, "@z:x", "D", kind == MSC4203_FALLBACK_TYPES ? "[]" : "{}");
             if (kind == MSC4203_MESSAGE_ID || kind == MSC4203_NEXT_BATCH)
                 item.id = span_of("id");
             if (!(held[shape] & (unsigned)kind))
@@ -495,7 +501,8 @@ static void check_missing(void)
         some_items(shape, &before, &after);
         for (i = 0; i < 5; i++) {
             msc4203_item item = message("@n:x", "D", "{}");
-            int unused = (shape == MSC4203_SEND && i < 2) || (shape == MSC4203_SYNC && i > 1 && i < 4);
+            int unused =
+                (shape == MSC4203_SEND && i < 2) || (shape == MSC4203_SYNC && i > 1 && i < 4);
             *(i == 0   ? &item.sender
               : i == 1 ? &item.type
               : i == 2 ? &item.user_id
@@ -510,9 +517,9 @@ static void check_missing(void)
     for (i = 1; i < 7; i++) {
         int kind = 1 << i, field;
         for (field = 0; field < 3; field++) {
-            msc4203_item item = item_of(kind, "@z:x", "D",
-                                        kind == MSC4203_FALLBACK_TYPES ? "[]" : "{}");
-            int unused = kind <= MSC4203_EPHEMERAL ? field < 2
+            msc4203_item item =
+                item_of(kind, "@z:x", "D", kind == MSC4203_FALLBACK_TYPES ? "[]" : "{}");
+            int unused = kind <= MSC4203_EPHEMERAL     ? field < 2
                          : kind <= MSC4203_DEVICE_LEFT ? field > 0
                                                        : 0;
             *(field == 0 ? &item.user_id : field == 1 ? &item.device_id : &item.content) = none;
@@ -608,10 +615,14 @@ static void check_depth(void)
         int shape, kind;
         size_t levels;
     } rows[] = {
-        {MSC4203_TRANSACTION, MSC4203_TO_DEVICE, 1021},  {MSC4203_SEND, MSC4203_TO_DEVICE, 1021},
-        {MSC4203_EDU, MSC4203_TO_DEVICE, 1021},          {MSC4203_SYNC, MSC4203_TO_DEVICE, 1020},
-        {MSC4203_TRANSACTION, MSC4203_EVENT, 1022},      {MSC4203_TRANSACTION, MSC4203_EPHEMERAL, 1022},
-        {MSC4203_TRANSACTION, MSC4203_KEY_COUNTS, 1021}, {MSC4203_TRANSACTION, MSC4203_FALLBACK_TYPES, 1021},
+        {MSC4203_TRANSACTION, MSC4203_TO_DEVICE, 1021},
+        {MSC4203_SEND, MSC4203_TO_DEVICE, 1021},
+        {MSC4203_EDU, MSC4203_TO_DEVICE, 1021},
+        {MSC4203_SYNC, MSC4203_TO_DEVICE, 1020},
+        {MSC4203_TRANSACTION, MSC4203_EVENT, 1022},
+        {MSC4203_TRANSACTION, MSC4203_EPHEMERAL, 1022},
+        {MSC4203_TRANSACTION, MSC4203_KEY_COUNTS, 1021},
+        {MSC4203_TRANSACTION, MSC4203_FALLBACK_TYPES, 1021},
     };
     static struct list before, after;
     size_t i, more, j;
@@ -656,8 +667,9 @@ static void check_depth(void)
 /* Strings that are no UTF-8, and items that a reader found unusable. */
 static void check_strings(void)
 {
-    static const char *const bad[] = {"\xff", "a\xc3", "\xed\xa0\x80", "\xc0\xaf", "x\x80y",
-                                      "0123456789abcdef\xf4\x90\x80\x80", "\xe2\x82"};
+    static const char *const bad[] = {"\xff",     "a\xc3",  "\xed\xa0\x80",
+                                      "\xc0\xaf", "x\x80y", "0123456789abcdef\xf4\x90\x80\x80",
+                                      "\xe2\x82"};
     static struct list before, after;
     int shape;
     size_t i, field;
@@ -683,10 +695,9 @@ static void check_strings(void)
         check_refused("an unusable item", MSC4203_TRANSACTION, &before, &item, &after, item.error);
     }
     for (i = 0; i < 6; i++) {
-        msc4203_item item = item_of(i & 1 ? MSC4203_DEVICE_LEFT : MSC4203_DEVICE_CHANGED, bad[i], NULL,
-                                    NULL);
-        check_refused("no UTF-8", MSC4203_TRANSACTION, &before, &item, &after,
-                      MSC4203_E_UTF8);
+        msc4203_item item =
+            item_of(i & 1 ? MSC4203_DEVICE_LEFT : MSC4203_DEVICE_CHANGED, bad[i], NULL, NULL);
+        check_refused("no UTF-8", MSC4203_TRANSACTION, &before, &item, &after, MSC4203_E_UTF8);
     }
     list_clear(&before);
     list_clear(&after);
@@ -694,10 +705,11 @@ static void check_strings(void)
 
 /* ------------------------------------------------------------------------------------------------
  * Order
- * ------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------
+ */
 
-/* Writes items one after the other, leaving out what is refused, and says what came: a character for
- * each, '.' for written, 'o' order, 's' second, '?' else. */
+/* Writes items one after the other, leaving out what is refused, and says what came: a character
+ * for each, '.' for written, 'o' order, 's' second, '?' else. */
 static void check_order(const char *name, int shape, const msc4203_item *items, size_t count,
                         const char *want)
 {
@@ -734,16 +746,17 @@ static void check_order(const char *name, int shape, const msc4203_item *items, 
 static void check_pairs(int shape, int kind, const char *pairs, const char *want)
 {
     /* what is easily taken for another one in what has been written */
-    static const char *const names[] = {"@u:x", "@u:xx", "@u:", "\"", "\\", "\n", "\x01", "",
-                                        "\xc3\xa9", "@u:x\":{\"", "D", "content", "messages"};
+    static const char *const names[] = {"@u:x", "@u:xx",   "@u:",     "\"",       "\\",
+                                        "\n",   "\x01",    "",        "\xc3\xa9", "@u:x\":{\"",
+                                        "D",    "content", "messages"};
     msc4203_item items[64];
     char marks[64];
     size_t count = 0;
     for (; *pairs; pairs += 2)
-        items[count++] = item_of(kind, names[pairs[0] - 'a'], names[pairs[1] - 'a'],
-                                 kind == MSC4203_FALLBACK_TYPES
-                                     ? "[\"@u:x\",\"\\\"\"]"
-                                     : "{\"@u:x\":{\"@u:x\":{}},\"\\\"\":{\"D\":1}}");
+        items[count++] =
+            item_of(kind, names[pairs[0] - 'a'], names[pairs[1] - 'a'],
+                    kind == MSC4203_FALLBACK_TYPES ? "[\"@u:x\",\"\\\"\"]"
+                                                   : "{\"@u:x\":{\"@u:x\":{}},\"\\\"\":{\"D\":1}}");
     strcpy(marks, want);
     if (shape == MSC4203_EDU) {
         items[count++] = item_of(MSC4203_MESSAGE_ID, "id", NULL, NULL);
@@ -754,7 +767,8 @@ static void check_pairs(int shape, int kind, const char *pairs, const char *want
 
 static void check_all_orders(void)
 {
-    msc4203_item e = item_of(MSC4203_EVENT, NULL, NULL, "{}"), t = message("u", "d", "{}"), items[8];
+    msc4203_item e = item_of(MSC4203_EVENT, NULL, NULL, "{}"), t = message("u", "d", "{}"),
+                 items[8];
     msc4203_item p = item_of(MSC4203_EPHEMERAL, NULL, NULL, "{}"), id, other;
     msc4203_item c = item_of(MSC4203_DEVICE_CHANGED, "c", NULL, NULL);
     msc4203_item l = item_of(MSC4203_DEVICE_LEFT, "l", NULL, NULL);
@@ -822,7 +836,8 @@ static void check_all_orders(void)
 
 /* ------------------------------------------------------------------------------------------------
  * Calls in the wrong order, and what is small
- * ------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static void check_usage(void)
 {
@@ -902,7 +917,8 @@ static void check_keys(void)
 {
     static struct list list;
     unsigned flags;
-    static const char *const prefixed[] = {"de.sorunome.msc2409.to_device", "org.matrix.msc3202.device_lists",
+    static const char *const prefixed[] = {"de.sorunome.msc2409.to_device",
+                                           "org.matrix.msc3202.device_lists",
                                            "org.matrix.msc3202.device_one_time_key",
                                            "org.matrix.msc3202.device_unused_fallback_key_types"};
     msc4203_item item = message("u", "d", "{}");
@@ -939,7 +955,8 @@ static void check_keys(void)
 
 /* ------------------------------------------------------------------------------------------------
  * Round trips
- * ------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------
+ */
 
 /* Writes, in exactly the room that measuring tells, reads, and compares. */
 static int trip(int shape, unsigned flags, const struct list *list, struct list *back,
@@ -1012,7 +1029,8 @@ static int is_known(const struct list *list, const msc4203_item *item)
     size_t i;
     for (i = 0; i < list->count; i++) {
         const msc4203_item *other = &list->items[i];
-        if (other->user_id.len == item->user_id.len && other->device_id.len == item->device_id.len &&
+        if (other->user_id.len == item->user_id.len &&
+            other->device_id.len == item->device_id.len &&
             !memcmp(other->user_id.ptr, item->user_id.ptr, item->user_id.len) &&
             !memcmp(other->device_id.ptr, item->device_id.ptr, item->device_id.len))
             return 1;
@@ -1082,16 +1100,38 @@ static void check_captured(void)
 
 /* ------------------------------------------------------------------------------------------------
  * Random items
- * ------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static char arena[1 << 20];
 static size_t arena_used;
 
 static msc4203_span random_string(void)
 {
-    static const char *const pieces[] = {"a", "b", "Z", "9", "@", ":", " ", "/", "\"", "\\", "\n", "\t",
-                                         "\x01", "\x1f", "\x7f", "\xc2\x80", "\xc3\xa9", "\xe2\x82\xac",
-                                         "\xe2\x80\xa8", "\xef\xbf\xbf", "\xf0\x9f\x98\x80", "{", "}", "u0041"};
+    static const char *const pieces[] = {"a",
+                                         "b",
+                                         "Z",
+                                         "9",
+                                         "@",
+                                         ":",
+                                         " ",
+                                         "/",
+                                         "\"",
+                                         "\\",
+                                         "\n",
+                                         "\t",
+                                         "\x01",
+                                         "\x1f",
+                                         "\x7f",
+                                         "\xc2\x80",
+                                         "\xc3\xa9",
+                                         "\xe2\x82\xac",
+                                         "\xe2\x80\xa8",
+                                         "\xef\xbf\xbf",
+                                         "\xf0\x9f\x98\x80",
+                                         "{",
+                                         "}",
+                                         "u0041"};
     msc4203_span span;
     size_t count = test_below(8) ? test_below(6) : test_below(60);
     span.ptr = arena + arena_used;
@@ -1124,10 +1164,24 @@ static void random_space(void)
 
 static void random_value(int depth, int wanted)
 {
-    static const char *const leaves[] = {
-        "0", "-0", "-1.5e-7", "1e308", "12345678901234567890123", "1e-999", "true", "false", "null",
-        "\"\"", "\"a b\"", "\"\\u0000\\ud83d\\ude00\\\"\\\\\\/\"", "\"\xc3\xa9\xf0\x9f\x98\x80\x7f\"",
-        "\"0123456789abcdef0123456789abcdef\"", "{}", "[]", "1.7976931348623157e308", "\"[{\""};
+    static const char *const leaves[] = {"0",
+                                         "-0",
+                                         "-1.5e-7",
+                                         "1e308",
+                                         "12345678901234567890123",
+                                         "1e-999",
+                                         "true",
+                                         "false",
+                                         "null",
+                                         "\"\"",
+                                         "\"a b\"",
+                                         "\"\\u0000\\ud83d\\ude00\\\"\\\\\\/\"",
+                                         "\"\xc3\xa9\xf0\x9f\x98\x80\x7f\"",
+                                         "\"0123456789abcdef0123456789abcdef\"",
+                                         "{}",
+                                         "[]",
+                                         "1.7976931348623157e308",
+                                         "\"[{\""};
     size_t members = test_below(4), i;
     int array = wanted ? wanted == '[' : (int)test_below(2);
     if (!wanted && (depth <= 0 || !test_below(2))) {

@@ -66,9 +66,9 @@ static contestant writers[] = {
 
 static const char notes[] =
     "1. Checks UTF-8, but not the grammar of what it skips. 2. No UTF-8 validation, no spans of "
-    "the\n"
-    "contents. 3. No spans of the contents. 4. A build for this measurement alone: what the\n"
-    "validation costs. 5. The strings escaped beforehand: the least that any writer must do.\n";
+    "the contents. 3. No spans of the contents. 4. A changed copy, for this measurement alone: "
+    "what the validation costs. 5. The strings escaped beforehand: the least that any writer "
+    "must do.\n";
 
 /* What each is measured for: at least so many times the speed of another. */
 static const struct goal {
@@ -120,9 +120,10 @@ static int present(const contestant *c)
  * ---------------------------------------------------------------------------------------------- */
 
 /* Reads the body once; returns what it came to. */
-static job read_once(const contestant *c, const char *body, size_t size, int full, int *result)
+static job_reading read_once(const contestant *c, const char *body, size_t size, int full,
+                             int *result)
 {
-    job job = {NULL, 0, 0, 0, 0, 0};
+    job_reading job = {NULL, 0, 0, 0, 0, 0};
     job.body = body;
     job.size = size;
     job.full = (size_t)full;
@@ -132,7 +133,7 @@ static job read_once(const contestant *c, const char *body, size_t size, int ful
 
 static void check_reading(int kind)
 {
-    job expected[2];
+    job_reading expected[2];
     size_t i;
     int full, result;
     for (full = 0; full < 2; full++) {
@@ -142,7 +143,7 @@ static void check_reading(int kind)
     }
     for (i = 0; i < COUNT(readers); i++) {
         for (full = 0; full < 2 && present(&readers[i]); full++) {
-            job got = read_once(&readers[i], work.body, work.size, full, &result);
+            job_reading got = read_once(&readers[i], work.body, work.size, full, &result);
             if (result)
                 fail("cannot read the body", readers[i].name, kind);
             if (got.messages != expected[full].messages || got.strings != expected[full].strings)
@@ -173,7 +174,7 @@ static void check_writing(int kind)
 }
 
 /* Breaks the content of a message in the middle of the olm body in six ways: those that validate
- * must refuse each, in reading and in writing. */
+ * must refuse each, in reading and in writing; what is said not to validate must not. */
 static void check_validation(void)
 {
     static const struct {
@@ -202,9 +203,11 @@ static void check_validation(void)
                 fail(faults[k].instead, readers[i].name, BODY_OLM);
         }
         for (i = 0; i < COUNT(writers); i++) {
-            if (!(writers[i].does & VALIDATES) || !present(&writers[i]))
+            long written;
+            if (!present(&writers[i]) || writers[i].write == memcpy_write)
                 continue;
-            if (writers[i].write(work.items, work.items_count, work.output, work.capacity) >= 0)
+            written = writers[i].write(work.items, work.items_count, work.output, work.capacity);
+            if ((writers[i].does & VALIDATES) == (written >= 0))
                 fail(faults[k].instead, writers[i].name, BODY_OLM);
         }
         memcpy(at, faults[k].at, bytes);
@@ -215,17 +218,18 @@ static void check_validation(void)
  * Measuring
  * ---------------------------------------------------------------------------------------------- */
 
+/* Time of the processor, not of the clock on the wall: others may use the machine, too. */
 static double now(void)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 /* The time of one go, from as many as fill `least` seconds, at least one. */
 static double measure(const contestant *c, double least, int kind)
 {
-    job job = {NULL, 0, 0, 0, 0, 0};
+    job_reading job = {NULL, 0, 0, 0, 0, 0};
     double from = now(), passed;
     unsigned long goes = 0, batch = 1, i;
     job.body = work.body;
@@ -411,8 +415,12 @@ static int results(const char *directory, int rounds)
     machine(file, rounds);
     if (fclose(file) != 0)
         return 1;
-    chart(directory, "reading", "Reading: MB/s, everything validated", readers, COUNT(readers) - 3);
-    chart(directory, "writing", "Writing: MB/s, contents validated", writers, COUNT(writers));
+    chart(directory, "reading",
+          "Reading, everything validated: MB/s (hollow: does less, see the notes)", readers,
+          COUNT(readers) - 3);
+    chart(directory, "writing",
+          "Writing, contents validated: MB/s (hollow: does less, see the notes)", writers,
+          COUNT(writers));
     return 0;
 }
 

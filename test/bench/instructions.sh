@@ -4,7 +4,8 @@
 # check: it fails when reading takes over 5 % more than the figures below say; and when a byte of a
 # large body costs over 5 % more than one of a body of 64 KiB, in one piece or in chunks.
 #
-# INSTRUCTIONS_BYTES says how large a large body is: 4 MiB, or 67108864 to be thorough (some minutes).
+# INSTRUCTIONS_BYTES says how large a large body is: 4 MiB, or 67108864 to be thorough (some
+# minutes).
 set -eu
 cd "$(dirname "$0")/../.."
 CC=${CC:-cc} OUT=${B:-build}/bench HERE=test/bench

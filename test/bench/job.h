@@ -23,13 +23,13 @@ typedef struct job_text {
 } job_text;
 
 /* For reading. The layout is known to serde/src/lib.rs. */
-typedef struct job {
+typedef struct job_reading {
     const char *body; /* a NUL and 64 bytes of padding come after it, for those who need them */
     size_t size;
     size_t full;     /* 1: full digests */
     size_t messages; /* results, from here on */
     uint64_t strings, contents;
-} job;
+} job_reading;
 
 /* What there is to write. `section` says where. Also known to serde/src/lib.rs. */
 typedef struct job_item {
@@ -50,7 +50,7 @@ enum job_section {
 
 /* Reads a body, or writes `count` items into `output`. Returns 0 (writing: the bytes written), or
  * -1 for a body (a content) that is not valid. */
-typedef int (*job_reader)(job *);
+typedef int (*job_reader)(job_reading *);
 typedef long (*job_writer)(const job_item *items, size_t count, char *output, size_t capacity);
 
 static inline uint64_t job_quick(const char *ptr, size_t len)
@@ -71,7 +71,7 @@ static inline uint64_t job_full(const char *ptr, size_t len)
 }
 
 /* Takes note of one message. `content` may be NULL for those who can't tell its span. */
-static inline void job_message(job *job, job_text sender, job_text type, job_text user_id,
+static inline void job_message(job_reading *job, job_text sender, job_text type, job_text user_id,
                                job_text device_id, job_text content)
 {
     uint64_t strings, contents = 0;
@@ -93,18 +93,21 @@ static inline void job_message(job *job, job_text sender, job_text type, job_tex
     job->contents = job->contents * 0x9e3779b97f4a7c15u + contents;
 }
 
-static inline void job_begin(job *job)
+static inline void job_begin(job_reading *job)
 {
     job->messages = 0;
     job->strings = job->contents = 0;
 }
 
 /* The contestants. This library comes once for each way to compile it: see ours.c. */
-int ours_plain_whole(job *), ours_plain_4096(job *), ours_plain_64(job *);
-int ours_vector_whole(job *), ours_vector_4096(job *), ours_vector_64(job *);
-int ours_avx2_whole(job *), ours_avx2_4096(job *), ours_avx2_64(job *);
-int simdjson_both_read(job *), simdjson_walk_read(job *), simdjson_ondemand_read(job *);
-int rapidjson_read(job *), cjson_read(job *), jansson_read(job *), serde_read(job *);
+int ours_plain_whole(job_reading *), ours_plain_4096(job_reading *), ours_plain_64(job_reading *);
+int ours_vector_whole(job_reading *), ours_vector_4096(job_reading *),
+    ours_vector_64(job_reading *);
+int ours_avx2_whole(job_reading *), ours_avx2_4096(job_reading *), ours_avx2_64(job_reading *);
+int simdjson_both_read(job_reading *), simdjson_walk_read(job_reading *),
+    simdjson_ondemand_read(job_reading *);
+int rapidjson_read(job_reading *), cjson_read(job_reading *), jansson_read(job_reading *),
+    serde_read(job_reading *);
 
 long ours_plain_write(const job_item *, size_t, char *, size_t);
 long ours_vector_write(const job_item *, size_t, char *, size_t);

@@ -20,7 +20,7 @@ static job_text text_of(msc4203_span span)
 }
 
 /* One call for a chunk; the last one says that it is. */
-static int read_chunks(job *job, size_t chunk)
+static int read_chunks(job_reading *job, size_t chunk)
 {
     msc4203_reader reader;
     const msc4203_item *item;
@@ -42,22 +42,22 @@ static int read_chunks(job *job, size_t chunk)
     return result == MSC4203_END ? 0 : -1;
 }
 
-int NAMED(NAME, whole)(job *job);
-int NAMED(NAME, 4096)(job *job);
-int NAMED(NAME, 64)(job *job);
+int NAMED(NAME, whole)(job_reading *job);
+int NAMED(NAME, 4096)(job_reading *job);
+int NAMED(NAME, 64)(job_reading *job);
 long NAMED(NAME, write)(const job_item *items, size_t count, char *output, size_t capacity);
 
-int NAMED(NAME, whole)(job *job)
+int NAMED(NAME, whole)(job_reading *job)
 {
     return read_chunks(job, job->size);
 }
 
-int NAMED(NAME, 4096)(job *job)
+int NAMED(NAME, 4096)(job_reading *job)
 {
     return read_chunks(job, 4096);
 }
 
-int NAMED(NAME, 64)(job *job)
+int NAMED(NAME, 64)(job_reading *job)
 {
     return read_chunks(job, 64);
 }

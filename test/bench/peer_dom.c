@@ -20,7 +20,7 @@ static job_text member(const cJSON *object, const char *key)
     return text_of(cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, key)));
 }
 
-int cjson_read(job *job)
+int cjson_read(job_reading *job)
 {
     cJSON *root = cJSON_ParseWithLengthOpts(job->body, job->size + 1, NULL, 1);
     const cJSON *message;
@@ -50,7 +50,7 @@ static job_text string_at(const json_t *object, const char *key)
     return text;
 }
 
-int jansson_read(job *job)
+int jansson_read(job_reading *job)
 {
     json_t *root = json_loadb(job->body, job->size, JSON_ALLOW_NUL, NULL);
     const json_t *messages, *message;

@@ -19,7 +19,7 @@ namespace
 // Takes the messages out of a body: they are at level 3, in a list at level 2, in the root object.
 struct Messages : BaseReaderHandler<UTF8<>, Messages> {
     enum Field { none, sender, type, user_id, device_id, content };
-    job *into;
+    job_reading *into;
     const StringStream *stream;
     int level = 0;
     bool in_list = false;
@@ -111,7 +111,7 @@ typedef Writer<Output> Json;
 
 static Reader reader;
 
-int rapidjson_read(job *job)
+int rapidjson_read(job_reading *job)
 {
     static Messages messages;
     StringStream stream(job->body);

@@ -69,7 +69,7 @@ static bool walk(ondemand::value value)
 
 // The four strings and the content's span of each message; in whatever order they come, but
 // quickest in this one, which is that of the bodies.
-template <bool walked> static int read_messages(job *job, ondemand::array messages)
+template <bool walked> static int read_messages(job_reading *job, ondemand::array messages)
 {
     for (auto each : messages) {
         ondemand::object message, content;
@@ -99,7 +99,7 @@ template <bool walked> static int read_messages(job *job, ondemand::array messag
     return 0;
 }
 
-template <bool walked> static int read_body(job *job)
+template <bool walked> static int read_body(job_reading *job)
 {
     padded_string_view body(job->body, job->size, job->size + SIMDJSON_PADDING);
     ondemand::document document;
@@ -132,7 +132,7 @@ template <bool walked> static int read_body(job *job)
     return found && document.current_location().error() == OUT_OF_BOUNDS ? 0 : -1;
 }
 
-int simdjson_both_read(job *job)
+int simdjson_both_read(job_reading *job)
 {
     dom::element root;
     if (dom_parser.parse(job->body, job->size, false).get(root))
@@ -140,12 +140,12 @@ int simdjson_both_read(job *job)
     return read_body<false>(job);
 }
 
-int simdjson_walk_read(job *job)
+int simdjson_walk_read(job_reading *job)
 {
     return read_body<true>(job);
 }
 
-int simdjson_ondemand_read(job *job)
+int simdjson_ondemand_read(job_reading *job)
 {
     return read_body<false>(job);
 }

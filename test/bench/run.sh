@@ -2,8 +2,8 @@
 # test/bench/run.sh - `make bench`: builds the benchmark and runs it.
 #
 # Measures this library against simdjson, RapidJSON, cJSON, jansson and, where there is cargo,
-# serde_json. BENCH_SECONDS (60) is about how long it takes, BENCH_ROUNDS (15) how often each has its
-# turn: BENCH_SECONDS=5 BENCH_ROUNDS=3 is a quick look.
+# serde_json. BENCH_SECONDS (60) is about how long it takes, BENCH_ROUNDS (15) how often each has
+# its turn: BENCH_SECONDS=5 BENCH_ROUNDS=3 is a quick look.
 set -eu
 cd "$(dirname "$0")/../.."
 CC=${CC:-cc} CXX=${CXX:-c++} OUT=${B:-build}/bench HERE=test/bench

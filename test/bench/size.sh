@@ -188,12 +188,14 @@ at_most "Cortex-M0+: writing too" $writing $WRITING_MAX
 at_most "Cortex-M0+: stack of reading" "$reading_stack" $STACK_MAX
 at_most "Cortex-M0+: stack of writing" "$writing_stack" $STACK_MAX
 measure "Cortex-M4" arm-none-eabi-gcc -mcpu=cortex-m4 -mthumb
-measure "RISC-V, rv32imac" riscv64-unknown-elf-gcc -march=rv32imac -mabi=ilp32 -msmall-data-limit=0 -isystem "$OUT/bare"
+measure "RISC-V, rv32imac" riscv64-unknown-elf-gcc -march=rv32imac -mabi=ilp32 \
+    -msmall-data-limit=0 -isystem "$OUT/bare"
 [ "$(gcc -dumpmachine | cut -d- -f1)" != x86_64 ] || measure "x86-64" gcc -fno-pie -no-pie
 echo
 cat "$OUT/size.md"
 echo
 cp "$OUT/size.md" "$OUT/../size.md"
-echo "The size of each function: $OUT/functions"
+echo "The size of each function: $OUT/functions. For the README:"
+echo "  cp $OUT/../size.md test/bench/results/"
 echo "size: $passed passed, $failed failed"
 [ $failed = 0 ]

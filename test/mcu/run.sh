@@ -1,9 +1,11 @@
 #!/bin/sh
-# test/mcu/run.sh - `make test-mcu`: the library on an emulated Cortex-M3, without an operating system.
+# test/mcu/run.sh - `make test-mcu`: the library on an emulated Cortex-M3, without an operating
+# system.
 #
 #   stream         reads a transaction of over 1 MB in chunks of 256 bytes, in 4 KiB of RAM
 #   small_json, small_reader, small_hostile
-#                  the test suites as far as they fit into 64 KiB of RAM, on a board that has no more
+#                  the test suites as far as they fit into 64 KiB of RAM, on a board that has no
+#                  more
 #   the rest       the test suites unchanged, on a board with more RAM: for their data, not for the
 #                  library's
 #

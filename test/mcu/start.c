@@ -14,8 +14,8 @@ extern unsigned char mcu_heap[], mcu_heap_end[], mcu_stack[], mcu_stack_top[];
 int main(int argc, char **argv);
 void mcu_reset(void);
 
-/* Every fault ends here: it must not look like success. What the processor has put on the stack tells
- * where it was: the seventh word. */
+/* Every fault ends here: it must not look like success. What the processor has put on the stack
+ * tells where it was: the seventh word. */
 __attribute__((used)) static void fault_at(const uint32_t *stack)
 {
     mcu_say("fault: the program has crashed at ");
@@ -34,8 +34,8 @@ __attribute__((section(".vectors"), used)) static const struct {
     unsigned char *stack;
     void (*handlers[15])(void);
 } vectors = {mcu_stack_top,
-             {mcu_reset, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault,
-              fault, fault, fault}};
+             {mcu_reset, fault, fault, fault, fault, fault, fault, fault, fault, fault, fault,
+              fault, fault, fault, fault}};
 
 /* The stack is painted, to see later how much of it was used. */
 static const unsigned char paint = 0xA5;

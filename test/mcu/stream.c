@@ -1,6 +1,6 @@
-/* stream.c - reads a transaction of over 1 MB that arrives in pieces of 256 bytes, in less than 4 KiB
- * of RAM: static objects and stack, nothing else. The body is never anywhere as a whole: it is made
- * byte by byte, and what is read is compared with the same bytes, made once more. */
+/* stream.c - reads a transaction of over 1 MB that arrives in pieces of 256 bytes, in less than 4
+ * KiB of RAM: static objects and stack, nothing else. The body is never anywhere as a whole: it is
+ * made byte by byte, and what is read is compared with the same bytes, made once more. */
 #include <string.h>
 
 #include "mcu.h"
@@ -11,13 +11,13 @@ enum { LONG_EVERY = 100, LONG_BYTES = 5000 }; /* these messages are longer than 
 
 /* In a template # stands for the message's number, in six digits, and $ for its ciphertext. */
 static const char head[] = "{\"events\":[";
-static const char event[] =
-    "{\"content\":{\"body\":\"event # \\u00e9 \xe2\x82\xac\"},\"event_id\":\"$#\",\"n\":[1.5e3,-0,{}]}";
+static const char event[] = "{\"content\":{\"body\":\"event # \\u00e9 "
+                            "\xe2\x82\xac\"},\"event_id\":\"$#\",\"n\":[1.5e3,-0,{}]}";
 static const char between[] = "],\"de.sorunome.msc2409.to_device\":[";
 static const char begin[] = "{\"content\":";
-static const char content[] =
-    "{\"algorithm\":\"m.megolm.v1.aes-sha2\",\"ciphertext\":\"$\",\"note\":\"\\ud83d\\ude00 \xf0\x9f"
-    "\x98\x80\",\"session\":[#e0,null,true,{\"x\":\"\\\\\"}]}";
+static const char content[] = "{\"algorithm\":\"m.megolm.v1.aes-sha2\",\"ciphertext\":\"$\","
+                              "\"note\":\"\\ud83d\\ude00 \xf0\x9f"
+                              "\x98\x80\",\"session\":[#e0,null,true,{\"x\":\"\\\\\"}]}";
 static const char rest[] =
     ",\"sender\":\"@user#:example.org\",\"to_device_id\":\"DEV\\t#\","
     "\"to_user_id\":\"@_irc_#:example.org\",\"type\":\"org.example.caf\\u00e9\"}";

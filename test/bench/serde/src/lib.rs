@@ -10,7 +10,7 @@ use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// `job` in ../job.h.
+/// `job_reading` in ../job.h.
 #[repr(C)]
 pub struct Job {
     body: *const u8,
