@@ -25,6 +25,9 @@ static const char items_letters[] = "TEPCLKFMN";
 /* For items_way.kinds: no kind at all. */
 #define ITEMS_NO_KINDS 0x80000000u
 
+/* What is not worth a check each time that it goes well. */
+#define ITEMS_FAIL(what, text) test_check(0, __FILE__, __LINE__, what, text)
+
 struct items_text {
     char *text;
     size_t bytes, room;
@@ -228,7 +231,7 @@ static TEST_UNUSED char *items_feed(msc4203_reader *reader, const struct items_w
         memcpy(block, body + *at, n);
     }
     if (msc4203_reader_feed(reader, block, n, last) != MSC4203_OK)
-        CHECK(!"feeding is refused");
+        ITEMS_FAIL("feeding is refused", "");
     *at += n;
     return block;
 }
@@ -273,7 +276,7 @@ static TEST_UNUSED void items_check_index(const msc4203_item *item, unsigned *ne
 {
     const char *letter = strchr(items_letters, items_letter(item->kind));
     if (!letter || item->index != next[letter - items_letters]++)
-        CHECK(!"an index follows the one before");
+        ITEMS_FAIL("an index follows the one before", "");
 }
 
 /* Reads `body`, appends what comes out to *to, and tells in *end how it ended (to be freed with
@@ -294,7 +297,7 @@ static TEST_UNUSED void items_read(struct items_text *to, const struct items_way
         exit(2);
     memset(readers, 0xa5, sizeof readers);
     if (msc4203_reader_init(reader, way->shape, items_kinds(way), scratch, way->scratch_bytes))
-        CHECK(!"beginning is refused");
+        ITEMS_FAIL("beginning is refused", "");
     if (way->preset)
         msc4203_reader_preset(reader, way->preset);
     do {

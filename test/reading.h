@@ -117,7 +117,7 @@ static TEST_UNUSED int same_reading(const struct subject *subject, struct items_
     if (!same && subject->shape == MSC4203_EDU && !subject->preset && has_late(&text))
         same = same_but_late(&subject->whole, &text) && same_with_preset(subject, way, &end);
     if (!same) {
-        CHECK_CASE(!"another reading", subject->name);
+        ITEMS_FAIL("another reading", subject->name);
         printf("  chunk %lu, %lu cuts, first at %lu\n", (unsigned long)way->chunk,
                (unsigned long)way->cut_count, (unsigned long)(way->cut_count ? way->cuts[0] : 0));
         items_show(&subject->whole, &text);
@@ -328,7 +328,7 @@ static TEST_UNUSED int check_scratch(const struct subject *subject, size_t scrat
             else
                 good = fits_as_promised(subject, w, g, scratch, chunk);
             if (!good) {
-                CHECK_CASE(!"as promised with little scratch", subject->name);
+                ITEMS_FAIL("as promised with little scratch", subject->name);
                 printf("  scratch %lu, chunk %lu\n  want: %.*s\n  got:  %.*s\n",
                        (unsigned long)scratch, (unsigned long)chunk, items_some(w), w,
                        items_some(g), g);
@@ -407,7 +407,7 @@ static TEST_UNUSED int check_kinds_way(const struct subject *subject, unsigned k
     got = of_kinds(&all, MSC4203_ALL_KINDS);
     same = items_same(&want, &got) || (chunk && same_but_late(&want, &got));
     if (!same) {
-        CHECK_CASE(!"the items of these kinds", subject->name);
+        ITEMS_FAIL("the items of these kinds", subject->name);
         printf("  kinds %x, chunk %lu, scratch %lu\n", kinds, (unsigned long)chunk,
                (unsigned long)scratch);
         items_show(&want, &got);

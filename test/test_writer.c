@@ -206,7 +206,7 @@ static void body_write(struct body *body, int shape, unsigned flags, const struc
             body->refused = i;
             body->needed = msc4203_writer_needed(&writer);
         } else if (result != MSC4203_OK && result != MSC4203_E_FULL) {
-            CHECK(!"a good item is refused");
+            ITEMS_FAIL("a good item is refused", "");
             printf("  item %lu: %s\n", (unsigned long)i, items_result(result));
             break;
         }
@@ -701,6 +701,58 @@ static void check_strings(void)
     }
     list_clear(&before);
     list_clear(&after);
+}
+
+/* Whether the bytes are UTF-8: characters of one to four bytes, the shortest that will do, up to
+ * U+10FFFF, without surrogates. */
+static int is_utf8(const unsigned char *p, size_t bytes)
+{
+    size_t i, length;
+    for (; bytes; p += length, bytes -= length) {
+        unsigned long code = *p;
+        length = code < 0x80 ? 1 : code < 0xe0 ? 2 : code < 0xf0 ? 3 : 4;
+        if (length > bytes || (code >= 0x80 && code < 0xc0) || code > 0xf7)
+            return 0;
+        code &= length == 1 ? 0x7fu : 0xffu >> (length + 1);
+        for (i = 1; i < length; i++) {
+            if ((p[i] & 0xc0) != 0x80)
+                return 0;
+            code = code << 6 | (p[i] & 0x3fu);
+        }
+        if ((length == 2 && code < 0x80) || (length == 3 && code < 0x800) ||
+            (length == 4 && code < 0x10000) || code > 0x10ffff || (code & 0x1ff800) == 0xd800)
+            return 0;
+    }
+    return 1;
+}
+
+/* Every id of up to four bytes that are edges of something. */
+static void check_utf8(void)
+{
+    static const unsigned char edges[] = {0x00, 0x22, 0x41, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0,
+                                          0xbf, 0xc0, 0xc1, 0xc2, 0xdf, 0xe0, 0xe1, 0xed, 0xee,
+                                          0xef, 0xf0, 0xf1, 0xf3, 0xf4, 0xf5, 0xff};
+    size_t count = sizeof edges, all = count * count * count * count, i, bytes, wrong = 0;
+    for (bytes = 0; bytes <= 4; bytes++)
+        for (i = 0; i < all; i += bytes < 4 ? 1 : test_share()) {
+            unsigned char id[4];
+            char buffer[80];
+            size_t digits = i, j;
+            msc4203_writer writer;
+            msc4203_item item = item_of(MSC4203_DEVICE_LEFT, "", NULL, NULL);
+            for (j = 0; j < 4; j++, digits /= count)
+                id[j] = edges[digits % count];
+            if (digits || (bytes < 4 && i >= (bytes == 3   ? count * count * count
+                                              : bytes == 2 ? count * count
+                                              : bytes == 1 ? count
+                                                           : 1)))
+                break;
+            item.user_id.ptr = (const char *)id;
+            item.user_id.len = bytes;
+            msc4203_writer_begin(&writer, MSC4203_TRANSACTION, 1, buffer, sizeof buffer);
+            wrong += (msc4203_writer_item(&writer, &item) == MSC4203_OK) != is_utf8(id, bytes);
+        }
+    CHECK(wrong == 0);
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -1302,6 +1354,7 @@ int main(void)
     check_contents();
     check_depth();
     check_strings();
+    check_utf8();
     check_all_orders();
     check_usage();
     check_full();
