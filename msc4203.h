@@ -2128,8 +2128,7 @@ MSC4203_COLD void reader_shared_errors(struct msc4203_reader_state *s)
         return;
     if (s->edu_error != MSC4203_OK)
         reader_error(s, s->edu_error);
-    if (!(s->state & READER_KNOWN) && (s->seen & READER_BOTH) != READER_BOTH &&
-        (s->edu_error == MSC4203_OK || s->edu_error == MSC4203_E_TOO_LARGE))
+    if (!(s->state & READER_KNOWN) && (s->seen & READER_BOTH) != READER_BOTH)
         s->item.flags |= MSC4203_LATE;
 }
 
