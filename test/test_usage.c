@@ -240,10 +240,13 @@ static void check_results(void)
         for (j = 0; j < i; j++)
             CHECK_CASE(strcmp(text, msc4203_result_text(all[j])) != 0, text);
         CHECK((msc4203_result_status(all[i]) == 200) == (all[i] >= 0));
+        CHECK(all[i] >= 0 || msc4203_result_status(all[i]) == 400 ||
+              msc4203_result_status(all[i]) == 413 || msc4203_result_status(all[i]) == 500);
         CHECK((msc4203_result_errcode(all[i])[0] == 0) == (all[i] >= 0));
     }
     for (i = 0; i < sizeof none / sizeof *none; i++)
         CHECK(strcmp(msc4203_result_text(none[i]), "unknown result") == 0);
+    CHECK(msc4203_result_status(MSC4203_E_USAGE) == 500);
     CHECK(msc4203_version() == MSC4203_VERSION_NUMBER);
     CHECK(msc4203_sizeof(MSC4203_OBJECT_ITEM) == sizeof(msc4203_item));
     CHECK(msc4203_sizeof(MSC4203_OBJECT_READER) == sizeof(msc4203_reader));
