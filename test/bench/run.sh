@@ -29,7 +29,7 @@ fi
 
 serde= serde_lib=
 if command -v cargo >/dev/null; then
-    cargo build --release --locked --quiet --manifest-path $HERE/serde/Cargo.toml \
+    cargo build --release --quiet --manifest-path $HERE/serde/Cargo.toml \
         --target-dir "$OUT/serde"
     version=$(sed -n 's/^serde_json .*"=\([0-9.]*\)".*/\1/p' $HERE/serde/Cargo.toml)
     serde="-DBENCH_SERDE=\"$version\"" serde_lib="$OUT/serde/release/libbench_serde.a"
