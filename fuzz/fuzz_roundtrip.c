@@ -91,7 +91,7 @@ static msc4203_span make_content(struct source *from, const msc4203_item *last)
         return wrap("[", take_span(from, bytes), ']', 1);
     case 7:
         bytes = take(from);
-        return wrap("{}", take_span(from, bytes % 4), '}', bytes >> 7);
+        return wrap("{}", take_span(from, bytes % 4), ' ', 1);
     default:
         bytes = (size_t)take(from) * 4;
         return wrap("{\"k\":", list, '}', bytes + take(from) % 4);

@@ -1,7 +1,7 @@
 #!/bin/sh
 # seeds.sh - makes the seed corpora from the captured bodies in test/data and a few written by hand:
 # build/fuzz/corpus/fuzz_reader, .../fuzz_roundtrip, .../fuzz_json. Each seed is a body behind the
-# choice bytes that its target wants; which, changes from seed to seed.
+# choice bytes that its target wants; which, changes with the seed's name.
 #
 #   sh fuzz/seeds.sh [DIR]      DIR: the folder for the three corpora (default build/fuzz/corpus)
 #
@@ -10,7 +10,6 @@ set -eu
 dir=${1:-build/fuzz/corpus}
 rm -rf "$dir/fuzz_reader" "$dir/fuzz_roundtrip" "$dir/fuzz_json"
 mkdir -p "$dir/fuzz_reader" "$dir/fuzz_roundtrip" "$dir/fuzz_json"
-number=0
 
 # bytes N...: writes bytes.
 bytes() {
@@ -20,7 +19,8 @@ bytes() {
 
 # seed NAME SHAPE FILE: one body in all three corpora.
 seed() {
-    number=$((number + 1))
+    number=$(printf '%s' "$1" | cksum)
+    number=$((${number%% *} % 997))
     case $((number % 4)) in
     0) chunk=1 ;;
     1) chunk=$((number % 60 + 2)) ;;
@@ -114,6 +114,18 @@ T
 text numbers 3 <<'T'
 [0,-0,1.5,-1e5,1E+5,1e-5,0.1e1,1.7976931348623158e308,17976931348623157e292,"é€😀",[],{},[[]]]
 T
+text pairs 3 <<'T'
+{"next_batch":"\ud83d\ude00\uDBFF\uDFFF\u00e9\u20AC","to_device":{"events":[{"type":"\ud800\udc00",
+"sender":"\b\f\n\r\t\/\\\"","content":{}}]}}
+T
+# Sequences that are just beyond what UTF-8 has, each a seed of its own.
+for sequence in '\301\277' '\340\237\277' '\355\240\200' '\360\217\277\277' \
+    '\364\220\200\200' '\200'; do
+    # shellcheck disable=SC2059
+    { printf '{"next_batch":"' && printf "$sequence" && printf '"}'; } |
+        text "utf8-$(printf '%s' "$sequence" | tr -d '\\')" 3
+done
+
 # A few levels too many, beside the items and in a content.
 nest() { # LEVELS INNER
     awk -v levels="$1" -v inner="$2" 'BEGIN {
