@@ -386,7 +386,6 @@ typedef struct msc4203_json {
     /* Bytes first: small machines reach only the first of a struct in one instruction. */
     uint8_t state, role, flags;
     uint8_t watch;                 /* levels whose values are reported */
-    uint8_t object;                /* the innermost container is one */
     uint8_t members;               /* its members go to reader_member() */
     uint8_t strict;                /* a level too many is an error */
     int8_t error;
@@ -394,20 +393,22 @@ typedef struct msc4203_json {
     uint8_t number, minus, digits; /* of a number: the part, its exponent's sign, how it compares */
     uint16_t limit;                /* levels that may be open */
     uint32_t depth;                /* levels open */
-    uint32_t unit;                 /* of \u escapes: a pending high surrogate << 16 | the unit */
+    uint32_t levels;               /* the innermost 1 to 32 of them: a bit for each that is an
+                                      object, the lowest for the innermost */
     const unsigned char *next, *end; /* what is left of the chunk */
     union {
         struct {
             const unsigned char *ptr; /* the piece of a watched string that was reported last */
             size_t bytes;
+            unsigned char escape[8]; /* where it is, if it is unescaped */
+            uint32_t unit;           /* of \u: a pending high surrogate << 16 | the unit */
         } text;
         struct {
-            int64_t point, exponent; /* of 0.DIGITS * 10^point * 10^exponent */
+            int32_t point, exponent; /* of 0.DIGITS * 10^point * 10^exponent */
         } decimal;
         msc4203_span spare[2]; /* the caller's own, while it does not need the text */
     } now;
-    unsigned char escape[4];         /* an unescaped character */
-    uint8_t objects[128];            /* a bit for each level: object or array */
+    uint32_t objects[32]; /* all other levels: what `levels` was before each 32 */
 } msc4203_json;
 
 /* ------------------------------------------------------------------------------------------------
@@ -415,17 +416,18 @@ typedef struct msc4203_json {
  * --------------------------------------------------------------------------------------------- */
 
 struct msc4203_reader_state {
-    uint8_t state, shape, where, places;
-    uint8_t field, row, row_bytes, seen;
-    uint8_t loose, stored;                    /* sets of fields: in this chunk, in the scratch */
+    uint8_t state, shape, where, field, row_bytes, seen, expected;
+    uint8_t loose;                      /* the set of fields that lie in this chunk */
     int8_t user_error, edu_error;
-    uint16_t kinds;                           /* still wanted: not after a list with an element */
-    uint16_t reports;                         /* lists of the wrong type so far, two bits a kind */
-    uint32_t scratch_bytes, used, base, part; /* base: of kept ids; part: of the text */
-    char *scratch;                            /* [kept ids][finished fields][text in the making] */
-    const unsigned char *mark;                /* where a content began, or an EDU's messages */
+    uint16_t kinds;                     /* still wanted: not after a list with an element */
+    uint16_t reports;                   /* lists of the wrong type so far, two bits a kind */
+    uint32_t rows;                      /* of the known keys those that fit so far */
+    uint32_t low, part;                 /* of the scratch: a content; the text in the making */
+    uint32_t high, base, shared;        /* where strings begin; the kept ones; all items' */
+    char *scratch;                      /* [content][text in the making] ... [strings][kept ids] */
+    const unsigned char *mark;          /* where a content began, or an EDU's messages */
     uint64_t bytes_fed;
-    msc4203_item item;                        /* in the making, and what the next one shares */
+    msc4203_item item;                  /* in the making, and what the next one shares */
     msc4203_json json;
 };
 
@@ -547,7 +549,7 @@ struct msc4203_writer_state {
     uint8_t shape, flags;
     int8_t error, open;
     char *buffer;
-    size_t capacity, tail, reserve, needed;
+    size_t room, tail, reserve, needed;
     struct msc4203_writer_place at;
     msc4203_json json;
 };
@@ -682,7 +684,8 @@ MSC4203_API size_t msc4203_alignof(int object);
 enum {
     JSON_GOT_MORE,  /* the chunk is used up */
     JSON_GOT_TEXT,  /* text: a piece, not the last, of a key, or of a string with JSON_TEXT */
-    JSON_GOT_VALUE, /* next is at a value's first byte; text: the last piece of its key */
+    JSON_GOT_KEY,   /* text: the last piece of a key */
+    JSON_GOT_VALUE, /* next is at a value's first byte */
     JSON_GOT_END,   /* a value has ended; text: its last piece, if it is a string */
     JSON_GOT_ERROR  /* error says which, next is at the byte that makes it one */
 };
@@ -690,13 +693,8 @@ enum {
 /* Where it goes on. */
 enum {
     JSON_AT_NOTHING, /* not begun */
-    JSON_AT_VALUE,
+    JSON_AT_ERROR,
     JSON_AT_BEGIN, /* a value that has been reported */
-    JSON_AT_FIRST, /* a value, or the end of the array */
-    JSON_AT_KEY,
-    JSON_AT_FIRST_KEY, /* a key, or the end of the object */
-    JSON_AT_COLON,
-    JSON_AT_NEXT, /* a comma, or the end of the container */
     JSON_AT_STRING,
     JSON_AT_UTF8,
     JSON_AT_ESCAPE, /* after a backslash */
@@ -705,8 +703,14 @@ enum {
     JSON_AT_NUMBER,
     JSON_AT_LITERAL,
     JSON_AT_DEEP, /* below the deepest level */
-    JSON_AT_TAIL, /* after the text */
-    JSON_AT_ERROR
+    /* From here on there may be white space. */
+    JSON_AT_VALUE,
+    JSON_AT_FIRST, /* a value, or the end of the array */
+    JSON_AT_KEY,
+    JSON_AT_FIRST_KEY, /* a key, or the end of the object */
+    JSON_AT_COLON,
+    JSON_AT_NEXT, /* a comma, or the end of the container */
+    JSON_AT_TAIL  /* after the text */
 };
 
 /* The role of a string; after JSON_GOT_VALUE the caller sets JSON_TEXT to get a string's text. */
@@ -715,21 +719,22 @@ enum { JSON_KEY = 1, JSON_TEXT = 2, JSON_IN_DEEP = 4 };
 /* Flags, beside MSC4203_LONE_SURROGATE and MSC4203_HUGE_NUMBER; the caller resets them. */
 enum { JSON_DEEP = 4 };
 
-/* The parts of a number: what has been read last. */
+/* The parts of a number: what has been read last. After those that are odd it can't end. */
 enum {
+    JSON_NOWHERE,
     JSON_SIGN,
     JSON_ZERO,
-    JSON_INT,
     JSON_POINT,
-    JSON_FRACTION,
+    JSON_INT,
     JSON_E,
+    JSON_FRACTION,
     JSON_E_SIGN,
     JSON_E_DIGITS
 };
 
 MSC4203_PRIVATE void json_init(msc4203_json *j, const void *text, size_t bytes)
 {
-    memset(j, 0, sizeof *j);
+    memset(j, 0, offsetof(msc4203_json, objects));
     j->next = (const unsigned char *)text;
     j->end = j->next + bytes;
     j->state = JSON_AT_VALUE;
@@ -740,7 +745,7 @@ MSC4203_PRIVATE void json_init(msc4203_json *j, const void *text, size_t bytes)
  * bytes of most bodies are plain: this is the loop that decides how fast everything is. */
 MSC4203_HOT const unsigned char *json_plain_bytes(const unsigned char *p, const unsigned char *end)
 {
-    while (p != end && *p >= 0x20 && *p < 0x80 && *p != '"' && *p != '\\')
+    while (p != end && *p - 0x20u < 0x60 && *p != '"' && *p != '\\')
         p++;
     return p;
 }
@@ -852,7 +857,7 @@ MSC4203_HOT uintptr_t json_far(const unsigned char *p, const unsigned char *end)
     return end - p >= 32 ? (uintptr_t)(end - 32) : 0;
 }
 
-MSC4203_COLD const unsigned char *json_skip_space(const unsigned char *p, const unsigned char *end)
+MSC4203_HOT const unsigned char *json_skip_space(const unsigned char *p, const unsigned char *end)
 {
     while (p != end && (*p == ' ' || *p == '\n' || *p == '\r' || *p == '\t'))
         p++;
@@ -861,140 +866,98 @@ MSC4203_COLD const unsigned char *json_skip_space(const unsigned char *p, const 
 
 /* The Unicode Standard, table 3-7: for the first byte of a sequence the number of bytes that
  * follow, and from which byte to which the next one may be; 0 bytes for one that can't be first. */
-MSC4203_HOT uint8_t json_utf8(unsigned first, uint8_t *low, uint8_t *high)
+MSC4203_PRIVATE uint8_t json_utf8(unsigned first, uint8_t *low, uint8_t *high)
 {
     *low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
     *high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
-    return first < 0xC2 || first > 0xF4 ? 0 : first < 0xE0 ? 1 : first < 0xF0 ? 2 : 3;
+    return first - 0xC2 > 0xF4 - 0xC2 ? 0 : first < 0xE0 ? 1 : first < 0xF0 ? 2 : 3;
 }
 
-/* Takes digits into account for the size of a number: counts the places before the decimal point
- * (those after it that are 0 before the first other digit count down), and compares the first
- * seventeen significant ones with those of 1.7976931348623158e308. `digits` says how that went: 0
- * to 17 are equal so far, 18 is less, 19 is more. */
-MSC4203_PRIVATE void json_digits(msc4203_json *j, const unsigned char *p, const unsigned char *end)
+/* Writes a character in UTF-8; returns its bytes. */
+MSC4203_PRIVATE unsigned json_encode(unsigned char *utf8, uint32_t c)
+{
+    unsigned n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4, i;
+
+    for (i = n; --i; c >>= 6)
+        utf8[i] = (unsigned char)(0x80 | (c & 0x3F));
+    utf8[0] = (unsigned char)(n == 1 ? c : (0xF00u >> n & 0xFF) | c);
+    return n;
+}
+
+/* Takes a digit into account for the size of a number. `point` counts the places before the decimal
+ * point (those after it that are 0 before the first other digit count down); `digits` compares the
+ * first seventeen significant ones with those of 1.7976931348623158e308: 0 to 17 are equal so far,
+ * 18 is less, 19 is more. The counters stop where bodies don't go: see LIMITS. */
+MSC4203_PRIVATE void json_digit(msc4203_json *j, unsigned char digit)
 {
     static const char limit[] = "17976931348623158";
 
-    if (j->number == JSON_INT)
-        j->now.decimal.point += end - p;
-    else
-        for (; j->digits == 0 && p != end && *p == '0'; p++)
-            j->now.decimal.point--;
-    for (; j->digits < 17 && p != end; p++) {
-        unsigned digit = (unsigned char)limit[j->digits];
-        j->digits = (uint8_t)(*p == digit ? j->digits + 1 : *p < digit ? 18 : 19);
+    if (j->number == JSON_E_DIGITS) {
+        if (j->now.decimal.exponent < 1 << 26)
+            j->now.decimal.exponent = j->now.decimal.exponent * 10 + (digit - '0');
+        return;
     }
-}
-
-/* Another digit of the exponent; far beyond what a body's length can make up for, they don't
- * matter. */
-MSC4203_PRIVATE void json_exponent(msc4203_json *j, unsigned char digit)
-{
-    int64_t so_far = j->now.decimal.exponent;
-
-    if (so_far < (int64_t)1 << 56)
-        j->now.decimal.exponent = (so_far << 3) + (so_far << 1) + (digit - '0');
-}
-
-/* May a number end after this part of it? */
-MSC4203_PRIVATE int json_number_whole(const msc4203_json *j)
-{
-    return j->number == JSON_ZERO || j->number == JSON_INT || j->number == JSON_FRACTION ||
-           j->number == JSON_E_DIGITS;
+    if (j->number == JSON_INT) {
+        if (j->now.decimal.point < 1 << 30)
+            j->now.decimal.point++;
+    } else if (j->digits == 0 && digit == '0') {
+        if (j->number == JSON_FRACTION && j->now.decimal.point > -(1 << 30))
+            j->now.decimal.point--;
+        return;
+    }
+    if (j->digits < 17) {
+        unsigned other = (unsigned char)limit[j->digits];
+        j->digits = (uint8_t)(digit == other ? j->digits + 1 : digit < other ? 18 : 19);
+    }
 }
 
 MSC4203_PRIVATE void json_number_end(msc4203_json *j)
 {
-    int64_t places = j->now.decimal.point;
+    int32_t exponent = j->now.decimal.exponent;
+    int32_t places = j->now.decimal.point + (j->minus ? -exponent : exponent);
 
-    places += j->minus ? -j->now.decimal.exponent : j->now.decimal.exponent;
-    if (j->digits != 0 && places >= 309 &&
-        (places > 309 || j->digits == 17 || j->digits == 19))
+    if (j->digits != 0 && places + (j->digits == 17 || j->digits == 19) > 309)
         j->flags |= MSC4203_HUGE_NUMBER;
 }
 
-/* The part of a number that begins with a digit behind this one; JSON_SIGN for none. */
-MSC4203_PRIVATE unsigned json_number_digit(unsigned part, unsigned digit)
-{
-    if (part == JSON_SIGN)
-        return digit == 0 ? JSON_ZERO : JSON_INT;
-    if (part == JSON_POINT)
-        return JSON_FRACTION;
-    if (part == JSON_E || part == JSON_E_SIGN)
-        return JSON_E_DIGITS;
-    if (part == JSON_ZERO)
-        return JSON_SIGN;
-    return part;
-}
-
-/* Goes on in a number. */
+/* Goes on in a number: says which part comes next for a digit 0, another one, a point, an e, and a
+ * sign. (The minus before the first digit is read elsewhere.) */
 MSC4203_COLD int json_number(msc4203_json *j)
 {
-    const unsigned char *const end = j->end;
-    const unsigned char *p = j->next;
+    static const uint8_t parts[][5] = {{0, 0, 0, 0, 0},
+                                       {JSON_ZERO, JSON_INT, 0, 0, 0},
+                                       {0, 0, JSON_POINT, JSON_E, 0},
+                                       {JSON_FRACTION, JSON_FRACTION, 0, 0, 0},
+                                       {JSON_INT, JSON_INT, JSON_POINT, JSON_E, 0},
+                                       {JSON_E_DIGITS, JSON_E_DIGITS, 0, 0, JSON_E_SIGN},
+                                       {JSON_FRACTION, JSON_FRACTION, 0, JSON_E, 0},
+                                       {JSON_E_DIGITS, JSON_E_DIGITS, 0, 0, 0},
+                                       {JSON_E_DIGITS, JSON_E_DIGITS, 0, 0, 0}};
 
-    for (; p != end; p++) {
-        const unsigned char *run = p;
-        unsigned c = *p, part = j->number;
+    for (; j->next != j->end; j->next++) {
+        unsigned char c = *j->next;
+        unsigned what = c == '0' ? 0 : c - (unsigned)'1' < 9 ? 1 : c == '.' ? 2 : 4;
+        uint8_t part;
 
-        if (c - '0' < 10) {
-            part = json_number_digit(part, c - '0');
-            if (part == JSON_SIGN)
-                break; /* 01 */
-            for (; part != JSON_ZERO && p + 1 != end && p[1] - (unsigned)'0' < 10; p++) {
-                if (part == JSON_E_DIGITS)
-                    json_exponent(j, *p);
-            }
-            j->number = (uint8_t)part;
-            if (part == JSON_E_DIGITS)
-                json_exponent(j, *p);
-            else if (part != JSON_ZERO)
-                json_digits(j, run, p + 1);
-        } else if (c == '.' && (part == JSON_ZERO || part == JSON_INT)) {
-            j->number = JSON_POINT;
-        } else if ((c | 0x20) == 'e' && part != JSON_E_DIGITS && json_number_whole(j)) {
-            j->number = JSON_E;
-        } else if ((c == '+' || c == '-') && part == JSON_E) {
-            j->minus = c == '-';
-            j->number = JSON_E_SIGN;
-        } else {
+        if ((c | 0x20) == 'e')
+            what = 3;
+        else if (what == 4 && c != '+' && c != '-')
             break;
-        }
+        part = parts[j->number][what];
+        if (part == JSON_NOWHERE)
+            break;
+        j->number = part;
+        if (what < 2)
+            json_digit(j, c);
+        if (part == JSON_E_SIGN)
+            j->minus = c == '-';
     }
-    j->next = p;
-    if (p == end)
+    if (j->next == j->end)
         return JSON_GOT_MORE;
-    if (!json_number_whole(j) || *p - (unsigned)'0' < 10)
+    if (j->number & 1 || *j->next - (unsigned)'0' < 10) /* 1e or 01 */
         return JSON_GOT_ERROR;
     json_number_end(j);
     return JSON_GOT_END;
-}
-
-/* Unescaped, what stands for half a surrogate pair: U+FFFD. */
-MSC4203_PRIVATE void json_lone(msc4203_json *j)
-{
-    j->flags |= MSC4203_LONE_SURROGATE;
-    j->unit &= 0xFFFF;
-    j->escape[0] = 0xEF;
-    j->escape[1] = 0xBF;
-    j->escape[2] = 0xBD;
-    j->now.text.bytes = 3;
-}
-
-/* The text is the UTF-8 form of a code point. */
-MSC4203_PRIVATE void json_unescaped(msc4203_json *j, uint32_t c)
-{
-    unsigned n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
-
-    j->now.text.bytes = n;
-    while (--n) {
-        j->escape[n] = (unsigned char)(0x80 | (c & 0x3F));
-        c >>= 6;
-    }
-    if (j->now.text.bytes != 1)
-        c |= 0xF00u >> j->now.text.bytes & 0xFF;
-    j->escape[0] = (unsigned char)c;
 }
 
 /* The byte that a backslash and this one stand for, or 0. */
@@ -1010,7 +973,7 @@ MSC4203_PRIVATE unsigned json_simple_escape(unsigned c)
 }
 
 /* The value of a hexadecimal digit, or 16. */
-MSC4203_PRIVATE unsigned json_hex(unsigned c)
+MSC4203_HOT unsigned json_hex(unsigned c)
 {
     if (c - '0' < 10)
         return c - '0';
@@ -1019,81 +982,77 @@ MSC4203_PRIVATE unsigned json_hex(unsigned c)
 }
 
 /* Goes on behind a backslash. Half a surrogate pair waits in the upper half of `unit` for the
- * other, which must follow in an escape of its own. Returns JSON_GOT_TEXT with one unescaped
- * character, JSON_GOT_MORE or JSON_GOT_ERROR; `state` says where to go on. */
+ * other, which must follow in an escape of its own; alone, it stands for U+FFFD. Returns
+ * JSON_GOT_TEXT with what is unescaped, JSON_GOT_MORE or JSON_GOT_ERROR; `state` says where to go
+ * on. */
 MSC4203_COLD int json_escape(msc4203_json *j)
 {
-    const unsigned char *p = j->next;
-    unsigned c;
+    uint32_t c = 0, first;
+    unsigned n = 0;
 
-    j->now.text.ptr = j->escape;
-    for (;; j->next = ++p) {
-        if (p == j->end)
+    for (;; j->next++) {
+        if (j->next == j->end)
             return JSON_GOT_MORE;
-        c = *p;
+        c = *j->next;
         if (j->state == JSON_AT_PAIR) {
+            if (c != '\\')
+                break;
             j->state = JSON_AT_ESCAPE;
-            if (c == '\\')
-                continue;
-            j->state = JSON_AT_STRING;
-            json_lone(j);
-            return JSON_GOT_TEXT;
-        }
-        if (j->state == JSON_AT_ESCAPE) {
-            if (c == 'u') {
-                j->state = JSON_AT_HEX;
-                j->need = 4;
-                continue;
-            }
+        } else if (j->state == JSON_AT_HEX) {
+            c = json_hex(c);
+            if (c > 15)
+                return JSON_GOT_ERROR;
+            c |= j->now.text.unit << 4 & 0xFFF0;
+            j->now.text.unit = (j->now.text.unit & 0xFFFF0000u) | c;
+            if (--j->need == 0)
+                break;
+        } else if (c == 'u') {
+            j->state = JSON_AT_HEX;
+            j->need = 4;
+        } else {
             c = json_simple_escape(c);
             if (c == 0)
                 return JSON_GOT_ERROR;
-            if (j->unit > 0xFFFF) {
-                json_lone(j); /* and then this escape again */
-                return JSON_GOT_TEXT;
-            }
             break;
         }
-        /* JSON_AT_HEX */
-        c = json_hex(c);
-        if (c > 15)
-            return JSON_GOT_ERROR;
-        c |= j->unit << 4 & 0xFFF0;
-        if (j->need == 1 && j->unit > 0xFFFF && (c & 0xFC00) != 0xDC00) {
-            json_lone(j); /* and then this digit again */
-            return JSON_GOT_TEXT;
-        }
-        j->unit = (j->unit & 0xFFFF0000u) | c;
-        if (--j->need)
-            continue;
-        if ((c & 0xFC00) == 0xD800) {
-            j->unit = c << 16;
-            j->state = JSON_AT_PAIR;
-            continue;
-        }
-        if (j->unit > 0xFFFF)
-            c += (((j->unit >> 16) - 0xD800) << 10) + 0x10000 - 0xDC00;
-        break;
     }
-    j->next = p + 1;
-    j->state = JSON_AT_STRING;
-    j->unit = 0;
-    if ((c & 0xFFFFFC00u) == 0xDC00)
-        json_lone(j);
-    else
-        json_unescaped(j, c);
+    if (j->state != JSON_AT_PAIR)
+        j->next++;
+    first = j->now.text.unit >> 16;
+    if (first != 0 && (j->state != JSON_AT_HEX || (c & 0xFC00) != 0xDC00)) {
+        j->flags |= MSC4203_LONE_SURROGATE;
+        n = json_encode(j->now.text.escape, 0xFFFD);
+        first = 0;
+    }
+    if (j->state == JSON_AT_PAIR) {
+        j->state = JSON_AT_STRING;
+    } else if ((c & 0xFC00) == 0xD800) {
+        j->now.text.unit = c << 16;
+        j->state = JSON_AT_PAIR;
+    } else {
+        j->state = JSON_AT_STRING;
+        if (first != 0) {
+            c += (first << 10) + 0x10000 - (0xD800 << 10) - 0xDC00;
+        } else if ((c & 0xFC00) == 0xDC00) {
+            j->flags |= MSC4203_LONE_SURROGATE;
+            c = 0xFFFD;
+        }
+        n += json_encode(j->now.text.escape + n, c);
+    }
+    j->now.text.ptr = j->now.text.escape;
+    j->now.text.bytes = n;
     return JSON_GOT_TEXT;
 }
 
-/* Goes on in a literal: `low` is its first byte, `need` counts from its start. */
+/* The literals; `low` is where in them the next byte stands, `need` how many are to come. */
+static const char json_literals[] MSC4203_UNUSED = "truefalsenull";
+
 MSC4203_COLD int json_literal(msc4203_json *j)
 {
-    const char *word = j->low == 't' ? "true" : j->low == 'f' ? "false" : "null";
-
-    for (; word[j->need] != 0; j->need++, j->next++) {
+    for (; j->need != 0; j->need--, j->low++, j->next++) {
         if (j->next == j->end)
             return JSON_GOT_MORE;
-        if (*j->next != (unsigned char)word[j->need])
+        if (*j->next != (unsigned char)json_literals[j->low])
             return JSON_GOT_ERROR;
     }
     return JSON_GOT_END;
@@ -1119,57 +1078,99 @@ MSC4203_COLD int json_deep(msc4203_json *j)
     return JSON_GOT_MORE;
 }
 
-/* Is the innermost container an object? */
-MSC4203_HOT unsigned json_in_object(const msc4203_json *j, uint32_t depth)
-{
-    return (unsigned)j->objects[(depth - 1) >> 3 & 127] >> ((depth - 1) & 7) & 1u;
-}
-
 #ifdef MSC4203_WORDS
-/* What is common, and lies whole in the chunk, needs no state: these four return the byte behind
- * it, or p where the usual way has to decide. There are 32 bytes at p. */
+/* What is common, and lies whole in the chunk, needs no state: these return the byte behind it, or
+ * p where the usual way has to decide. There are 32 bytes at p. */
 
 /* A character that is not ASCII: for two, three and four bytes the marks that each byte must have,
  * and the bits that tell overlong forms, surrogates and what is beyond U+10FFFF. */
 MSC4203_HOT const unsigned char *json_whole_utf8(const unsigned char *p)
 {
+    const uint64_t each = UINT64_C(0x0001000100010001);
+    uint64_t four;
     uint32_t word, tell;
 
-    memcpy(&word, p, 4);
-    if ((word & 0xC0E0) == 0x80C0)
-        return word & 0x1E ? p + 2 : p;
+    memcpy(&four, p, 8); /* four of two bytes, as most alphabets have them */
+    if ((four & each * 0xC0E0) == each * 0x80C0 &&
+        (((four & each * 0x1E) + each * 0x7E) & each * 0x80) == each * 0x80)
+        return p + 8;
+    word = (uint32_t)four;
     if ((word & 0xC0C0F0) == 0x8080E0) {
         tell = word & 0x200F;
         return tell != 0 && tell != 0x200D ? p + 3 : p;
     }
+    if ((word & 0xC0E0) == 0x80C0)
+        return word & 0x1E ? p + 2 : p;
     tell = word & 0x3007;
     if ((word & 0xC0C0C0F8u) == 0x808080F0u && (tell & 4 ? tell == 4 : tell != 0))
         return p + 4;
     return p;
 }
 
-/* An escape that stands for one byte, or for no half of a surrogate pair. */
+/* Are these four hexadecimal digits? */
+MSC4203_HOT int json_hex4(const unsigned char *p)
+{
+    return (json_hex(p[0]) | json_hex(p[1]) | json_hex(p[2]) | json_hex(p[3])) < 16;
+}
+
+/* An escape of one character, or of both halves of a surrogate pair. */
 MSC4203_HOT const unsigned char *json_whole_escape(const unsigned char *p)
 {
-    if (p[1] == 'n' || p[1] == '"' || p[1] == '\\' || p[1] == '/' || p[1] == 't')
-        return p + 2;
-    if (p[1] == 'u' && p[2] != 'd' && p[2] != 'D' &&
-        (json_hex(p[2]) | json_hex(p[3]) | json_hex(p[4]) | json_hex(p[5])) < 16)
+    const uint32_t letters = 1u | 1u << 6 | 1u << 10 | 1u << 18 | 1u << 22 | 1u << 24; /* \bfnrt */
+    unsigned c = p[1];
+
+    if (c != 'u') {
+        if (c == '"' || c == '/' || (c - '\\' < 32 && letters >> (c - '\\') & 1))
+            return p + 2;
+        return p;
+    }
+    if (!json_hex4(p + 2))
+        return p;
+    if ((p[2] | 0x20) != 'd' || p[3] < '8')
         return p + 6;
+    if ((p[3] | 0x20) <= 'b' && p[6] == '\\' && p[7] == 'u' && (p[8] | 0x20) == 'd' &&
+        p[9] >= 'C' && (p[9] | 0x20) >= 'c' && json_hex4(p + 8))
+        return p + 12;
     return p;
 }
 
-/* An integer of up to 18 digits. */
-MSC4203_HOT const unsigned char *json_whole_integer(const unsigned char *p)
+/* Behind the digits that stand here, at least of eight. */
+MSC4203_HOT const unsigned char *json_digits(const unsigned char *p)
 {
-    const unsigned char *first = p + (*p == '-'), *q = first;
+    const uint64_t each = UINT64_C(0x0101010101010101);
+    uint64_t word;
 
-    while (*q - (unsigned)'0' < 10 && q != first + 19)
-        q++;
-    if (q == first || q == first + 19 || *q == '.' || (*q | 0x20) == 'e' ||
-        (*first == '0' && q != first + 1))
+    memcpy(&word, p, 8);
+    word ^= each * '0'; /* a digit's value: less than 10 */
+    word = ((word + each * 0x76) | word) & each * 0x80;
+    return p + (word != 0 ? json_word_first(word) : 8);
+}
+
+/* A number of up to 16 digits before and 16 behind the point (but of 28 bytes) with an exponent of at
+ * most two digits, which a double holds. */
+MSC4203_HOT const unsigned char *json_whole_number(const unsigned char *p)
+{
+    const unsigned char *const first = p + (*p == '-'), *q = json_digits(first), *digits;
+
+    if (q == first + 8)
+        q = json_digits(q);
+    if (q == first || (*first == '0' && q != first + 1))
         return p;
-    return q;
+    if (*q == '.') {
+        digits = ++q;
+        q = json_digits(q);
+        if (q == digits + 8 && digits < p + 12)
+            q = json_digits(q);
+        if (q == digits)
+            return p;
+    }
+    if ((*q | 0x20) == 'e') {
+        q += q[1] == '-' || q[1] == '+' ? 2 : 1;
+        if (*q - (unsigned)'0' > 9)
+            return p;
+        q += q[1] - (unsigned)'0' < 10 ? 2 : 1;
+    }
+    return *q - (unsigned)'0' < 10 ? p : q;
 }
 
 MSC4203_HOT const unsigned char *json_whole_literal(const unsigned char *p)
@@ -1177,6 +1178,15 @@ MSC4203_HOT const unsigned char *json_whole_literal(const unsigned char *p)
     if (memcmp(p, "true", 4) == 0 || memcmp(p, "null", 4) == 0)
         return p + 4;
     return memcmp(p, "false", 5) == 0 ? p + 5 : p;
+}
+
+/* Do these two bytes come next? */
+MSC4203_HOT int json_pair(const unsigned char *p, unsigned first, unsigned second)
+{
+    uint16_t pair;
+
+    memcpy(&pair, p, 2);
+    return pair == (first | second << 8);
 }
 #endif
 
@@ -1187,24 +1197,28 @@ MSC4203_HOT const unsigned char *json_whole_literal(const unsigned char *p)
 MSC4203_HOT const unsigned char *reader_member(msc4203_json *j, const unsigned char *p,
                                                const unsigned char *end, uintptr_t far,
                                                unsigned *begins);
+MSC4203_HOT int reader_content(msc4203_json *j, const unsigned char *p);
 #endif
 
 /* Stops, to go on at `place`, and reports. */
 #define JSON_STOP(place, got) do { at = (place); event = (got); goto stop; } while (0)
-/* Needs a byte that is no white space, which is then in c. */
+/* Needs a byte that is no white space, which is then in c. Here reading goes on after a stop. Where
+ * speed is asked for, each place looks for itself before it goes where all of them do. */
+#ifdef MSC4203_WORDS
 #define JSON_TOKEN(place) \
-    do { \
-        at = (place); \
-        if (p == end) \
-            goto more; \
+    if (p != end && *p > ' ') { \
         c = *p; \
-        if (c <= ' ') { \
-            p = json_skip_space(p, end); \
-            if (p == end) \
-                goto more; \
-            c = *p; \
-        } \
-    } while (0)
+    } else { \
+        at = place; \
+        goto token; \
+    } \
+    place
+#else
+#define JSON_TOKEN(place) \
+    at = place; \
+    goto token; \
+    place
+#endif
 /* Calls one of the functions above, which work on j->next, and stops when they say so. */
 #define JSON_CALL(function) \
     do { \
@@ -1217,93 +1231,97 @@ MSC4203_HOT const unsigned char *reader_member(msc4203_json *j, const unsigned c
             goto stop; \
     } while (0)
 
-/* Reads on, and reports one of JSON_GOT_*. The labels are the grammar; each is a place where the
- * input may stop and where reading then goes on. */
+/* Reads on, and reports one of JSON_GOT_*. The labels are the grammar; those in capitals are the
+ * places where the input may stop and where reading then goes on. */
 MSC4203_HOT int json_next(msc4203_json *j)
 {
-    const unsigned char *p = j->next, *run = p, *q;
+    const unsigned char *p = j->next, *run = p;
     const unsigned char *const end = j->end;
     const uintptr_t far = json_far(p, end);
     const uint32_t watch = j->watch;
-    uint32_t depth = j->depth;
-    unsigned c = 0, role = j->role, object = j->object;
-    unsigned at = j->state;
+    uint32_t depth = j->depth, levels = j->levels;
+    unsigned c = 0, role = j->role, at = j->state;
     int event;
 
+    if (at < JSON_AT_VALUE)
+        goto resume;
+token:
+    p = json_skip_space(p, end);
+    if (p == end)
+        goto more;
+    c = *p;
+resume:
     switch (at) {
     case JSON_AT_VALUE:
-        goto value;
+        goto JSON_AT_VALUE;
+    case JSON_AT_FIRST:
+        goto JSON_AT_FIRST;
+    case JSON_AT_KEY:
+        goto JSON_AT_KEY;
+    case JSON_AT_FIRST_KEY:
+        goto JSON_AT_FIRST_KEY;
+    case JSON_AT_COLON:
+        goto JSON_AT_COLON;
+    case JSON_AT_NEXT:
+        goto JSON_AT_NEXT;
     case JSON_AT_BEGIN:
         c = *p;
-        goto begin;
-    case JSON_AT_FIRST:
-        goto first;
-    case JSON_AT_KEY:
-        goto key;
-    case JSON_AT_FIRST_KEY:
-        goto first_key;
-    case JSON_AT_COLON:
-        goto colon;
-    case JSON_AT_NEXT:
-        goto next;
+        goto JSON_AT_BEGIN;
     case JSON_AT_STRING:
-        goto string;
+        goto JSON_AT_STRING;
     case JSON_AT_UTF8:
-        goto utf8;
+        goto JSON_AT_UTF8;
     case JSON_AT_ESCAPE:
     case JSON_AT_HEX:
     case JSON_AT_PAIR:
-        goto escape;
+        goto JSON_AT_ESCAPE;
     case JSON_AT_NUMBER:
-        goto number;
+        goto JSON_AT_NUMBER;
     case JSON_AT_LITERAL:
-        goto literal;
+        goto JSON_AT_LITERAL;
     case JSON_AT_DEEP:
-        goto deep;
+        goto JSON_AT_DEEP;
     case JSON_AT_TAIL:
-        goto tail;
+        goto bad;
     default:
         return JSON_GOT_ERROR;
     }
 
 first:
-    JSON_TOKEN(JSON_AT_FIRST);
+    JSON_TOKEN(JSON_AT_FIRST):
     if (c == ']')
         goto close;
+    goto JSON_AT_VALUE;
 value:
-    JSON_TOKEN(JSON_AT_VALUE);
+    JSON_TOKEN(JSON_AT_VALUE):
     role = 0;
-    if (depth == watch) {
-        j->now.text.bytes = 0;
+    if (depth == watch)
         JSON_STOP(JSON_AT_BEGIN, JSON_GOT_VALUE);
-    }
-begin:
+JSON_AT_BEGIN:
     if (c == '"') {
         p++;
-        goto string;
+        goto JSON_AT_STRING;
     }
-    if (c == '{' || c == '[') {
-        uint8_t bit = (uint8_t)(1u << (depth & 7));
+    if ((c | 0x20) == '{') {
         if (depth == j->limit) {
             if (j->strict)
                 goto bad_depth;
             j->flags |= JSON_DEEP;
-            goto deep;
+            goto JSON_AT_DEEP;
         }
         p++;
-        object = c == '{';
-        if (object) {
-            j->objects[depth >> 3] |= bit;
-            depth++;
-            goto first_key;
-        }
-        j->objects[depth >> 3] &= (uint8_t)~bit;
+        if (depth % 32 == 0)
+            j->objects[depth / 32] = levels;
         depth++;
-        goto first;
+        levels <<= 1;
+        if (c == '[')
+            goto first;
+        levels |= 1;
+        goto first_key;
     }
 #ifdef MSC4203_WORDS
     if ((uintptr_t)p <= far) {
-        q = c < 'A' ? json_whole_integer(p) : json_whole_literal(p);
+        const unsigned char *q = c < 'A' ? json_whole_number(p) : json_whole_literal(p);
         if (q != p) {
             p = q;
             goto ended;
@@ -1315,48 +1333,50 @@ begin:
         j->minus = j->digits = 0;
         j->now.decimal.point = j->now.decimal.exponent = 0;
         p += c == '-';
-        goto number;
+        goto JSON_AT_NUMBER;
     }
-    if (c != 't' && c != 'f' && c != 'n')
+    j->low = c == 't' ? 1 : c == 'f' ? 5 : 10;
+    j->need = c == 'f' ? 4 : 3;
+    if ((unsigned char)json_literals[j->low - 1] != c)
         goto bad;
-    j->low = (uint8_t)c;
-    j->need = 1;
     p++;
-literal:
+JSON_AT_LITERAL:
     at = JSON_AT_LITERAL;
     JSON_CALL(json_literal);
     goto ended;
-number:
+JSON_AT_NUMBER:
     at = JSON_AT_NUMBER;
     JSON_CALL(json_number);
     goto ended;
 
 first_key:
-    JSON_TOKEN(JSON_AT_FIRST_KEY);
+    JSON_TOKEN(JSON_AT_FIRST_KEY):
     if (c == '}')
         goto close;
+    goto JSON_AT_KEY;
 key:
-    JSON_TOKEN(JSON_AT_KEY);
+    JSON_TOKEN(JSON_AT_KEY):
     if (c != '"')
         goto bad;
     p++;
+in_key:
     role = JSON_KEY;
     if (depth == watch) {
         role = JSON_KEY | JSON_TEXT;
 #ifdef MSC4203_MEMBERS
         if (j->members && (uintptr_t)p <= far) {
-            q = reader_member(j, p, end, far, &c);
+            const unsigned char *q = reader_member(j, p, end, far, &c);
             if (q != NULL) {
                 p = q;
                 role = 0;
                 if (c == '{')
-                    goto begin;
+                    goto JSON_AT_BEGIN;
                 goto next;
             }
         }
 #endif
     }
-string:
+JSON_AT_STRING:
     run = p;
 plain:
     p = json_plain(p, end, far);
@@ -1371,7 +1391,7 @@ plain:
         goto bad;
 #ifdef MSC4203_WORDS
     if (!(role & JSON_TEXT) && (uintptr_t)p <= far) {
-        q = json_whole_escape(p);
+        const unsigned char *q = json_whole_escape(p);
         if (q != p) {
             p = q;
             goto plain;
@@ -1380,11 +1400,12 @@ plain:
 #endif
     j->now.text.ptr = run;
     j->now.text.bytes = (size_t)(p - run);
+    j->now.text.unit = 0;
     p++;
     j->state = JSON_AT_ESCAPE;
     if (role & JSON_TEXT)
         JSON_STOP(JSON_AT_ESCAPE, JSON_GOT_TEXT);
-escape:
+JSON_AT_ESCAPE:
     j->next = p;
     event = json_escape(j);
     p = j->next;
@@ -1394,13 +1415,13 @@ escape:
     if (event == JSON_GOT_MORE || role & JSON_TEXT)
         goto stop;
     if (at == JSON_AT_STRING)
-        goto string;
-    goto escape;
+        goto JSON_AT_STRING;
+    goto JSON_AT_ESCAPE;
 
 utf8_first:
 #ifdef MSC4203_WORDS
     while ((uintptr_t)p <= far) {
-        q = json_whole_utf8(p);
+        const unsigned char *q = json_whole_utf8(p);
         if (q == p)
             break;
         p = q;
@@ -1413,7 +1434,7 @@ utf8_first:
     if (j->need == 0)
         goto bad_utf8;
     p++;
-utf8:
+JSON_AT_UTF8:
     do {
         if (p == end)
             goto more_utf8;
@@ -1424,11 +1445,6 @@ utf8:
         j->low = 0x80;
         j->high = 0xBF;
     } while (--j->need);
-    if (p == end)
-        goto more_string;
-    c = *p;
-    if (c >= 0x80)
-        goto utf8_first;
     goto plain;
 
 quote:
@@ -1437,75 +1453,74 @@ quote:
         goto ended;
     if (role == JSON_KEY) {
 #ifdef MSC4203_WORDS
-        if ((uintptr_t)p <= far && p[0] == ':' && p[1] == '"') {
+        if ((uintptr_t)p <= far && json_pair(p, ':', '"')) {
             p += 2;
             role = 0;
-            goto string;
+            goto JSON_AT_STRING;
         }
 #endif
         goto colon;
     }
     if (role == JSON_IN_DEEP)
-        goto deep;
+        goto JSON_AT_DEEP;
     j->now.text.ptr = run;
     j->now.text.bytes = (size_t)(p - run) - 1;
     if (role == JSON_TEXT)
         goto ended;
-    /* A watched key. Its last piece is reported with its value, if that begins in this chunk. */
-    q = json_skip_space(p, end);
-    if (q == end || *q != ':')
-        JSON_STOP(JSON_AT_COLON, JSON_GOT_TEXT);
-    q = json_skip_space(q + 1, end);
-    if (q == end)
-        JSON_STOP(JSON_AT_COLON, JSON_GOT_TEXT);
-    p = q;
-    role = 0;
-    JSON_STOP(JSON_AT_BEGIN, JSON_GOT_VALUE);
+    JSON_STOP(JSON_AT_COLON, JSON_GOT_KEY);
 colon:
-    JSON_TOKEN(JSON_AT_COLON);
+    JSON_TOKEN(JSON_AT_COLON):
     if (c != ':')
         goto bad;
     p++;
     goto value;
 
-deep:
+JSON_AT_DEEP:
     j->depth = depth;
+    at = JSON_AT_DEEP;
     j->next = p;
     event = json_deep(j);
     p = j->next;
     depth = j->depth;
-    at = JSON_AT_DEEP;
     if (event == JSON_GOT_ERROR) /* unreachable: json_deep() needs four GiB for it */
         goto bad_depth;          /* unreachable: as above */
     if (event == JSON_GOT_MORE)
         goto stop;
     role = JSON_IN_DEEP;
     if (event == JSON_GOT_TEXT)
-        goto string;
-    object = json_in_object(j, depth);
+        goto JSON_AT_STRING;
     goto ended;
 
 close:
     p++;
     depth--;
-    object = json_in_object(j, depth);
+    levels >>= 1;
+    if (depth % 32 == 0)
+        levels = j->objects[depth / 32];
 ended:
-    if (depth <= watch)
+    if (depth <= watch) {
+#ifdef MSC4203_MEMBERS
+        if (depth == watch && j->members && reader_content(j, p))
+            goto next;
+#endif
         JSON_STOP(depth ? JSON_AT_NEXT : JSON_AT_TAIL, JSON_GOT_END);
+    }
 next:
-    JSON_TOKEN(JSON_AT_NEXT);
+#ifdef MSC4203_WORDS
+    if (levels & 1 && (uintptr_t)p <= far && json_pair(p, ',', '"')) {
+        p += 2;
+        goto in_key;
+    }
+#endif
+    JSON_TOKEN(JSON_AT_NEXT):
     if (c == ',') {
         p++;
-        if (object)
+        if (levels & 1)
             goto key;
         goto value;
     }
-    if (c == (object ? '}' : ']'))
+    if (c == (levels & 1 ? '}' : ']'))
         goto close;
-    goto bad;
-
-tail:
-    JSON_TOKEN(JSON_AT_TAIL);
 bad:
     j->error = MSC4203_E_SYNTAX;
     JSON_STOP(JSON_AT_ERROR, JSON_GOT_ERROR);
@@ -1534,14 +1549,14 @@ stop:
     j->next = p;
     j->depth = depth;
     j->role = (uint8_t)role;
-    j->object = (uint8_t)object;
+    j->levels = levels;
     return event;
 }
 
 /* After JSON_GOT_MORE, when no more will come: is the text complete? */
 MSC4203_PRIVATE int json_whole(msc4203_json *j)
 {
-    if (j->state == JSON_AT_NUMBER && j->depth == 0 && json_number_whole(j)) {
+    if (j->state == JSON_AT_NUMBER && j->depth == 0 && !(j->number & 1)) {
         json_number_end(j);
         j->state = JSON_AT_TAIL;
     }
@@ -1556,19 +1571,21 @@ MSC4203_PRIVATE int json_whole(msc4203_json *j)
  * 2. item: items, key names, results
  * --------------------------------------------------------------------------------------------- */
 
-/* The keys, each once; the stable spelling is the end of the unstable one. */
+/* The keys as they are written, each once; the stable spelling is the end of the unstable one. */
 #define ITEM_MSC2409 "de.sorunome.msc2409."
 #define ITEM_MSC3202 "org.matrix.msc3202."
 static const struct item_names {
-    char to_device[30], ephemeral[30], device_lists[32], counts[46], counts_too[46], types[52];
-    char events[7], changed[8], left[5], messages[9], message_id[11], next_batch[11];
-    char sender[7], type[5], user_id[11], device_id[13], content[8];
+    char to_device[33], ephemeral[33], device_lists[35], counts[49], counts_too[49], types[55];
+    char events[10], changed[11], left[8], messages[12], message_id[14], next_batch[14];
+    char sender[10], type[8], user_id[14], device_id[16], content[11];
 } item_names MSC4203_UNUSED = {
-    ITEM_MSC2409 "to_device", ITEM_MSC2409 "ephemeral", ITEM_MSC3202 "device_lists",
-    ITEM_MSC3202 "device_one_time_keys_count", ITEM_MSC3202 "device_one_time_key_counts",
-    ITEM_MSC3202 "device_unused_fallback_key_types",
-    "events", "changed", "left", "messages", "message_id", "next_batch",
-    "sender", "type", "to_user_id", "to_device_id", "content"
+    "\"" ITEM_MSC2409 "to_device\":", "\"" ITEM_MSC2409 "ephemeral\":",
+    "\"" ITEM_MSC3202 "device_lists\":", "\"" ITEM_MSC3202 "device_one_time_keys_count\":",
+    "\"" ITEM_MSC3202 "device_one_time_key_counts\":",
+    "\"" ITEM_MSC3202 "device_unused_fallback_key_types\":",
+    "\"events\":", "\"changed\":", "\"left\":", "\"messages\":", "\"message_id\":",
+    "\"next_batch\":", "\"sender\":", "\"type\":", "\"to_user_id\":", "\"to_device_id\":",
+    "\"content\":"
 };
 
 /* The fields of an item, as numbers and as bits of a set. */
@@ -1666,17 +1683,19 @@ MSC4203_API unsigned msc4203_version(void)
  * --------------------------------------------------------------------------------------------- */
 #ifndef MSC4203_NO_READER
 
-/* Where the reader is: the innermost container whose members it looks at. */
+/* Where the reader is: the innermost container whose members it looks at. Those below READER_TOP
+ * are objects with known keys; each has a place, which reader_keys name as a bit: READER_ROOT one
+ * for each shape, READER_EVENT two. */
 enum {
-    READER_TOP,     /* before and behind the root */
-    READER_ROOT,    /* these four: objects whose keys are known */
-    READER_EVENT,   /* a to-device event */
-    READER_LISTS,   /* device_lists */
-    READER_SYNC,    /* a /sync response's to_device */
-    READER_LIST,    /* an array of items */
-    READER_USERS,   /* an object USER -> DEVICE -> content */
-    READER_DEVICES, /* an object DEVICE -> content */
-    READER_NOWHERE  /* any JSON */
+    READER_ROOT = 0,
+    READER_EVENT = 4, /* a to-device event */
+    READER_LISTS = 6, /* device_lists */
+    READER_SYNC = 7,  /* a /sync response's to_device */
+    READER_TOP = 8,   /* before and behind the root */
+    READER_LIST,      /* an array of items */
+    READER_USERS,     /* an object USER -> DEVICE -> content */
+    READER_DEVICES,   /* an object DEVICE -> content */
+    READER_NOWHERE    /* any JSON */
 };
 
 /* `field` says where the text of a string goes: to a field of the item, or */
@@ -1705,34 +1724,31 @@ enum {
 
 /* Which keys are known where, and what they hold. */
 enum {
-    READER_IN_ROOT = 1, /* times 1 << shape */
-    READER_IN_SEND = READER_IN_ROOT << MSC4203_SEND,
-    READER_IN_EDU = READER_IN_ROOT << MSC4203_EDU,
-    READER_IN_RESPONSE = READER_IN_ROOT << MSC4203_SYNC,
-    READER_IN_EVENT = 16,
-    READER_IN_SYNC_EVENT = 32,
-    READER_IN_LISTS = 64,
-    READER_IN_SYNC = 128
+    READER_IN_ROOT = 1 << (READER_ROOT + MSC4203_TRANSACTION),
+    READER_IN_SEND = 1 << (READER_ROOT + MSC4203_SEND),
+    READER_IN_EDU = 1 << (READER_ROOT + MSC4203_EDU),
+    READER_IN_RESPONSE = 1 << (READER_ROOT + MSC4203_SYNC),
+    READER_IN_EVENT = 1 << READER_EVENT,
+    READER_IN_SYNC_EVENT = 2 << READER_EVENT,
+    READER_IN_LISTS = 1 << READER_LISTS,
+    READER_IN_SYNC = 1 << READER_SYNC
 };
 enum {
-    READER_FIELD, /* a field of the item */
-    READER_ID,    /* a string that is an item */
-    READER_ARRAY, /* of items */
-    READER_MAP,   /* USER -> DEVICE -> content */
-    READER_INNER  /* an object with known keys */
+    READER_FIELD = READER_NOWHERE, /* a field of the item; else items, where it says */
+    READER_ID                      /* a string that is an item */
 };
 
 typedef struct reader_key {
     uint16_t name; /* offset in item_names */
     uint8_t bytes, places, holds;
-    uint8_t what; /* the field, the number of the kind's bit, or where the object leads */
+    uint8_t what; /* the field, or the number of the kind's bit */
 } reader_key;
 
 #define READER_NAME(member) \
-    (uint16_t)offsetof(struct item_names, member), sizeof item_names.member - 1
+    (uint16_t)(offsetof(struct item_names, member) + 1), sizeof item_names.member - 4
 #define READER_STABLE(member, prefix) \
-    (uint16_t)(offsetof(struct item_names, member) + sizeof prefix - 1), \
-        sizeof item_names.member - sizeof prefix
+    (uint16_t)(offsetof(struct item_names, member) + sizeof prefix), \
+        sizeof item_names.member - sizeof prefix - 3
 
 static const reader_key reader_keys[] = {
     {READER_NAME(content), READER_IN_EVENT | READER_IN_SYNC_EVENT, READER_FIELD, ITEM_CONTENT},
@@ -1742,25 +1758,25 @@ static const reader_key reader_keys[] = {
     {READER_NAME(user_id), READER_IN_EVENT, READER_FIELD, ITEM_USER},
     {READER_NAME(type), READER_IN_EVENT | READER_IN_SYNC_EVENT | READER_IN_EDU, READER_FIELD,
      ITEM_TYPE},
-    {READER_NAME(to_device), READER_IN_ROOT, READER_ARRAY, 0},
-    {READER_STABLE(to_device, ITEM_MSC2409), READER_IN_ROOT, READER_ARRAY, 0},
-    {READER_NAME(events), READER_IN_ROOT, READER_ARRAY, 1},
-    {READER_NAME(ephemeral), READER_IN_ROOT, READER_ARRAY, 2},
-    {READER_STABLE(ephemeral, ITEM_MSC2409), READER_IN_ROOT, READER_ARRAY, 2},
-    {READER_NAME(device_lists), READER_IN_ROOT, READER_INNER, READER_LISTS},
-    {READER_STABLE(device_lists, ITEM_MSC3202), READER_IN_ROOT, READER_INNER, READER_LISTS},
-    {READER_NAME(changed), READER_IN_LISTS, READER_ARRAY, 3},
-    {READER_NAME(left), READER_IN_LISTS, READER_ARRAY, 4},
-    {READER_NAME(counts), READER_IN_ROOT, READER_MAP, 5},
-    {READER_NAME(counts_too), READER_IN_ROOT, READER_MAP, 5},
-    {READER_STABLE(counts, ITEM_MSC3202), READER_IN_ROOT, READER_MAP, 5},
-    {READER_NAME(types), READER_IN_ROOT, READER_MAP, 6},
-    {READER_STABLE(types, ITEM_MSC3202), READER_IN_ROOT, READER_MAP, 6},
-    {READER_NAME(messages), READER_IN_SEND | READER_IN_EDU, READER_MAP, 0},
+    {READER_NAME(to_device), READER_IN_ROOT, READER_LIST, 0},
+    {READER_STABLE(to_device, ITEM_MSC2409), READER_IN_ROOT, READER_LIST, 0},
+    {READER_NAME(events), READER_IN_ROOT, READER_LIST, 1},
+    {READER_NAME(ephemeral), READER_IN_ROOT, READER_LIST, 2},
+    {READER_STABLE(ephemeral, ITEM_MSC2409), READER_IN_ROOT, READER_LIST, 2},
+    {READER_NAME(device_lists), READER_IN_ROOT, READER_LISTS, 3},
+    {READER_STABLE(device_lists, ITEM_MSC3202), READER_IN_ROOT, READER_LISTS, 3},
+    {READER_NAME(changed), READER_IN_LISTS, READER_LIST, 3},
+    {READER_NAME(left), READER_IN_LISTS, READER_LIST, 4},
+    {READER_NAME(counts), READER_IN_ROOT, READER_USERS, 5},
+    {READER_NAME(counts_too), READER_IN_ROOT, READER_USERS, 5},
+    {READER_STABLE(counts, ITEM_MSC3202), READER_IN_ROOT, READER_USERS, 5},
+    {READER_NAME(types), READER_IN_ROOT, READER_USERS, 6},
+    {READER_STABLE(types, ITEM_MSC3202), READER_IN_ROOT, READER_USERS, 6},
+    {READER_NAME(messages), READER_IN_SEND | READER_IN_EDU, READER_USERS, 0},
     {READER_NAME(message_id), READER_IN_EDU, READER_ID, 7},
     {READER_NAME(next_batch), READER_IN_RESPONSE, READER_ID, 8},
-    {READER_STABLE(to_device, ITEM_MSC2409), READER_IN_RESPONSE, READER_INNER, READER_SYNC},
-    {READER_NAME(events), READER_IN_SYNC, READER_ARRAY, 0}
+    {READER_STABLE(to_device, ITEM_MSC2409), READER_IN_RESPONSE, READER_SYNC, 0},
+    {READER_NAME(events), READER_IN_SYNC, READER_LIST, 0}
 };
 enum { READER_KEYS = sizeof reader_keys / sizeof reader_keys[0] };
 
@@ -1772,40 +1788,37 @@ MSC4203_PRIVATE uint64_t reader_at(const struct msc4203_reader_state *s)
 
 /* An item's first error counts; but any other before "too large", so that it does not depend on
  * where chunks end. */
-MSC4203_PRIVATE void reader_error(struct msc4203_reader_state *s, int error)
+MSC4203_PRIVATE int reader_worse(int so_far, int error)
 {
-    if (s->item.error == MSC4203_OK || s->item.error == MSC4203_E_TOO_LARGE)
-        s->item.error = error;
+    return so_far == MSC4203_OK || (so_far == MSC4203_E_TOO_LARGE && error != MSC4203_OK) ? error
+                                                                                       : so_far;
 }
 
-/* Makes room for n bytes in the scratch: at the cost of the item's content, if need be, for the ids
- * tell whose message it is that is too large. Returns 0 when that is not enough. */
+MSC4203_PRIVATE void reader_error(struct msc4203_reader_state *s, int error)
+{
+    s->item.error = reader_worse(s->item.error, error);
+}
+
+/* The scratch: the content or the text in the making, or both, from below; finished strings from
+ * above, those that are kept for the items to come uppermost. */
+
+/* Makes room for n bytes: at the cost of the item's content, if need be, for the ids tell whose
+ * message it is that is too large. Returns 0 when that is not enough. */
 MSC4203_COLD int reader_room(struct msc4203_reader_state *s, size_t n)
 {
-    if (n <= s->scratch_bytes - s->used)
+    if (n <= s->high - s->low - s->part)
         return 1;
     if (s->field == ITEM_CONTENT) { /* in the making */
-        s->used -= s->part;
         s->part = 0;
         s->state |= READER_LOST;
-    } else if (s->stored & ITEM_BIT(ITEM_CONTENT)) {
-        msc4203_span *content = &s->item.content;
-        char *end = s->scratch + s->used;
-        char *behind = s->scratch + (content->ptr - s->scratch) + content->len;
-        unsigned field;
-        for (field = 0; field < ITEM_FIELDS; field++) {
-            msc4203_span *span = item_field(&s->item, field);
-            if (s->stored & ITEM_BIT(field) && span->len != 0 && span->ptr > content->ptr)
-                span->ptr -= content->len;
-        }
-        memmove(behind - content->len, behind, (size_t)(end - behind));
-        s->used -= (uint32_t)content->len;
-        content->ptr = NULL;
-        content->len = 0;
-        s->stored &= (uint8_t)~ITEM_BIT(ITEM_CONTENT);
+    } else if (s->low != 0) {
+        memmove(s->scratch, s->scratch + s->low, s->part);
+        s->low = 0;
+        s->item.content.ptr = NULL;
+        s->item.content.len = 0;
         reader_error(s, MSC4203_E_TOO_LARGE);
     }
-    return n <= s->scratch_bytes - s->used;
+    return n <= s->high - s->low - s->part;
 }
 
 /* Adds a piece to the text in the making. */
@@ -1814,19 +1827,32 @@ MSC4203_PRIVATE void reader_store(struct msc4203_reader_state *s, const void *pi
     if (!reader_room(s, n))
         s->state |= READER_LOST;
     if (s->state & READER_LOST) {
-        s->used -= s->part;
         s->part = 0;
     } else if (n != 0) {
-        memcpy(s->scratch + s->used, piece, n);
-        s->used += (uint32_t)n;
+        memcpy(s->scratch + s->low + s->part, piece, n);
         s->part += (uint32_t)n;
     }
 }
 
-/* Ids that are kept for the items to come: a user's, an EDU's sender and type. */
-MSC4203_PRIVATE int reader_keeps(const struct msc4203_reader_state *s, unsigned field)
+/* Stores a finished string; `from` may be the text in the making, which is then done. */
+MSC4203_PRIVATE void reader_store_whole(struct msc4203_reader_state *s, unsigned field,
+                                        const char *from, uint32_t n)
 {
-    return s->where == READER_USERS || (s->where == READER_ROOT && field <= ITEM_TYPE);
+    msc4203_span *span = item_field(&s->item, field);
+
+    s->high -= n;
+    span->ptr = "";
+    span->len = n;
+    if (n != 0) {
+        memmove(s->scratch + s->high, from, n);
+        span->ptr = s->scratch + s->high;
+    }
+}
+
+/* Ids that are kept for the items to come: a user's, an EDU's sender and type. */
+MSC4203_PRIVATE int reader_keeps(const struct msc4203_reader_state *s)
+{
+    return s->where == READER_USERS || (s->where == READER_ROOT && s->field <= ITEM_TYPE);
 }
 
 /* What is wrong with a kept id is wrong with the items to come. */
@@ -1834,153 +1860,137 @@ MSC4203_COLD void reader_kept_error(struct msc4203_reader_state *s)
 {
     int8_t *kept = s->where == READER_USERS ? &s->user_error : &s->edu_error;
 
-    if (*kept == MSC4203_OK || *kept == MSC4203_E_TOO_LARGE)
-        *kept = s->item.error != MSC4203_OK ? (int8_t)s->item.error : *kept;
+    *kept = (int8_t)reader_worse(*kept, s->item.error);
     s->item.error = MSC4203_OK;
-}
-
-/* Takes the last piece of a field that has others, or has to be kept. */
-MSC4203_COLD void reader_gathered(struct msc4203_reader_state *s, unsigned field, const void *piece,
-                                  size_t n)
-{
-    msc4203_span *span = item_field(&s->item, field);
-    int keep = reader_keeps(s, field);
-
-    reader_store(s, piece, n);
-    if (s->state & READER_LOST) {
-        s->state &= (uint8_t)~READER_LOST;
-        reader_error(s, MSC4203_E_TOO_LARGE);
-        if (keep)
-            reader_kept_error(s);
-        return;
-    }
-    span->ptr = s->part != 0 ? s->scratch + (s->used - s->part) : "";
-    span->len = s->part;
-    s->stored |= (uint8_t)ITEM_BIT(field);
-    s->part = 0;
-    if (keep)
-        s->base = s->used;
 }
 
 /* Takes the last piece of a field. Where it is the whole, and need not be kept, it is not copied.
  */
-MSC4203_HOT void reader_finish(struct msc4203_reader_state *s, unsigned field, const void *piece,
-                               size_t n)
+MSC4203_COLD void reader_finish(struct msc4203_reader_state *s, const void *piece, size_t n)
 {
+    unsigned field = s->field;
     msc4203_span *span = item_field(&s->item, field);
+    int keep = reader_keeps(s);
 
-    if (s->part != 0 || s->state & READER_LOST ||
-        (!(s->state & READER_WHOLE) && reader_keeps(s, field))) {
-        reader_gathered(s, field, piece, n);
-        return;
+    if (s->part == 0 && !(s->state & READER_LOST) && (s->state & READER_WHOLE || !keep)) {
+        span->ptr = (const char *)piece;
+        span->len = n;
+        s->loose |= (uint8_t)ITEM_BIT(field);
+    } else {
+        reader_store(s, piece, n);
+        if (s->state & READER_LOST) {
+            s->state &= (uint8_t)~READER_LOST;
+            reader_error(s, MSC4203_E_TOO_LARGE);
+        } else if (field == ITEM_CONTENT) {
+            span->ptr = s->scratch;
+            span->len = s->low = s->part;
+        } else {
+            n = s->part;
+            s->part = 0;
+            reader_store_whole(s, field, s->scratch + s->low, (uint32_t)n);
+        }
+        s->part = 0;
     }
-    span->ptr = (const char *)piece;
-    span->len = n;
-    s->loose |= (uint8_t)ITEM_BIT(field);
+    if (s->json.flags & MSC4203_LONE_SURROGATE && field != ITEM_CONTENT)
+        reader_error(s, MSC4203_E_SURROGATE);
+    if (keep) {
+        s->base = s->high;
+        if (s->where == READER_ROOT)
+            s->shared = s->high;
+        reader_kept_error(s);
+    }
 }
 
-/* Before the next chunk: stores what the item has in this one, below the text in the making. */
+/* Before the next chunk: stores what the item has in this one. */
 MSC4203_COLD void reader_save(struct msc4203_reader_state *s)
 {
     unsigned field;
 
-    for (field = 0; field < ITEM_FIELDS; field++) {
+    for (field = 0; s->loose != 0; field++, s->loose >>= 1) {
         msc4203_span *span = item_field(&s->item, field);
-        if (!(s->loose & ITEM_BIT(field)))
+        uint32_t n = (uint32_t)span->len;
+
+        if (!(s->loose & 1))
             continue;
-        if (span->len == 0) {
-            span->ptr = "";
-        } else if (reader_room(s, span->len)) {
-            char *at = s->scratch + (s->used - s->part);
-            memmove(at + span->len, at, s->part);
-            memcpy(at, span->ptr, span->len);
-            s->used += (uint32_t)span->len;
-            s->stored |= (uint8_t)ITEM_BIT(field);
-            span->ptr = at;
-        } else {
+        if (!reader_room(s, span->len)) {
             span->ptr = NULL;
             span->len = 0;
             reader_error(s, MSC4203_E_TOO_LARGE);
+        } else if (field != ITEM_CONTENT) {
+            reader_store_whole(s, field, span->ptr, n);
+        } else { /* below the text in the making */
+            memmove(s->scratch + n, s->scratch, s->part);
+            memcpy(s->scratch, span->ptr, n);
+            span->ptr = s->scratch;
+            s->low = n;
         }
     }
-    s->loose = 0;
     if (s->field == ITEM_CONTENT)
         reader_store(s, s->mark, (size_t)(s->json.end - s->mark));
-    s->mark = s->json.end;
 }
 
-/* Does a known key go on, or end, with a piece, after what it has in common with the candidate? */
-MSC4203_HOT int reader_fits(const struct msc4203_reader_state *s, unsigned row, int last)
+/* A key's next piece: strikes out the rows of reader_keys that it does not fit. */
+MSC4203_COLD void reader_match(struct msc4203_reader_state *s, int last)
 {
-    const reader_key *key = &reader_keys[row];
-    const char *names = (const char *)&item_names;
-    const size_t before = s->row_bytes, n = s->json.now.text.bytes;
+    const char *const names = (const char *)&item_names, *const text = (const char *)s->json.now.text.ptr;
+    const size_t before = s->row_bytes, bytes = before + s->json.now.text.bytes;
+    unsigned place = 1u << s->where, row;
 
-    return key->places & s->places &&
-           (last ? key->bytes == before + n : key->bytes >= before + n) &&
-           memcmp(names + key->name + before, s->json.now.text.ptr, n) == 0 &&
-           (before == 0 ||
-            memcmp(names + key->name, names + reader_keys[s->row].name, before) == 0);
-}
-
-/* A key's next piece. `row` is the candidate that fits the pieces so far: at a key's begin the one
- * behind the last key, for keys tend to come in the same order. */
-MSC4203_HOT void reader_match(struct msc4203_reader_state *s, int last)
-{
-    unsigned row = s->row;
-
-    if (row >= READER_KEYS && s->row_bytes != 0)
-        return;
-    if (row >= READER_KEYS || !reader_fits(s, row, last))
-        for (row = 0; row < READER_KEYS && !reader_fits(s, row, last); row++)
-            ;
-    s->row = (uint8_t)row;
-    s->row_bytes = (uint8_t)(row < READER_KEYS ? s->row_bytes + s->json.now.text.bytes : 1);
+    if (before == 0)
+        s->rows = ~(uint32_t)0;
+    if (s->where == READER_ROOT)
+        place <<= s->shape;
+    else if (s->shape == MSC4203_SYNC && s->where == READER_EVENT)
+        place <<= 1;
+    for (row = 0; row < READER_KEYS; row++) {
+        const reader_key *key = &reader_keys[row];
+        if (!(key->places & place) || bytes > key->bytes || (last && bytes != key->bytes) ||
+            memcmp(names + key->name + before, text, bytes - before) != 0)
+            s->rows &= ~((uint32_t)1 << row);
+    }
+    s->row_bytes = (uint8_t)(bytes < 255 ? bytes : 255);
 }
 
 /* Takes a piece of a string that the scanner has reported. */
 MSC4203_COLD void reader_text(struct msc4203_reader_state *s, int last)
 {
+    const unsigned char *text = s->json.now.text.ptr;
+
     if (s->field == READER_KEY) {
         reader_match(s, last);
-        return;
+    } else if (s->field != READER_SKIP) {
+        if (s->where == READER_DEVICES && !(s->state & READER_YIELD)) {
+            /* The first piece of a device's key begins behind its quote. */
+            s->item.offset = s->bytes_fed - (uint64_t)(s->json.end - text) - 1;
+            s->state |= READER_YIELD;
+        }
+        if (last)
+            reader_finish(s, text, s->json.now.text.bytes);
+        else
+            reader_store(s, text, s->json.now.text.bytes);
     }
-    if (s->field == READER_SKIP)
-        return;
-    if (s->where == READER_DEVICES && !(s->state & READER_YIELD)) {
-        /* The first piece of a device's key begins behind its quote. */
-        s->item.offset = s->bytes_fed - (uint64_t)(s->json.end - s->json.now.text.ptr) - 1;
-        s->state |= READER_YIELD;
-    }
-    if (last)
-        reader_finish(s, s->field, s->json.now.text.ptr, s->json.now.text.bytes);
-    else
-        reader_store(s, s->json.now.text.ptr, s->json.now.text.bytes);
 }
 
 /* A member's key, or an element, comes next. */
 MSC4203_HOT void reader_expect(struct msc4203_reader_state *s)
 {
-    static const uint8_t fields[] = {READER_SKIP, READER_KEY, READER_KEY,  READER_KEY, READER_KEY,
-                                     READER_SKIP, ITEM_USER,  ITEM_DEVICE, READER_SKIP};
-    s->field = fields[s->where];
-    if (s->row < READER_KEYS)
-        s->row++;
+    unsigned where = s->where;
+
+    s->field = where < READER_TOP        ? READER_KEY
+               : where == READER_USERS   ? ITEM_USER
+               : where == READER_DEVICES ? ITEM_DEVICE
+                                         : READER_SKIP;
     s->row_bytes = 0;
     s->json.flags = 0;
 }
 
 /* The reader looks at the members of another container. */
-MSC4203_PRIVATE void reader_be(struct msc4203_reader_state *s, unsigned where)
+MSC4203_HOT void reader_be(struct msc4203_reader_state *s, unsigned where)
 {
     s->where = (uint8_t)where;
+#ifdef MSC4203_MEMBERS
     s->json.members = where == READER_EVENT;
-    if (where == READER_EVENT)
-        s->places = s->shape == MSC4203_SYNC ? READER_IN_SYNC_EVENT : READER_IN_EVENT;
-    else if (where == READER_ROOT)
-        s->places = (uint8_t)(READER_IN_ROOT << s->shape);
-    else
-        s->places = where == READER_LISTS ? READER_IN_LISTS : READER_IN_SYNC;
+#endif
 }
 
 MSC4203_PRIVATE void reader_enter(struct msc4203_reader_state *s, unsigned where)
@@ -2022,44 +2032,42 @@ MSC4203_COLD void reader_refuse(struct msc4203_reader_state *s, int error)
     }
 }
 
-/* A list, or an object, of items comes: enters it, if it is wanted. `null` is an empty one. */
-MSC4203_COLD void reader_items(struct msc4203_reader_state *s, unsigned kind, unsigned first,
-                                  unsigned where)
+/* A list, or an object, of items comes: enters it, if it is wanted. `null` is an empty one. `what`
+ * is the number of the kind's bit; of device_lists' two, of the first. */
+MSC4203_COLD void reader_items(struct msc4203_reader_state *s, unsigned what, unsigned where)
 {
-    unsigned reports, k;
+    unsigned kind = 1u << what, wanted = where == READER_LISTS ? kind * 3 : kind;
     unsigned c = *s->json.next;
 
-    if ((s->kinds & kind) == 0 || c == 'n')
+    if (!(s->kinds & wanted) || c == 'n')
         return;
-    kind &= 0 - kind; /* of device_lists' two the first */
-    for (reports = s->reports, k = kind; k > 1; k >>= 1)
-        reports >>= 2;
-    s->item.index = reports & 3;
-    if (c == first) {
+    s->item.index = s->reports >> 2 * what & 3u;
+    if (c == (where == READER_LIST ? '[' : '{')) {
         s->item.kind = (int)kind;
         reader_enter(s, where);
     } else if (s->kinds & kind) {
         reader_item(s, kind);
         reader_error(s, MSC4203_E_FIELD_TYPE);
         if (s->item.index < 3)
-            s->reports = (uint16_t)(s->reports + kind * kind); /* the kind's two bits */
+            s->reports = (uint16_t)(s->reports + (1u << 2 * what));
     }
 }
 
-/* The messages of a request or an EDU come. */
-MSC4203_COLD void reader_messages(struct msc4203_reader_state *s)
+/* The messages of a request or an EDU come. Tells whether they are to be skipped. */
+MSC4203_COLD int reader_messages(struct msc4203_reader_state *s)
 {
     s->seen |= READER_MESSAGES;
     if (*s->json.next != '{') {
         reader_refuse(s, MSC4203_E_MESSAGES);
-    } else if (s->shape == MSC4203_EDU && s->state & READER_WHOLE && !(s->state & READER_KNOWN) &&
-               !(s->seen & READER_LOOKED) && (s->seen & READER_BOTH) != READER_BOTH) {
-        s->seen |= READER_LOOKED;
-        s->state |= READER_AHEAD;
-        s->mark = s->json.next;
-    } else {
-        reader_items(s, MSC4203_TO_DEVICE, '{', READER_USERS);
+        return 1;
     }
+    if (s->shape == MSC4203_SEND || !(s->state & READER_WHOLE) || s->state & READER_KNOWN ||
+        s->seen & READER_LOOKED || (s->seen & READER_BOTH) == READER_BOTH)
+        return 0;
+    s->seen |= READER_LOOKED;
+    s->state |= READER_AHEAD;
+    s->mark = s->json.next;
+    return 1;
 }
 
 /* The value of a known key comes. */
@@ -2070,12 +2078,11 @@ MSC4203_HOT void reader_known(struct msc4203_reader_state *s, const reader_key *
     if (key->holds == READER_FIELD) {
         if (s->where == READER_ROOT && s->state & READER_KNOWN)
             return;
-        if (s->seen & kind) {
+        if (s->seen & kind)
             reader_error(s, MSC4203_E_FIELD_TWICE);
-        } else {
-            s->seen |= (uint8_t)kind;
+        else
             reader_field(s, what, what == ITEM_CONTENT ? '{' : '"');
-        }
+        s->seen |= (uint8_t)kind;
         if (s->where == READER_ROOT)
             reader_kept_error(s);
     } else if (s->state & READER_AHEAD) {
@@ -2087,96 +2094,78 @@ MSC4203_HOT void reader_known(struct msc4203_reader_state *s, const reader_key *
             reader_item(s, kind);
             reader_field(s, ITEM_ID, '"');
         }
-    } else if (key->holds == READER_INNER) {
-        if (what == READER_LISTS)
-            reader_items(s, MSC4203_DEVICE_CHANGED | MSC4203_DEVICE_LEFT, '{', what);
-        else
-            reader_items(s, MSC4203_TO_DEVICE, '{', what);
-    } else if (key->holds == READER_ARRAY) {
-        reader_items(s, kind, '[', READER_LIST);
-    } else if (kind == MSC4203_TO_DEVICE) {
-        reader_messages(s);
-    } else {
-        reader_items(s, kind, '{', READER_USERS);
-    }
-}
-
-/* An element of a list of items comes. */
-MSC4203_PRIVATE void reader_element(struct msc4203_reader_state *s)
-{
-    unsigned kind = (unsigned)s->item.kind;
-
-    reader_item(s, kind);
-    s->kinds &= (uint16_t)~kind;
-    if (kind == MSC4203_TO_DEVICE && *s->json.next == '{') {
-        s->state &= (uint8_t)~READER_YIELD;
-        s->seen = 0;
-        reader_enter(s, READER_EVENT);
-    } else if (kind & (MSC4203_DEVICE_CHANGED | MSC4203_DEVICE_LEFT)) {
-        reader_field(s, ITEM_USER, '"');
-    } else {
-        reader_field(s, ITEM_CONTENT, '{');
+    } else if (s->shape == MSC4203_TRANSACTION || s->shape == MSC4203_SYNC ||
+               !reader_messages(s)) {
+        reader_items(s, what, key->holds);
     }
 }
 
 /* What is wrong with the ids that an item shares with others is wrong with the item. */
 MSC4203_COLD void reader_shared_errors(struct msc4203_reader_state *s)
 {
-    if (s->user_error != MSC4203_OK)
-        reader_error(s, s->user_error);
+    reader_error(s, s->user_error);
     if (s->shape != MSC4203_EDU)
         return;
-    if (s->edu_error != MSC4203_OK)
-        reader_error(s, s->edu_error);
+    reader_error(s, s->edu_error);
     if (!(s->state & READER_KNOWN) && (s->seen & READER_BOTH) != READER_BOTH)
         s->item.flags |= MSC4203_LATE;
 }
 
-/* A user's devices come. */
-MSC4203_COLD void reader_user(struct msc4203_reader_state *s)
+/* An item of a list comes, or what a device is sent, or something wrong in the place of a user's
+ * devices. */
+MSC4203_HOT void reader_element(struct msc4203_reader_state *s)
 {
-    if (s->json.flags & MSC4203_LONE_SURROGATE)
-        s->user_error = MSC4203_E_SURROGATE;
-    if (*s->json.next == '{') {
-        reader_enter(s, READER_DEVICES);
-        return;
-    }
-    s->kinds &= (uint16_t)~(unsigned)s->item.kind;
-    reader_item(s, (unsigned)s->item.kind);
-    reader_shared_errors(s);
-    reader_error(s, MSC4203_E_FIELD_TYPE);
-}
-
-/* What a device is sent, or what is told of it, comes. */
-MSC4203_COLD void reader_device(struct msc4203_reader_state *s)
-{
-    unsigned kind = (unsigned)s->item.kind;
+    unsigned kind = (unsigned)s->item.kind, where = s->where;
 
     s->kinds &= (uint16_t)~kind;
-    reader_shared_errors(s);
-    if (s->json.flags & MSC4203_LONE_SURROGATE)
-        reader_error(s, MSC4203_E_SURROGATE);
-    s->json.flags = 0;
-    if (kind != MSC4203_TO_DEVICE)
+    if (where == READER_LIST && kind == MSC4203_TO_DEVICE && *s->json.next == '{') {
         s->item.offset = reader_at(s);
-    reader_field(s, ITEM_CONTENT, kind == MSC4203_FALLBACK_TYPES ? '[' : '{');
+        s->seen = 0;
+        reader_enter(s, READER_EVENT);
+        return;
+    }
+    if (where != READER_DEVICES || kind != MSC4203_TO_DEVICE)
+        reader_item(s, kind);
+    if (where != READER_LIST) {
+        reader_shared_errors(s);
+        s->json.flags = 0;
+    }
+    if (kind & (MSC4203_DEVICE_CHANGED | MSC4203_DEVICE_LEFT))
+        reader_field(s, ITEM_USER, '"');
+    else if (where == READER_USERS)
+        reader_error(s, MSC4203_E_FIELD_TYPE);
+    else
+        reader_field(s, ITEM_CONTENT, kind == MSC4203_FALLBACK_TYPES ? '[' : '{');
 }
 
 #ifdef MSC4203_MEMBERS
 /* What an event's five members look like in most bodies, behind the key's first quote: the bytes,
- * and which of sixteen they are. In the order of reader_keys. */
+ * and which of sixteen they are; then their number, the field and where it is in the item, whether
+ * /sync has it, and which comes next in most bodies. */
 static const struct reader_pattern {
-    char text[17];
+    char text[16];
     unsigned char mask[16];
-    uint8_t bytes, field, places;
+    uint8_t bytes, field, at, in_sync, then;
+    char padding[27];
 } reader_patterns[] = {
 #define READER_FF4 255, 255, 255, 255
-    {"content\":{", {READER_FF4, READER_FF4, 255, 255}, 9, ITEM_CONTENT, 48},
-    {"sender\":\"", {READER_FF4, READER_FF4, 255}, 9, ITEM_SENDER, 48},
-    {"to_device_id\":\"", {READER_FF4, READER_FF4, READER_FF4, 255, 255, 255}, 15, ITEM_DEVICE, 16},
-    {"to_user_id\":\"", {READER_FF4, READER_FF4, READER_FF4, 255}, 13, ITEM_USER, 16},
-    {"type\":\"", {READER_FF4, 255, 255, 255}, 7, ITEM_TYPE, 48}
+#define READER_AT(member) (uint8_t)offsetof(msc4203_item, member)
+    {"content\":{", {READER_FF4, READER_FF4, 255, 255}, 9, ITEM_BIT(ITEM_CONTENT),
+     READER_AT(content), 1, 1, ""},
+    {"sender\":\"", {READER_FF4, READER_FF4, 255}, 9, ITEM_BIT(ITEM_SENDER), READER_AT(sender), 1,
+     2, ""},
+    {"to_device_id\":\"", {READER_FF4, READER_FF4, READER_FF4, 255, 255, 255}, 15,
+     ITEM_BIT(ITEM_DEVICE), READER_AT(device_id), 0, 3, ""},
+    {"to_user_id\":\"", {READER_FF4, READER_FF4, READER_FF4, 255}, 13, ITEM_BIT(ITEM_USER),
+     READER_AT(user_id), 0, 4, ""},
+    {"type\":\"", {READER_FF4, 255, 255, 255}, 7, ITEM_BIT(ITEM_TYPE), READER_AT(type), 1, 0, ""}
 };
+
+MSC4203_HOT struct msc4203_reader_state *reader_of(msc4203_json *j)
+{
+    void *at = (char *)j - offsetof(struct msc4203_reader_state, json);
+    return (struct msc4203_reader_state *)at;
+}
 
 /* Takes a member of an event that is one of these, and not given twice: if it is a string, all of
  * it, when it is plain; of a content, the begin. Returns where to go on, and for a content sets
@@ -2185,85 +2174,86 @@ MSC4203_HOT const unsigned char *reader_member(msc4203_json *j, const unsigned c
                                                const unsigned char *end, uintptr_t far,
                                                unsigned *begins)
 {
-    void *at = (char *)j - offsetof(struct msc4203_reader_state, json);
-    struct msc4203_reader_state *s = (struct msc4203_reader_state *)at;
-    unsigned tries, k = s->row;
+    struct msc4203_reader_state *s = reader_of(j);
+    unsigned tries, k = s->expected;
     uint64_t text[2], pattern[2], mask[2];
 
     memcpy(text, p, 16);
-    for (tries = 0; tries < 5; tries++, k++) {
-        const struct reader_pattern *row;
+    for (tries = 0; tries < 5; tries++, k = reader_patterns[k].then) {
+        const struct reader_pattern *row = &reader_patterns[k];
         const unsigned char *quote;
         msc4203_span *span;
-        unsigned bit;
 
-        k = k < 5 ? k : 0;
-        row = &reader_patterns[k];
         memcpy(pattern, row->text, 16);
         memcpy(mask, row->mask, 16);
         if ((((text[0] ^ pattern[0]) & mask[0]) | ((text[1] ^ pattern[1]) & mask[1])) != 0)
             continue;
-        bit = ITEM_BIT(row->field);
-        if (s->seen & bit || !(row->places & s->places))
+        if (s->seen & row->field || (s->shape == MSC4203_SYNC && !row->in_sync))
             return NULL;
         p += row->bytes;
         if (k == 0) {
-            s->seen |= (uint8_t)bit;
-            s->row = 0;
+            s->seen |= row->field;
             s->field = ITEM_CONTENT;
             s->mark = p;
             s->json.flags = 0;
+            s->expected = row->then;
             *begins = '{';
             return p;
         }
         quote = json_plain(p, end, far);
         if (quote == end || *quote != '"')
             return NULL;
-        s->seen |= (uint8_t)bit;
-        s->loose |= (uint8_t)bit;
-        s->row = (uint8_t)(k + 1);
-        span = item_field(&s->item, row->field);
+        s->seen |= row->field;
+        s->loose |= row->field;
+        s->expected = row->then;
+        span = (msc4203_span *)(void *)((char *)&s->item + row->at);
         span->ptr = (const char *)p;
         span->len = (size_t)(quote - p);
         return quote + 1;
     }
     return NULL;
 }
+
+/* Takes an event's content, which ends at p, where it lies whole in the chunk and there is nothing
+ * wrong with it. Returns 0 when it goes the usual way. */
+MSC4203_HOT int reader_content(msc4203_json *j, const unsigned char *p)
+{
+    struct msc4203_reader_state *s = reader_of(j);
+
+    if (s->field != ITEM_CONTENT || j->flags != 0 || s->part != 0 || s->state & READER_LOST)
+        return 0;
+    s->item.content.ptr = (const char *)s->mark;
+    s->item.content.len = (size_t)(p - s->mark);
+    s->loose |= ITEM_BIT(ITEM_CONTENT);
+    reader_expect(s);
+    return 1;
+}
 #endif
 
-/* The scanner is at the first byte of a value, and has reported the last piece of its key. */
+/* The scanner is at the first byte of a value. */
 MSC4203_HOT void reader_value(struct msc4203_reader_state *s)
 {
     unsigned where = s->where;
 
-    if (s->field == READER_KEY) {
-        reader_match(s, 1);
-        s->field = READER_SKIP;
+    if (s->field == READER_KEY)
         s->json.flags = 0;
-        if (s->row < READER_KEYS)
-            reader_known(s, &reader_keys[s->row]);
-        return;
-    }
-    reader_text(s, 1);
     s->field = READER_SKIP;
-    switch (where) {
-    case READER_TOP:
+    if (where < READER_TOP) {
+        const reader_key *key = reader_keys;
+        uint32_t rows = s->rows & (((uint32_t)1 << READER_KEYS) - 1);
+        for (; rows > 1; rows >>= 1)
+            key++;
+        if (rows != 0)
+            reader_known(s, key);
+    } else if (where == READER_TOP) {
         if (*s->json.next == '{')
             reader_enter(s, READER_ROOT);
         else
             reader_refuse(s, MSC4203_E_ROOT);
-        break;
-    case READER_LIST:
+    } else if (where == READER_USERS && *s->json.next == '{') {
+        reader_enter(s, READER_DEVICES);
+    } else if (where != READER_NOWHERE) {
         reader_element(s);
-        break;
-    case READER_USERS:
-        reader_user(s);
-        break;
-    case READER_DEVICES:
-        reader_device(s);
-        break;
-    default:
-        break;
     }
 }
 
@@ -2273,29 +2263,27 @@ MSC4203_COLD void reader_back(struct msc4203_reader_state *s)
     msc4203_json *j = &s->json;
 
     s->state &= (uint8_t)~(READER_AHEAD | READER_LOST);
-    if (s->item.sender.ptr == NULL && !(s->state & READER_KNOWN))
-        s->seen &= (uint8_t)~ITEM_BIT(ITEM_SENDER); /* cut short */
-    if (s->item.type.ptr == NULL && !(s->state & READER_KNOWN))
-        s->seen &= (uint8_t)~ITEM_BIT(ITEM_TYPE);
+    if (!(s->state & READER_KNOWN)) { /* cut short */
+        if (s->item.sender.ptr == NULL)
+            s->seen &= (uint8_t)~ITEM_BIT(ITEM_SENDER);
+        if (s->item.type.ptr == NULL)
+            s->seen &= (uint8_t)~ITEM_BIT(ITEM_TYPE);
+    }
     reader_be(s, READER_ROOT);
-    s->used = s->base;
     s->part = 0;
     j->next = s->mark;
     j->depth = j->watch = 1;
-    j->unit = 0;
+    j->levels = 1;
     j->role = j->flags = 0;
     j->state = JSON_AT_BEGIN;
     s->field = READER_SKIP;
-    reader_items(s, MSC4203_TO_DEVICE, '{', READER_USERS);
+    reader_items(s, 0, READER_USERS);
 }
 
 /* The next user comes. */
 MSC4203_COLD void reader_drop_user(struct msc4203_reader_state *s)
 {
-    if (s->stored & ITEM_BIT(ITEM_USER))
-        s->base -= (uint32_t)s->item.user_id.len;
-    s->stored &= (uint8_t)~ITEM_BIT(ITEM_USER);
-    s->used = s->base;
+    s->high = s->base = s->shared;
     s->item.user_id.ptr = NULL;
     s->item.user_id.len = 0;
     s->user_error = MSC4203_OK;
@@ -2305,46 +2293,43 @@ MSC4203_COLD void reader_drop_user(struct msc4203_reader_state *s)
 MSC4203_HOT int reader_leave(struct msc4203_reader_state *s)
 {
     unsigned needed = ITEM_BIT(ITEM_SENDER) | ITEM_BIT(ITEM_TYPE) | ITEM_BIT(ITEM_CONTENT);
+    unsigned where = s->where, kind = (unsigned)s->item.kind, to = READER_ROOT;
 
     s->json.watch--;
-    switch (s->where) {
-    case READER_EVENT:
+    if (where == READER_EVENT) {
         if (s->shape == MSC4203_TRANSACTION)
             needed |= ITEM_BIT(ITEM_USER) | ITEM_BIT(ITEM_DEVICE);
-        if ((s->seen & needed) != needed)
+        if (needed & ~(unsigned)s->seen)
             reader_error(s, MSC4203_E_FIELD_MISSING);
         reader_be(s, READER_LIST);
         return 1;
-    case READER_LIST:
-        if (s->item.kind == MSC4203_DEVICE_CHANGED || s->item.kind == MSC4203_DEVICE_LEFT)
-            reader_be(s, READER_LISTS);
-        else
-            reader_be(s, s->shape == MSC4203_SYNC ? READER_SYNC : READER_ROOT);
-        return 0;
-    case READER_DEVICES:
-        reader_be(s, READER_USERS);
+    }
+    if (where == READER_LIST) {
+        if (kind & (MSC4203_DEVICE_CHANGED | MSC4203_DEVICE_LEFT))
+            to = READER_LISTS;
+        else if (s->shape == MSC4203_SYNC)
+            to = READER_SYNC;
+    } else if (where == READER_DEVICES) {
+        to = READER_USERS;
         reader_drop_user(s);
-        return 0;
-    case READER_ROOT:
-        reader_be(s, READER_TOP);
-        if ((s->seen & READER_BOTH) != READER_BOTH) {
-            s->item.error = MSC4203_E_FIELD_MISSING;
-            reader_kept_error(s);
-        }
+    } else if (where == READER_ROOT) {
+        to = READER_TOP;
+        if ((s->seen & READER_BOTH) != READER_BOTH)
+            s->edu_error = (int8_t)reader_worse(s->edu_error, MSC4203_E_FIELD_MISSING);
         if (s->state & READER_AHEAD) {
             s->state |= READER_KNOWN;
             reader_back(s);
-        } else if ((s->shape == MSC4203_SEND || s->shape == MSC4203_EDU) &&
-                   !(s->seen & READER_MESSAGES)) {
+            return 0;
+        }
+        if ((s->shape == MSC4203_SEND || s->shape == MSC4203_EDU) &&
+            !(s->seen & READER_MESSAGES)) {
             s->json.next--; /* the bracket */
             reader_refuse(s, MSC4203_E_NO_MESSAGES);
             s->json.next++;
         }
-        return 0;
-    default:
-        reader_be(s, READER_ROOT);
-        return 0;
     }
+    reader_be(s, to);
+    return 0;
 }
 
 /* A value has ended. Tells whether it was an item. */
@@ -2356,19 +2341,13 @@ MSC4203_HOT int reader_end(struct msc4203_reader_state *s)
     if (j->depth < j->watch) {
         given = reader_leave(s);
     } else {
-        unsigned field = s->field;
-        if (field == ITEM_CONTENT) {
+        if (s->field == ITEM_CONTENT) {
             s->item.flags |= j->flags & (MSC4203_LONE_SURROGATE | MSC4203_HUGE_NUMBER);
             if (j->flags & JSON_DEEP)
                 reader_error(s, MSC4203_E_TOO_DEEP);
-            reader_finish(s, field, s->mark, (size_t)(j->next - s->mark));
-        } else if (field < ITEM_FIELDS) {
-            reader_finish(s, field, j->now.text.ptr, j->now.text.bytes);
-            if (j->flags & MSC4203_LONE_SURROGATE) {
-                reader_error(s, MSC4203_E_SURROGATE);
-                if (reader_keeps(s, field))
-                    reader_kept_error(s);
-            }
+            reader_finish(s, s->mark, (size_t)(j->next - s->mark));
+        } else {
+            reader_text(s, 1);
         }
         given = s->state & READER_YIELD;
     }
@@ -2381,41 +2360,41 @@ MSC4203_HOT int reader_end(struct msc4203_reader_state *s)
  * put aside while that is given. */
 MSC4203_COLD void reader_hide(struct msc4203_reader_state *s, int hide)
 {
-    static const msc4203_span none = {NULL, 0};
-    unsigned first = s->shape == MSC4203_EDU ? ITEM_SENDER : ITEM_USER, i;
+    msc4203_span *shared = s->shape == MSC4203_EDU ? &s->item.sender : &s->item.user_id;
 
-    for (i = 0; i < 2; i++) {
-        msc4203_span *shared = item_field(&s->item, first + i), *spare = &s->json.now.spare[i];
-        if (hide)
-            *spare = *shared;
-        *shared = hide ? none : *spare;
+    if (hide) {
+        memcpy(s->json.now.spare, shared, sizeof s->json.now.spare);
+        memset(shared, 0, sizeof s->json.now.spare);
+    } else {
+        memcpy(shared, s->json.now.spare, sizeof s->json.now.spare);
     }
 }
 
 /* Forgets the item that was given, but for what the next one shares with it. */
-MSC4203_PRIVATE void reader_forget(struct msc4203_reader_state *s)
+MSC4203_HOT void reader_forget(struct msc4203_reader_state *s)
 {
-    static const msc4203_span none = {NULL, 0};
-    unsigned field, keep = s->where == READER_DEVICES ? ITEM_BIT(ITEM_USER) : 0;
+    msc4203_item *const item = &s->item;
+    msc4203_span *from = &item->sender, *to = &item->content;
 
+    if (item->kind & READER_IDS)
+        reader_hide(s, 0);
     if (s->where == READER_USERS)
         reader_drop_user(s);
-    if (s->shape == MSC4203_SEND || s->shape == MSC4203_EDU)
-        keep |= ITEM_BIT(ITEM_SENDER) | ITEM_BIT(ITEM_TYPE);
-    else if (s->shape == MSC4203_SYNC)
-        keep |= ITEM_BIT(ITEM_USER) | ITEM_BIT(ITEM_DEVICE);
-    for (field = 0; field < ITEM_FIELDS; field++)
-        if (!(keep & ITEM_BIT(field)))
-            *item_field(&s->item, field) = none;
-    if (s->item.kind & READER_IDS)
-        reader_hide(s, 0);
-    s->item.error = MSC4203_OK;
-    s->item.flags = 0;
-    s->item.index++;
+    if (s->shape == MSC4203_SYNC)
+        to = &item->user_id;
+    else if (s->where == READER_DEVICES)
+        from = &item->device_id;
+    else if (s->shape != MSC4203_TRANSACTION)
+        from = &item->user_id;
+    memset(from, 0, (size_t)((char *)to - (char *)from));
+    memset(&item->content, 0, 2 * sizeof item->content);
+    item->error = MSC4203_OK;
+    item->flags = 0;
+    item->index++;
     s->state &= (uint8_t)~READER_GIVEN;
     s->loose = 0;
-    s->stored &= (uint8_t)keep;
-    s->used = s->base;
+    s->low = 0;
+    s->high = s->base;
 }
 
 MSC4203_API int msc4203_reader_init(msc4203_reader *reader, int shape, unsigned kinds,
@@ -2428,15 +2407,13 @@ MSC4203_API int msc4203_reader_init(msc4203_reader *reader, int shape, unsigned 
     s->shape = (uint8_t)shape;
     s->kinds = (uint16_t)(kinds & MSC4203_ALL_KINDS);
     s->scratch = (char *)scratch;
-    s->scratch_bytes = scratch_bytes < UINT32_MAX ? (uint32_t)scratch_bytes : UINT32_MAX;
-    s->where = READER_TOP;
+    s->high = scratch_bytes < UINT32_MAX ? (uint32_t)scratch_bytes : UINT32_MAX;
+    s->base = s->shared = s->high;
+    s->where = shape == MSC4203_JSON ? READER_NOWHERE : READER_TOP;
+    s->json.strict = shape == MSC4203_JSON;
     s->field = READER_SKIP;
-    if (shape == MSC4203_JSON) {
-        s->where = READER_NOWHERE;
-        s->json.strict = 1;
-    } else if (shape < MSC4203_TRANSACTION || shape > MSC4203_SYNC) {
-        s->json.state = JSON_AT_ERROR;
-        s->json.error = MSC4203_E_USAGE;
+    if ((unsigned)shape > MSC4203_JSON) {
+        s->json.state = JSON_AT_NOTHING;
         return MSC4203_E_USAGE;
     }
     return MSC4203_OK;
@@ -2470,9 +2447,12 @@ MSC4203_API int msc4203_reader_feed(msc4203_reader *reader, const void *data, si
 
     if (s->state & (READER_FED | READER_LAST))
         return MSC4203_E_USAGE;
-    if (last)
-        s->state |= s->bytes_fed == 0 ? READER_LAST | READER_WHOLE : READER_LAST;
     s->state |= READER_FED;
+    if (last) {
+        s->state |= READER_LAST;
+        if (s->bytes_fed == 0)
+            s->state |= READER_WHOLE;
+    }
     s->bytes_fed += bytes;
     s->json.next = bytes != 0 ? (const unsigned char *)data : (const unsigned char *)"";
     s->json.end = s->json.next + bytes;
@@ -2506,28 +2486,17 @@ MSC4203_API int msc4203_reader_next(msc4203_reader *reader, const msc4203_item *
         reader_forget(s);
     for (;;) {
         int got = json_next(&s->json);
-        if (got == JSON_GOT_TEXT) {
-            reader_text(s, 0);
-        } else if (got == JSON_GOT_VALUE) {
+        if (got == JSON_GOT_VALUE) {
             reader_value(s);
         } else if (got == JSON_GOT_END) {
-            if (reader_end(s)) {
-                s->state = (uint8_t)((s->state & ~READER_YIELD) | READER_GIVEN);
-                if (s->item.kind & READER_IDS)
-                    reader_hide(s, 1);
-                if (s->item.error == MSC4203_E_TOO_LARGE) {
-                    s->item.content.ptr = NULL;
-                    s->item.content.len = 0;
-                }
-                *item = &s->item;
-                return MSC4203_ITEM;
-            }
+            if (reader_end(s))
+                break;
+        } else if (got == JSON_GOT_TEXT || got == JSON_GOT_KEY) {
+            reader_text(s, got == JSON_GOT_KEY);
         } else if (s->state & READER_AHEAD) {
             reader_back(s);
         } else if (got == JSON_GOT_ERROR) {
-            if (s->json.error == MSC4203_OK)
-                return MSC4203_E_USAGE;
-            return s->json.error;
+            return s->json.error != MSC4203_OK ? s->json.error : MSC4203_E_USAGE;
         } else if (s->state & READER_LAST) {
             return reader_whole(s, item);
         } else {
@@ -2536,6 +2505,13 @@ MSC4203_API int msc4203_reader_next(msc4203_reader *reader, const msc4203_item *
             return MSC4203_MORE;
         }
     }
+    s->state = (uint8_t)((s->state & ~READER_YIELD) | READER_GIVEN);
+    if (s->item.kind & READER_IDS)
+        reader_hide(s, 1);
+    if (s->item.error == MSC4203_E_TOO_LARGE)
+        memset(&s->item.content, 0, sizeof s->item.content);
+    *item = &s->item;
+    return MSC4203_ITEM;
 }
 
 MSC4203_API uint64_t msc4203_reader_offset(const msc4203_reader *reader)
@@ -2550,10 +2526,9 @@ MSC4203_API uint64_t msc4203_reader_offset(const msc4203_reader *reader)
 
 MSC4203_API void msc4203_algorithms_init(msc4203_algorithms *algorithms, const msc4203_item *item)
 {
+    memset(algorithms, 0, sizeof *algorithms);
     json_init(&algorithms->priv.json, item->content.ptr != NULL ? item->content.ptr : "",
               item->content.len);
-    algorithms->priv.result = MSC4203_OK;
-    algorithms->priv.bytes = 0;
 }
 
 /* The digits of a count. */
@@ -2603,16 +2578,14 @@ MSC4203_API int msc4203_algorithms_next(msc4203_algorithms *algorithms, msc4203_
             j->watch = 1;
             if (got == JSON_GOT_VALUE && *j->next != '{' && *j->next != '[')
                 result = MSC4203_E_FIELD_TYPE;
-        } else if (got == JSON_GOT_TEXT) {
+        } else if (got == JSON_GOT_TEXT || got == JSON_GOT_KEY) {
             result = reader_name(algorithms);
         } else if (got == JSON_GOT_VALUE) {
             value = j->next;
-            if (j->object)
-                result = reader_name(algorithms);
-            else
+            if (!(j->levels & 1))
                 j->role = JSON_TEXT;
         } else {
-            if (j->object)
+            if (j->levels & 1)
                 result = reader_count(value, j->next, count);
             else
                 result = *value == '"' ? reader_name(algorithms) : MSC4203_E_FIELD_TYPE;
@@ -2633,20 +2606,16 @@ MSC4203_API int msc4203_algorithms_next(msc4203_algorithms *algorithms, msc4203_
  * --------------------------------------------------------------------------------------------- */
 #ifndef MSC4203_NO_WRITER
 
-/* Adds bytes, or, when there is no room or no buffer, only counts them. */
-MSC4203_PRIVATE void writer_put(struct msc4203_writer_state *w, const void *bytes, size_t n)
+/* Adds bytes at `at`, and returns where they end. Where there is no room, or no buffer, they are
+ * only counted. */
+MSC4203_HOT size_t writer_put(const struct msc4203_writer_state *w, size_t at, const void *bytes,
+                              size_t n)
 {
-    size_t used = w->at.used;
-
-    if (w->buffer != NULL && used <= w->capacity && n <= w->capacity - used && n != 0)
-        memcpy(w->buffer + used, bytes, n);
-    w->at.used = n <= SIZE_MAX - used ? used + n : SIZE_MAX; /* unreachable: so many bytes */
+    if (at <= w->room && n <= w->room - at && n != 0)
+        memcpy(w->buffer + at, bytes, n);
+    return n <= SIZE_MAX - at ? at + n : SIZE_MAX; /* unreachable: so many bytes */
 }
-
-MSC4203_PRIVATE void writer_puts(struct msc4203_writer_state *w, const char *string)
-{
-    writer_put(w, string, strlen(string));
-}
+#define WRITER_PUT(w, at, text) writer_put(w, at, text, sizeof(text) - 1)
 
 /* A byte as it stands in a string. Returns how many bytes that is. */
 MSC4203_PRIVATE size_t writer_escape(unsigned c, char *escaped)
@@ -2654,65 +2623,57 @@ MSC4203_PRIVATE size_t writer_escape(unsigned c, char *escaped)
     static const char letters[] = "btn-fr"; /* of 0x08 to 0x0D */
 
     escaped[0] = '\\';
-    if (c == '"' || c == '\\') {
-        escaped[1] = (char)c;
+    escaped[1] = (char)c;
+    if (c == '"' || c == '\\')
         return 2;
-    }
-    if (c >= 0x20) {
-        escaped[0] = (char)c;
+    escaped[0] = (char)c;
+    if (c >= 0x20)
         return 1;
-    }
-    if (c >= 0x08 && c <= 0x0D && c != 0x0B) {
+    escaped[0] = '\\';
+    if (c - 0x08 < 6 && c != 0x0B) {
         escaped[1] = letters[c - 0x08];
         return 2;
     }
     memcpy(escaped + 1, "u00", 3);
     escaped[4] = (char)('0' + (c >> 4));
-    escaped[5] = "0123456789abcdef"[c & 15];
+    c &= 15;
+    escaped[5] = (char)(c < 10 ? '0' + c : 'a' - 10 + c);
     return 6;
 }
 
-/* Adds a string in quotes. */
-MSC4203_COLD int writer_string(struct msc4203_writer_state *w, const msc4203_span *span)
+/* Adds a string in quotes. One that is not valid UTF-8 is an error. */
+MSC4203_COLD size_t writer_string(struct msc4203_writer_state *w, size_t at,
+                                  const msc4203_span *span)
 {
     const unsigned char *p = (const unsigned char *)span->ptr, *const end = p + span->len;
     const uintptr_t far = json_far(p, end);
     char escaped[6];
 
-    writer_put(w, "\"", 1);
+    at = WRITER_PUT(w, at, "\"");
     while (p != end) {
         const unsigned char *run = p;
         uint8_t need, low, high;
 
         p = json_plain(p, end, far);
-        writer_put(w, run, (size_t)(p - run));
+        at = writer_put(w, at, run, (size_t)(p - run));
         if (p == end)
             break;
         run = p++;
         if (*run < 0x80) {
-            writer_put(w, escaped, writer_escape(*run, escaped));
+            at = writer_put(w, at, escaped, writer_escape(*run, escaped));
             continue;
         }
         for (need = json_utf8(*run, &low, &high); need != 0; need--, p++) {
             if (p == end || *p < low || *p > high)
-                return MSC4203_E_UTF8;
+                break;
             low = 0x80;
             high = 0xBF;
         }
-        if (p == run + 1)
-            return MSC4203_E_UTF8;
-        writer_put(w, run, (size_t)(p - run));
+        if (need != 0 || p == run + 1)
+            w->error = MSC4203_E_UTF8;
+        at = writer_put(w, at, run, (size_t)(p - run));
     }
-    writer_put(w, "\"", 1);
-    return MSC4203_OK;
-}
-
-/* Adds the key of a member of the root, behind a comma unless it is the first. */
-MSC4203_PRIVATE void writer_key(struct msc4203_writer_state *w, const char *key)
-{
-    writer_puts(w, w->at.used == 1 ? "\"" : ",\"");
-    writer_puts(w, key);
-    writer_puts(w, "\":");
+    return WRITER_PUT(w, at, "\"");
 }
 
 /* Compares a string with one that has been written at `at`, both as they are written: any order
@@ -2733,29 +2694,28 @@ MSC4203_PRIVATE int writer_compare(const struct msc4203_writer_state *w, size_t 
     return *written == '"' ? 0 : -1;
 }
 
-/* Looks for a key in the object that has been written from `at` on. */
-MSC4203_COLD int writer_find(struct msc4203_writer_state *w, size_t at, const msc4203_span *key)
+/* Looks for a key in the object that has been written from `begin` on. */
+MSC4203_COLD int writer_find(struct msc4203_writer_state *w, size_t begin, const msc4203_span *key)
 {
     msc4203_json *j = &w->json;
     size_t same = 0;
-    int differs = 0, got;
+    int got;
 
-    json_init(j, w->buffer + at, w->at.used - at);
+    json_init(j, w->buffer + begin, w->at.used - begin);
     j->watch = 1;
-    while ((got = json_next(j)) == JSON_GOT_TEXT || got == JSON_GOT_VALUE || got == JSON_GOT_END) {
-        if (got != JSON_GOT_END && j->now.text.bytes != 0) {
-            if (j->now.text.bytes > key->len - same ||
-                memcmp(key->ptr + same, j->now.text.ptr, j->now.text.bytes) != 0)
-                differs = 1;
-            else
-                same += j->now.text.bytes;
-        }
-        if (got == JSON_GOT_VALUE) {
-            if (!differs && same == key->len)
-                return 1;
+    while ((got = json_next(j)) != JSON_GOT_MORE) {
+        size_t n = j->now.text.bytes;
+        if (got == JSON_GOT_VALUE)
             same = 0;
-            differs = 0;
-        }
+        if (got != JSON_GOT_TEXT && got != JSON_GOT_KEY)
+            continue;
+        if (same <= key->len && n <= key->len - same &&
+            (n == 0 || memcmp(key->ptr + same, j->now.text.ptr, n) == 0))
+            same += n;
+        else
+            same = SIZE_MAX;
+        if (got == JSON_GOT_KEY && same == key->len)
+            return 1;
     }
     return 0;
 }
@@ -2774,17 +2734,223 @@ MSC4203_PRIVATE void writer_hash(const msc4203_span *span, uint32_t hash[2])
     }
 }
 
-/* Is it the user whose devices are being written? */
-MSC4203_PRIVATE int writer_same_user(const struct msc4203_writer_state *w, const msc4203_span *user)
-{
-    uint32_t hash[2];
+/* The kinds of which a shape has lists, and of which it has objects USER -> DEVICE -> content. */
+enum {
+    WRITER_LISTS = MSC4203_DEVICE_CHANGED | MSC4203_DEVICE_LEFT,
+    WRITER_MAPS = MSC4203_KEY_COUNTS | MSC4203_FALLBACK_TYPES,
+    WRITER_IDS = MSC4203_MESSAGE_ID | MSC4203_NEXT_BATCH
+};
 
-    if (w->at.user == 0)
-        return 0;
-    if (w->buffer != NULL)
-        return writer_compare(w, w->at.user, user) == 0;
+/* What each kind is written under, and the fields that it needs; of a to-device message, those of
+ * each shape. */
+typedef struct writer_kind {
+    uint16_t name; /* offset in item_names */
+    uint8_t bytes, prefix, needs;
+} writer_kind;
+
+#define WRITER_NAME(member) \
+    (uint16_t)offsetof(struct item_names, member), sizeof item_names.member - 1
+#define WRITER_2409 sizeof ITEM_MSC2409 - 1
+#define WRITER_3202 sizeof ITEM_MSC3202 - 1
+enum {
+    WRITER_BOTH = 1 << ITEM_SENDER | 1 << ITEM_TYPE,
+    WRITER_CONTENT = 1 << ITEM_CONTENT,
+    WRITER_DEVICE = 1 << ITEM_USER | 1 << ITEM_DEVICE | WRITER_CONTENT
+};
+
+static const writer_kind writer_kinds[] = {
+    {WRITER_NAME(to_device), WRITER_2409, WRITER_BOTH | WRITER_DEVICE},
+    {WRITER_NAME(events), 0, WRITER_CONTENT},
+    {WRITER_NAME(ephemeral), WRITER_2409, WRITER_CONTENT},
+    {WRITER_NAME(device_lists), WRITER_3202, 1 << ITEM_USER},
+    {WRITER_NAME(device_lists), WRITER_3202, 1 << ITEM_USER},
+    {WRITER_NAME(counts), WRITER_3202, WRITER_DEVICE},
+    {WRITER_NAME(types), WRITER_3202, WRITER_DEVICE},
+    {WRITER_NAME(message_id), 0, 1 << ITEM_ID},
+    {WRITER_NAME(next_batch), 0, 1 << ITEM_ID},
+    /* to-device messages in the other shapes */
+    {WRITER_NAME(messages), 0, WRITER_DEVICE},
+    {WRITER_NAME(messages), 0, WRITER_BOTH | WRITER_DEVICE},
+    {WRITER_NAME(to_device), WRITER_2409, WRITER_BOTH | WRITER_CONTENT}
+};
+static const uint16_t writer_shapes[] = {
+    MSC4203_ALL_KINDS & ~WRITER_IDS, MSC4203_TO_DEVICE, MSC4203_TO_DEVICE | MSC4203_MESSAGE_ID,
+    MSC4203_TO_DEVICE | MSC4203_NEXT_BATCH
+};
+
+/* The row of a kind, or NULL when the shape has no place for it. */
+MSC4203_PRIVATE const writer_kind *writer_row(const struct msc4203_writer_state *w, unsigned kind)
+{
+    unsigned k = 0;
+
+    if (!(kind & writer_shapes[w->shape]) || (kind & (kind - 1)) != 0)
+        return NULL;
+    if (kind == MSC4203_TO_DEVICE)
+        return &writer_kinds[w->shape == MSC4203_TRANSACTION ? 0 : 8 + w->shape];
+    while (kind >> k != 1)
+        k++;
+    return &writer_kinds[k];
+}
+
+MSC4203_PRIVATE int writer_has_map(const struct msc4203_writer_state *w, unsigned kind)
+{
+    return kind & WRITER_MAPS ||
+           (kind == MSC4203_TO_DEVICE && (w->shape == MSC4203_SEND || w->shape == MSC4203_EDU));
+}
+
+/* Closes the list or the object that is open. */
+MSC4203_PRIVATE size_t writer_close(const struct msc4203_writer_state *w, size_t at)
+{
+    unsigned kind = w->at.kind;
+    const char *ends = "]}";
+
+    if (kind == 0)
+        return at;
+    if (writer_has_map(w, kind))
+        ends = "}}";
+    return writer_put(w, at, ends,
+                      w->at.user != 0 || kind & WRITER_LISTS || w->shape == MSC4203_SYNC ? 2 : 1);
+}
+
+/* Adds the key of a member of the root. */
+MSC4203_PRIVATE size_t writer_key(const struct msc4203_writer_state *w, size_t at,
+                                  const writer_kind *row)
+{
+    const char *name = (const char *)&item_names + row->name + 1;
+    size_t skip = row->prefix;
+
+    /* `ephemeral` and what a client gets have no prefixes any more. */
+    if (!(w->flags & MSC4203_STABLE_KEYS) && w->shape == MSC4203_TRANSACTION &&
+        row != &writer_kinds[2])
+        skip = 0;
+    at = writer_put(w, at, at == 0 ? "{\"" : ",\"", 2);
+    return writer_put(w, at, name + skip, row->bytes - 1 - skip);
+}
+
+/* Adds the sender and the type of an EDU, which all its messages have in common. */
+MSC4203_PRIVATE size_t writer_open_edu(struct msc4203_writer_state *w, size_t at,
+                                       const msc4203_span *sender, const msc4203_span *type)
+{
+    at = writer_put(w, at, at == 0 ? "{" : ",", 1);
+    w->at.sender = at = WRITER_PUT(w, at, "\"sender\":");
+    at = writer_string(w, at, sender);
+    w->at.type = at = WRITER_PUT(w, at, ",\"type\":");
+    return writer_string(w, at, type);
+}
+
+/* Opens the list or the object of a kind of items; those of an EDU have this sender and type. */
+MSC4203_COLD size_t writer_open(struct msc4203_writer_state *w, size_t at, unsigned kind,
+                                const msc4203_span *sender, const msc4203_span *type)
+{
+    if (kind & WRITER_LISTS && w->at.kind & WRITER_LISTS) {
+        at = WRITER_PUT(w, at, "],");
+    } else {
+        at = writer_close(w, at);
+        if (kind == MSC4203_TO_DEVICE && w->shape == MSC4203_EDU)
+            at = writer_open_edu(w, at, sender, type);
+        at = writer_key(w, at, writer_row(w, kind));
+        w->at.users = at;
+        if (kind & WRITER_LISTS || w->shape == MSC4203_SYNC || writer_has_map(w, kind))
+            at = WRITER_PUT(w, at, "{");
+    }
+    w->at.kind = (uint16_t)kind;
+    w->at.user = w->at.user_max = 0;
+    if (kind == MSC4203_DEVICE_CHANGED)
+        at = WRITER_PUT(w, at, "\"changed\":");
+    else if (kind == MSC4203_DEVICE_LEFT)
+        at = WRITER_PUT(w, at, "\"left\":");
+    else if (w->shape == MSC4203_SYNC)
+        at = WRITER_PUT(w, at, "\"events\":");
+    return writer_has_map(w, kind) ? at : WRITER_PUT(w, at, "[");
+}
+
+/* Adds what closes the body, as it is now. */
+MSC4203_PRIVATE size_t writer_tail(struct msc4203_writer_state *w, size_t at)
+{
+    static const msc4203_span none = {NULL, 0};
+    unsigned kind = w->shape == MSC4203_TRANSACTION ? MSC4203_EVENT : MSC4203_TO_DEVICE;
+
+    if (!(w->at.seen & kind))
+        at = writer_open(w, at, kind, &none, &none);
+    at = writer_close(w, at);
+    return WRITER_PUT(w, at, "}");
+}
+
+/* Works out how many bytes will close the body. */
+MSC4203_PRIVATE void writer_measure_tail(struct msc4203_writer_state *w)
+{
+    struct msc4203_writer_place at = w->at;
+    size_t room = w->room;
+
+    w->room = 0;
+    w->tail = writer_tail(w, w->at.used) - w->at.used;
+    w->room = room;
+    w->at = at;
+}
+
+/* Adds an item of a list. */
+MSC4203_PRIVATE size_t writer_element(struct msc4203_writer_state *w, size_t at,
+                                      const msc4203_item *item)
+{
+    if ((unsigned)item->kind & WRITER_LISTS)
+        return writer_string(w, at, &item->user_id);
+    if (item->kind != MSC4203_TO_DEVICE)
+        return writer_put(w, at, item->content.ptr, item->content.len);
+    at = WRITER_PUT(w, at, "{\"content\":");
+    at = writer_put(w, at, item->content.ptr, item->content.len);
+    at = WRITER_PUT(w, at, ",\"sender\":");
+    at = writer_string(w, at, &item->sender);
+    if (w->shape == MSC4203_TRANSACTION) {
+        at = WRITER_PUT(w, at, ",\"to_device_id\":");
+        at = writer_string(w, at, &item->device_id);
+        at = WRITER_PUT(w, at, ",\"to_user_id\":");
+        at = writer_string(w, at, &item->user_id);
+    }
+    at = WRITER_PUT(w, at, ",\"type\":");
+    at = writer_string(w, at, &item->type);
+    return WRITER_PUT(w, at, "}");
+}
+
+/* Notes that a key is written at `at` in the object that begins at `object`, whose greatest key is
+ * at *max, if it has one. An error when it is there already. Where nothing has been written,
+ * nothing can be compared. */
+MSC4203_PRIVATE void writer_note_key(struct msc4203_writer_state *w, size_t object, size_t *max,
+                                     size_t at, const msc4203_span *key)
+{
+    if (w->buffer == NULL || *max == 0 || writer_compare(w, *max, key) > 0)
+        *max = at;
+    else if (writer_find(w, object, key))
+        w->error = MSC4203_E_ORDER;
+}
+
+/* Adds a member of an object USER -> DEVICE -> content. */
+MSC4203_PRIVATE size_t writer_device(struct msc4203_writer_state *w, size_t at,
+                                     const msc4203_item *item)
+{
+    const msc4203_span *user = &item->user_id;
+    struct msc4203_writer_place *place = &w->at;
+    uint32_t hash[2];
+    int same;
+
     writer_hash(user, hash);
-    return memcmp(hash, w->at.user_hash, sizeof hash) == 0;
+    same = place->user != 0 && memcmp(hash, place->user_hash, sizeof hash) == 0 &&
+           (w->buffer == NULL || writer_compare(w, place->user, user) == 0);
+    if (!same) {
+        memcpy(place->user_hash, hash, sizeof hash);
+        if (place->user != 0)
+            at = WRITER_PUT(w, at, "},");
+        place->user = at;
+        writer_note_key(w, place->users, &place->user_max, at, user);
+        at = writer_string(w, at, user);
+        at = WRITER_PUT(w, at, ":");
+        place->devices = at;
+        place->device_max = 0;
+    }
+    at = writer_put(w, at, same ? "," : "{", 1);
+    writer_note_key(w, place->devices, &place->device_max, at, &item->device_id);
+    at = writer_string(w, at, &item->device_id);
+    at = WRITER_PUT(w, at, ":");
+    return writer_put(w, at, item->content.ptr, item->content.len);
 }
 
 /* Checks that a content is one JSON text of the right type, and fit for all receivers. `depth` is
@@ -2812,243 +2978,24 @@ MSC4203_COLD int writer_check(struct msc4203_writer_state *w, const msc4203_span
     return j->flags & MSC4203_HUGE_NUMBER ? MSC4203_E_NUMBER : MSC4203_OK;
 }
 
-/* The kinds of which a shape has lists, and of which it has objects USER -> DEVICE -> content. */
-enum {
-    WRITER_LISTS = MSC4203_DEVICE_CHANGED | MSC4203_DEVICE_LEFT,
-    WRITER_MAPS = MSC4203_KEY_COUNTS | MSC4203_FALLBACK_TYPES,
-    WRITER_IDS = MSC4203_MESSAGE_ID | MSC4203_NEXT_BATCH
-};
-
-MSC4203_PRIVATE unsigned writer_kinds(unsigned shape)
-{
-    switch (shape) {
-    case MSC4203_TRANSACTION:
-        return MSC4203_ALL_KINDS & ~(unsigned)WRITER_IDS;
-    case MSC4203_SEND:
-        return MSC4203_TO_DEVICE;
-    case MSC4203_EDU:
-        return MSC4203_TO_DEVICE | MSC4203_MESSAGE_ID;
-    default:
-        return MSC4203_TO_DEVICE | MSC4203_NEXT_BATCH;
-    }
-}
-
-MSC4203_PRIVATE int writer_has_map(const struct msc4203_writer_state *w, unsigned kind)
-{
-    return kind & WRITER_MAPS ||
-           (kind == MSC4203_TO_DEVICE && (w->shape == MSC4203_SEND || w->shape == MSC4203_EDU));
-}
-
-/* Closes the list or the object that is open. */
-MSC4203_PRIVATE void writer_close(struct msc4203_writer_state *w)
-{
-    unsigned kind = w->at.kind;
-
-    if (kind == 0)
-        return;
-    if (writer_has_map(w, kind))
-        writer_puts(w, w->at.user != 0 ? "}}" : "}");
-    else
-        writer_puts(w, kind & WRITER_LISTS || w->shape == MSC4203_SYNC ? "]}" : "]");
-    w->at.kind = 0;
-}
-
-/* Adds the sender and the type of an EDU, which all its messages have in common. */
-MSC4203_PRIVATE int writer_open_edu(struct msc4203_writer_state *w, const msc4203_item *item)
-{
-    int result;
-
-    writer_key(w, item_names.sender);
-    w->at.sender = w->at.used;
-    result = writer_string(w, &item->sender);
-    if (result != MSC4203_OK)
-        return result;
-    writer_key(w, item_names.type);
-    w->at.type = w->at.used;
-    return writer_string(w, &item->type);
-}
-
-/* The offset in item_names of the key that holds a kind of items. (A switch over pointers would
- * become a table that has to be relocated.) */
-MSC4203_PRIVATE size_t writer_name(const struct msc4203_writer_state *w, unsigned kind)
-{
-    const size_t msc2409 = sizeof ITEM_MSC2409 - 1;
-    const size_t msc3202 = w->flags & MSC4203_STABLE_KEYS ? sizeof ITEM_MSC3202 - 1 : 0;
-
-    switch (kind) {
-    case MSC4203_TO_DEVICE:
-        if (w->shape == MSC4203_SEND || w->shape == MSC4203_EDU)
-            return offsetof(struct item_names, messages);
-        return offsetof(struct item_names, to_device) +
-               (w->shape == MSC4203_SYNC || w->flags & MSC4203_STABLE_KEYS ? msc2409 : 0);
-    case MSC4203_EVENT:
-        return offsetof(struct item_names, events);
-    case MSC4203_EPHEMERAL:
-        return offsetof(struct item_names, ephemeral) + msc2409;
-    case MSC4203_KEY_COUNTS:
-        return offsetof(struct item_names, counts) + msc3202;
-    case MSC4203_FALLBACK_TYPES:
-        return offsetof(struct item_names, types) + msc3202;
-    case MSC4203_MESSAGE_ID:
-        return offsetof(struct item_names, message_id);
-    case MSC4203_NEXT_BATCH:
-        return offsetof(struct item_names, next_batch);
-    default:
-        return offsetof(struct item_names, device_lists) + msc3202;
-    }
-}
-
-/* Opens the list or the object of a kind of items. */
-MSC4203_PRIVATE int writer_open(struct msc4203_writer_state *w, const msc4203_item *item)
-{
-    unsigned kind = (unsigned)item->kind;
-    int result = MSC4203_OK;
-
-    if (kind & WRITER_LISTS && w->at.kind & WRITER_LISTS) {
-        writer_puts(w, kind == MSC4203_DEVICE_LEFT ? "],\"left\":[" : "],\"changed\":[");
-        w->at.kind = (uint16_t)kind;
-        return MSC4203_OK;
-    }
-    writer_close(w);
-    w->at.kind = (uint16_t)kind;
-    w->at.user = w->at.user_max = 0;
-    if (kind == MSC4203_TO_DEVICE && w->shape == MSC4203_EDU)
-        result = writer_open_edu(w, item);
-    writer_key(w, (const char *)&item_names + writer_name(w, kind));
-    w->at.users = w->at.used;
-    if (writer_has_map(w, kind))
-        writer_puts(w, "{");
-    else if (kind & WRITER_LISTS)
-        writer_puts(w, kind == MSC4203_DEVICE_LEFT ? "{\"left\":[" : "{\"changed\":[");
-    else
-        writer_puts(w, w->shape == MSC4203_SYNC ? "{\"events\":[" : "[");
-    return result;
-}
-
-/* Adds what closes the body, as it is now. */
-MSC4203_PRIVATE void writer_tail(struct msc4203_writer_state *w)
-{
-    msc4203_item item;
-
-    item.sender.ptr = item.type.ptr = "";
-    item.sender.len = item.type.len = 0;
-    item.kind = w->shape == MSC4203_TRANSACTION ? MSC4203_EVENT : MSC4203_TO_DEVICE;
-    if (!(w->at.seen & (unsigned)item.kind))
-        (void)writer_open(w, &item);
-    writer_close(w);
-    writer_puts(w, "}");
-}
-
-/* Adds `"key":"string"`. */
-MSC4203_PRIVATE int writer_member(struct msc4203_writer_state *w, const char *before,
-                                  const msc4203_span *string)
-{
-    writer_puts(w, before);
-    return writer_string(w, string);
-}
-
-/* Adds an item of a list. */
-MSC4203_PRIVATE int writer_element(struct msc4203_writer_state *w, const msc4203_item *item,
-                                   int first)
-{
-    int result;
-
-    if (!first)
-        writer_puts(w, ",");
-    if ((unsigned)item->kind & WRITER_LISTS)
-        return writer_string(w, &item->user_id);
-    if (item->kind == MSC4203_TO_DEVICE) {
-        writer_puts(w, "{\"content\":");
-        writer_put(w, item->content.ptr, item->content.len);
-        result = writer_member(w, ",\"sender\":", &item->sender);
-        if (result == MSC4203_OK && w->shape == MSC4203_TRANSACTION)
-            result = writer_member(w, ",\"to_device_id\":", &item->device_id);
-        if (result == MSC4203_OK && w->shape == MSC4203_TRANSACTION)
-            result = writer_member(w, ",\"to_user_id\":", &item->user_id);
-        if (result == MSC4203_OK)
-            result = writer_member(w, ",\"type\":", &item->type);
-        writer_puts(w, "}");
-        return result;
-    }
-    writer_put(w, item->content.ptr, item->content.len);
-    return MSC4203_OK;
-}
-
-/* Is a key new in the object that begins at `object`, whose greatest key is at `max`, if it has
- * one? Returns 0 if not, 1 if it is, 2 if it is the greatest now. Where nothing has been written,
- * nothing can be compared. */
-MSC4203_PRIVATE int writer_new_key(struct msc4203_writer_state *w, size_t object, size_t max,
-                                   const msc4203_span *key)
-{
-    if (w->buffer == NULL || max == 0 || writer_compare(w, max, key) > 0)
-        return 2;
-    return !writer_find(w, object, key);
-}
-
-/* Adds a member of an object USER -> DEVICE -> content. */
-MSC4203_PRIVATE int writer_device(struct msc4203_writer_state *w, const msc4203_item *item)
-{
-    int is_new, result;
-
-    if (!writer_same_user(w, &item->user_id)) {
-        is_new = writer_new_key(w, w->at.users, w->at.user_max, &item->user_id);
-        if (!is_new)
-            return MSC4203_E_ORDER;
-        if (w->at.user != 0)
-            writer_puts(w, "},");
-        w->at.user = w->at.used;
-        if (is_new == 2)
-            w->at.user_max = w->at.used;
-        writer_hash(&item->user_id, w->at.user_hash);
-        result = writer_string(w, &item->user_id);
-        if (result != MSC4203_OK)
-            return result;
-        writer_puts(w, ":");
-        w->at.devices = w->at.used;
-        w->at.device_max = 0;
-        writer_puts(w, "{");
-    }
-    is_new = writer_new_key(w, w->at.devices, w->at.device_max, &item->device_id);
-    if (!is_new)
-        return MSC4203_E_ORDER;
-    if (w->at.used != w->at.devices + 1)
-        writer_puts(w, ",");
-    if (is_new == 2)
-        w->at.device_max = w->at.used;
-    result = writer_string(w, &item->device_id);
-    writer_puts(w, ":");
-    writer_put(w, item->content.ptr, item->content.len);
-    return result;
-}
-
 /* Checks an item without a look at where it is to stand. */
 MSC4203_PRIVATE int writer_check_item(struct msc4203_writer_state *w, const msc4203_item *item)
 {
-    unsigned kind = (unsigned)item->kind, depth = 2, needs;
+    unsigned kind = (unsigned)item->kind, depth = 2, needs, field;
+    const writer_kind *row;
 
     if (item->error != MSC4203_OK)
         return item->error;
-    if (kind == 0 || (kind & (kind - 1)) != 0 || !(kind & writer_kinds(w->shape)))
+    row = writer_row(w, kind);
+    if (row == NULL)
         return MSC4203_E_KIND;
-    if (kind & WRITER_IDS)
-        needs = ITEM_BIT(ITEM_ID);
-    else if (kind & WRITER_LISTS)
-        needs = ITEM_BIT(ITEM_USER);
-    else
-        needs = ITEM_BIT(ITEM_CONTENT);
-    if (writer_has_map(w, kind) || (kind == MSC4203_TO_DEVICE && w->shape == MSC4203_TRANSACTION))
-        needs |= ITEM_BIT(ITEM_USER) | ITEM_BIT(ITEM_DEVICE);
-    if (kind == MSC4203_TO_DEVICE && w->shape != MSC4203_SEND)
-        needs |= ITEM_BIT(ITEM_SENDER) | ITEM_BIT(ITEM_TYPE);
-    if ((needs & ITEM_BIT(ITEM_SENDER) && (item->sender.ptr == NULL || item->type.ptr == NULL)) ||
-        (needs & ITEM_BIT(ITEM_USER) && item->user_id.ptr == NULL) ||
-        (needs & ITEM_BIT(ITEM_DEVICE) && item->device_id.ptr == NULL) ||
-        (needs & ITEM_BIT(ITEM_CONTENT) && item->content.ptr == NULL) ||
-        (needs & ITEM_BIT(ITEM_ID) && item->id.ptr == NULL))
-        return MSC4203_E_FIELD_MISSING;
-    if (!(needs & ITEM_BIT(ITEM_CONTENT)))
+    needs = row->needs;
+    for (field = 0; needs >> field != 0; field++)
+        if (needs >> field & 1 && (&item->sender)[field].ptr == NULL)
+            return MSC4203_E_FIELD_MISSING;
+    if (!(needs & WRITER_CONTENT))
         return MSC4203_OK;
-    if (writer_has_map(w, kind) || kind == MSC4203_TO_DEVICE)
+    if (kind == MSC4203_TO_DEVICE || kind & WRITER_MAPS)
         depth = w->shape == MSC4203_SYNC ? 4 : 3;
     return writer_check(w, &item->content, kind == MSC4203_FALLBACK_TYPES ? '[' : '{', depth);
 }
@@ -3056,44 +3003,34 @@ MSC4203_PRIVATE int writer_check_item(struct msc4203_writer_state *w, const msc4
 /* Adds an item, or what fits of it. */
 MSC4203_PRIVATE int writer_add(struct msc4203_writer_state *w, const msc4203_item *item)
 {
-    unsigned kind = (unsigned)item->kind;
-    int first = kind != w->at.kind, result;
+    unsigned kind = (unsigned)item->kind, seen = w->at.seen;
+    size_t at = w->at.used;
 
     if (kind & WRITER_IDS) {
-        if (w->at.seen & kind)
+        if (seen & kind)
             return MSC4203_E_SECOND;
-        writer_close(w);
-        writer_key(w, (const char *)&item_names + writer_name(w, kind));
-        w->at.seen |= (uint16_t)kind;
-        return writer_string(w, &item->id);
+        at = writer_close(w, at);
+        w->at.kind = 0;
+        at = writer_key(w, at, writer_row(w, kind));
+        at = writer_string(w, at, &item->id);
+    } else {
+        if (kind != w->at.kind) {
+            if (seen & kind ||
+                (kind & WRITER_LISTS && seen & WRITER_LISTS && !(w->at.kind & WRITER_LISTS)))
+                return MSC4203_E_ORDER;
+            at = writer_open(w, at, kind, &item->sender, &item->type);
+        } else if (w->shape == MSC4203_EDU && w->buffer != NULL &&
+                   (writer_compare(w, w->at.sender, &item->sender) != 0 ||
+                    writer_compare(w, w->at.type, &item->type) != 0)) {
+            return MSC4203_E_SECOND;
+        } else if (!writer_has_map(w, kind)) {
+            at = WRITER_PUT(w, at, ",");
+        }
+        at = writer_has_map(w, kind) ? writer_device(w, at, item) : writer_element(w, at, item);
     }
-    if (first) {
-        if (w->at.seen & kind ||
-            (kind & WRITER_LISTS && w->at.seen & WRITER_LISTS && !(w->at.kind & WRITER_LISTS)))
-            return MSC4203_E_ORDER;
-        result = writer_open(w, item);
-        if (result != MSC4203_OK)
-            return result;
-        w->at.seen |= (uint16_t)kind;
-    } else if (w->shape == MSC4203_EDU && w->buffer != NULL &&
-               (writer_compare(w, w->at.sender, &item->sender) != 0 ||
-                writer_compare(w, w->at.type, &item->type) != 0)) {
-        return MSC4203_E_SECOND;
-    }
-    return writer_has_map(w, kind) ? writer_device(w, item) : writer_element(w, item, first);
-}
-
-/* Works out how many bytes will close the body. */
-MSC4203_PRIVATE void writer_measure_tail(struct msc4203_writer_state *w)
-{
-    struct msc4203_writer_place at = w->at;
-    char *buffer = w->buffer;
-
-    w->buffer = NULL;
-    writer_tail(w);
-    w->tail = w->at.used - at.used;
-    w->buffer = buffer;
-    w->at = at;
+    w->at.seen |= (uint16_t)kind;
+    w->at.used = at;
+    return w->error;
 }
 
 MSC4203_API int msc4203_writer_begin(msc4203_writer *writer, int shape, unsigned flags,
@@ -3105,20 +3042,25 @@ MSC4203_API int msc4203_writer_begin(msc4203_writer *writer, int shape, unsigned
     w->shape = (uint8_t)shape;
     w->flags = (uint8_t)flags;
     w->buffer = (char *)buffer;
-    w->capacity = capacity;
-    if (shape < MSC4203_TRANSACTION || shape > MSC4203_SYNC || flags > MSC4203_STABLE_KEYS) {
+    w->room = buffer != NULL ? capacity : 0;
+    if ((unsigned)shape > MSC4203_SYNC || flags > MSC4203_STABLE_KEYS) {
         w->error = MSC4203_E_USAGE;
         return MSC4203_E_USAGE;
     }
-    writer_puts(w, "{");
     writer_measure_tail(w);
-    w->needed = 1 + w->tail;
+    w->needed = w->tail;
     if (buffer != NULL && capacity < w->needed) {
         w->error = MSC4203_E_FULL;
         return MSC4203_E_FULL;
     }
     w->open = 1;
     return MSC4203_OK;
+}
+
+/* How many more bytes there is room for. */
+MSC4203_PRIVATE size_t writer_left(const struct msc4203_writer_state *w)
+{
+    return w->buffer != NULL ? w->room - w->tail - w->at.used : SIZE_MAX;
 }
 
 MSC4203_API int msc4203_writer_reserve(msc4203_writer *writer, size_t bytes)
@@ -3129,7 +3071,7 @@ MSC4203_API int msc4203_writer_reserve(msc4203_writer *writer, size_t bytes)
         return w->error;
     if (!w->open)
         return MSC4203_E_USAGE;
-    if (w->buffer != NULL && bytes > w->capacity - w->at.used - w->tail)
+    if (bytes > writer_left(w))
         return MSC4203_E_FULL;
     w->reserve = bytes;
     return MSC4203_OK;
@@ -3139,15 +3081,13 @@ MSC4203_API int msc4203_writer_item(msc4203_writer *writer, const msc4203_item *
 {
     struct msc4203_writer_state *w = &writer->priv;
     struct msc4203_writer_place before = w->at;
-    size_t tail = w->tail, reserve;
+    size_t tail = w->tail, reserve = w->reserve;
     int result;
 
+    if (!w->open && w->error == MSC4203_OK)
+        w->error = MSC4203_E_USAGE;
     if (w->error != MSC4203_OK)
         return w->error;
-    if (!w->open) {
-        w->error = MSC4203_E_USAGE;
-        return MSC4203_E_USAGE;
-    }
     result = writer_check_item(w, item);
     if (result == MSC4203_OK)
         result = writer_add(w, item);
@@ -3158,32 +3098,32 @@ MSC4203_API int msc4203_writer_item(msc4203_writer *writer, const msc4203_item *
     }
     if (w->at.kind != before.kind || w->at.seen != before.seen)
         writer_measure_tail(w);
-    reserve = (unsigned)item->kind & WRITER_IDS ? 0 : w->reserve;
-    if (w->buffer != NULL && (w->at.used > w->capacity || w->tail > w->capacity - w->at.used ||
-                              reserve > w->capacity - w->at.used - w->tail)) {
+    if ((unsigned)item->kind & WRITER_IDS)
+        reserve = 0;
+    if (w->buffer != NULL && (w->at.used > w->room || w->tail > w->room - w->at.used ||
+                              reserve > w->room - w->at.used - w->tail)) {
         w->needed = w->at.used + w->tail + reserve;
         w->at = before;
         w->tail = tail;
         return MSC4203_E_FULL;
     }
-    if ((unsigned)item->kind & WRITER_IDS)
-        w->reserve = 0;
+    w->reserve = reserve;
     return MSC4203_OK;
 }
 
 MSC4203_API int msc4203_writer_end(msc4203_writer *writer, size_t *bytes)
 {
     struct msc4203_writer_state *w = &writer->priv;
-    unsigned id = writer_kinds(w->shape) & WRITER_IDS;
+    unsigned id = writer_shapes[w->shape & 3] & WRITER_IDS;
 
     if (w->error != MSC4203_OK)
         return w->error;
-    if (w->at.used == 0)
+    if (w->tail == 0)
         return MSC4203_E_USAGE;
-    if (id != 0 && !(w->at.seen & id))
+    if (id & ~(unsigned)w->at.seen)
         return MSC4203_E_FIELD_MISSING;
     if (w->open)
-        writer_tail(w);
+        w->at.used = writer_tail(w, w->at.used);
     w->open = 0;
     if (bytes != NULL)
         *bytes = w->at.used;
@@ -3257,12 +3197,17 @@ MSC4203_API size_t msc4203_alignof(int object)
 #undef MSC4203_MEMBERS
 #undef json_vector_first
 #undef READER_FF4
+#undef READER_AT
 #undef ITEM_MSC2409
 #undef ITEM_MSC3202
 #undef ITEM_BIT
 #undef ITEM_UNKNOWN
 #undef READER_NAME
 #undef READER_STABLE
+#undef WRITER_PUT
+#undef WRITER_NAME
+#undef WRITER_2409
+#undef WRITER_3202
 
 #endif /* MSC4203_IMPLEMENTED */
 #endif /* MSC4203_IMPLEMENTATION */
