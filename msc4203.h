@@ -401,10 +401,11 @@ typedef struct msc4203_json {
             const unsigned char *ptr; /* the piece of a watched string that was reported last */
             size_t bytes;
             unsigned char escape[8]; /* where it is, if it is unescaped */
-            uint32_t unit;           /* of \u: a pending high surrogate << 16 | the unit */
+            uint16_t unit, half;     /* of \u: the unit; the surrogate that waits for another */
         } text;
         struct {
-            int32_t point, exponent; /* of 0.DIGITS * 10^point * 10^exponent */
+            uint32_t point; /* of 0.DIGITS * 10^point * 10^exponent */
+            int32_t exponent;
         } decimal;
         msc4203_span spare[2]; /* the caller's own, while it does not need the text */
     } now;
@@ -697,9 +698,7 @@ enum {
     JSON_AT_BEGIN, /* a value that has been reported */
     JSON_AT_STRING,
     JSON_AT_UTF8,
-    JSON_AT_ESCAPE, /* after a backslash */
-    JSON_AT_HEX,
-    JSON_AT_PAIR, /* after half a surrogate pair */
+    JSON_AT_ESCAPE, /* after a backslash, or between the halves of a surrogate pair */
     JSON_AT_NUMBER,
     JSON_AT_LITERAL,
     JSON_AT_DEEP, /* below the deepest level */
@@ -719,17 +718,17 @@ enum { JSON_KEY = 1, JSON_TEXT = 2, JSON_IN_DEEP = 4 };
 /* Flags, beside MSC4203_LONE_SURROGATE and MSC4203_HUGE_NUMBER; the caller resets them. */
 enum { JSON_DEEP = 4 };
 
-/* The parts of a number: what has been read last. After those that are odd it can't end. */
+/* The parts of a number: what has been read last. A number can end after those that are odd; a
+ * digit behind JSON_POINT, JSON_E_SIGN or JSON_E leads to the odd one. */
 enum {
-    JSON_NOWHERE,
-    JSON_SIGN,
-    JSON_ZERO,
-    JSON_POINT,
-    JSON_INT,
-    JSON_E,
-    JSON_FRACTION,
-    JSON_E_SIGN,
-    JSON_E_DIGITS
+    JSON_ZERO = 1,
+    JSON_SIGN = 2,
+    JSON_INT = 3,
+    JSON_POINT = 4,
+    JSON_FRACTION = 5,
+    JSON_E_SIGN = 8,
+    JSON_E_DIGITS = 9,
+    JSON_E = 24
 };
 
 MSC4203_PRIVATE void json_init(msc4203_json *j, const void *text, size_t bytes)
@@ -866,11 +865,30 @@ MSC4203_HOT const unsigned char *json_skip_space(const unsigned char *p, const u
 
 /* The Unicode Standard, table 3-7: for the first byte of a sequence the number of bytes that
  * follow, and from which byte to which the next one may be; 0 bytes for one that can't be first. */
-MSC4203_PRIVATE uint8_t json_utf8(unsigned first, uint8_t *low, uint8_t *high)
+MSC4203_PRIVATE void json_utf8(msc4203_json *j, unsigned first)
 {
-    *low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
-    *high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
-    return first - 0xC2 > 0xF4 - 0xC2 ? 0 : first < 0xE0 ? 1 : first < 0xF0 ? 2 : 3;
+    j->low = 0x80;
+    j->high = 0xBF;
+    if (first == 0xE0)
+        j->low = 0xA0;
+    if (first == 0xF0)
+        j->low = 0x90;
+    if (first == 0xED)
+        j->high = 0x9F;
+    if (first == 0xF4)
+        j->high = 0x8F;
+    j->need = first - 0xC2 > 0xF4 - 0xC2 ? 0 : first < 0xE0 ? 1 : first < 0xF0 ? 2 : 3;
+}
+
+/* Is this the byte that comes next? */
+MSC4203_PRIVATE int json_utf8_next(msc4203_json *j, unsigned c)
+{
+    if (c < j->low || c > j->high)
+        return 0;
+    j->low = 0x80;
+    j->high = 0xBF;
+    j->need--;
+    return 1;
 }
 
 /* Writes a character in UTF-8; returns its bytes. */
@@ -887,77 +905,70 @@ MSC4203_PRIVATE unsigned json_encode(unsigned char *utf8, uint32_t c)
 /* Takes a digit into account for the size of a number. `point` counts the places before the decimal
  * point (those after it that are 0 before the first other digit count down); `digits` compares the
  * first seventeen significant ones with those of 1.7976931348623158e308: 0 to 17 are equal so far,
- * 18 is less, 19 is more. The counters stop where bodies don't go: see LIMITS. */
-MSC4203_PRIVATE void json_digit(msc4203_json *j, unsigned char digit)
+ * 18 is less, 19 is more. An exponent stops growing where no body makes up for it: see LIMITS. */
+MSC4203_PRIVATE void json_digit(msc4203_json *j, unsigned digit)
 {
     static const char limit[] = "17976931348623158";
+    unsigned other;
 
     if (j->number == JSON_E_DIGITS) {
         if (j->now.decimal.exponent < 1 << 26)
-            j->now.decimal.exponent = j->now.decimal.exponent * 10 + (digit - '0');
+            j->now.decimal.exponent = j->now.decimal.exponent * 10 + (int32_t)(digit - '0');
         return;
     }
     if (j->number == JSON_INT) {
-        if (j->now.decimal.point < 1 << 30)
-            j->now.decimal.point++;
+        j->now.decimal.point++;
     } else if (j->digits == 0 && digit == '0') {
-        if (j->number == JSON_FRACTION && j->now.decimal.point > -(1 << 30))
-            j->now.decimal.point--;
+        j->now.decimal.point -= j->number == JSON_FRACTION;
         return;
     }
     if (j->digits < 17) {
-        unsigned other = (unsigned char)limit[j->digits];
-        j->digits = (uint8_t)(digit == other ? j->digits + 1 : digit < other ? 18 : 19);
+        other = (unsigned char)limit[j->digits];
+        j->digits = (uint8_t)(digit < other ? 18 : digit > other ? 19 : j->digits + 1);
     }
 }
 
 MSC4203_PRIVATE void json_number_end(msc4203_json *j)
 {
-    int32_t exponent = j->now.decimal.exponent;
-    int32_t places = j->now.decimal.point + (j->minus ? -exponent : exponent);
+    int32_t places = j->now.decimal.exponent;
 
-    if (j->digits != 0 && places + (j->digits == 17 || j->digits == 19) > 309)
+    if (j->minus)
+        places = -places;
+    places += (int32_t)j->now.decimal.point + (j->digits == 17 || j->digits == 19);
+    if (j->digits != 0 && places > 309)
         j->flags |= MSC4203_HUGE_NUMBER;
 }
 
-/* Goes on in a number: says which part comes next for a digit 0, another one, a point, an e, and a
- * sign. (The minus before the first digit is read elsewhere.) */
+/* Goes on in a number. (The minus before the first digit is read elsewhere.) */
 MSC4203_COLD int json_number(msc4203_json *j)
 {
-    static const uint8_t parts[][5] = {{0, 0, 0, 0, 0},
-                                       {JSON_ZERO, JSON_INT, 0, 0, 0},
-                                       {0, 0, JSON_POINT, JSON_E, 0},
-                                       {JSON_FRACTION, JSON_FRACTION, 0, 0, 0},
-                                       {JSON_INT, JSON_INT, JSON_POINT, JSON_E, 0},
-                                       {JSON_E_DIGITS, JSON_E_DIGITS, 0, 0, JSON_E_SIGN},
-                                       {JSON_FRACTION, JSON_FRACTION, 0, JSON_E, 0},
-                                       {JSON_E_DIGITS, JSON_E_DIGITS, 0, 0, 0},
-                                       {JSON_E_DIGITS, JSON_E_DIGITS, 0, 0, 0}};
-
     for (; j->next != j->end; j->next++) {
-        unsigned char c = *j->next;
-        unsigned what = c == '0' ? 0 : c - (unsigned)'1' < 9 ? 1 : c == '.' ? 2 : 4;
-        uint8_t part;
+        unsigned c = *j->next, part = j->number;
 
-        if ((c | 0x20) == 'e')
-            what = 3;
-        else if (what == 4 && c != '+' && c != '-')
-            break;
-        part = parts[j->number][what];
-        if (part == JSON_NOWHERE)
-            break;
-        j->number = part;
-        if (what < 2)
+        if (c - '0' < 10) {
+            if (part == JSON_ZERO) /* 01 */
+                return JSON_GOT_ERROR;
+            part = part == JSON_SIGN && c == '0' ? JSON_ZERO : (part & 15) | 1;
+            j->number = (uint8_t)part;
             json_digit(j, c);
-        if (part == JSON_E_SIGN)
+            continue;
+        }
+        if (c == '.' && (part & 5) == 1 && part < JSON_E_SIGN) {
+            part = JSON_POINT;
+        } else if ((c | 0x20) == 'e' && part & 1 && part != JSON_E_DIGITS) {
+            part = JSON_E;
+        } else if (part == JSON_E && (c == '+' || c == '-')) {
+            part = JSON_E_SIGN;
             j->minus = c == '-';
+        } else if (part & 1) {
+            json_number_end(j);
+            return JSON_GOT_END;
+        } else {
+            return JSON_GOT_ERROR;
+        }
+        j->number = (uint8_t)part;
     }
-    if (j->next == j->end)
-        return JSON_GOT_MORE;
-    if (j->number & 1 || *j->next - (unsigned)'0' < 10) /* 1e or 01 */
-        return JSON_GOT_ERROR;
-    json_number_end(j);
-    return JSON_GOT_END;
+    return JSON_GOT_MORE;
 }
 
 /* The byte that a backslash and this one stand for, or 0. */
@@ -981,62 +992,54 @@ MSC4203_HOT unsigned json_hex(unsigned c)
     return c - 'a' < 6 ? c - 'a' + 10 : 16;
 }
 
-/* Goes on behind a backslash. Half a surrogate pair waits in the upper half of `unit` for the
- * other, which must follow in an escape of its own; alone, it stands for U+FFFD. Returns
- * JSON_GOT_TEXT with what is unescaped, JSON_GOT_MORE or JSON_GOT_ERROR; `state` says where to go
- * on. */
+/* Goes on behind a backslash. `need` says what comes next: 5 is the letter, 4 to 1 are hexadecimal
+ * digits, and 6 is the backslash between the halves of a surrogate pair, of which the first waits in
+ * `half`; alone, a half stands for U+FFFD. Returns JSON_GOT_TEXT with what is unescaped,
+ * JSON_GOT_MORE or JSON_GOT_ERROR; `state` says where to go on. */
 MSC4203_COLD int json_escape(msc4203_json *j)
 {
-    uint32_t c = 0, first;
+    uint32_t c = 0, half = j->now.text.half;
     unsigned n = 0;
 
-    for (;; j->next++) {
+    for (; j->need != 0; j->need--, j->next++) {
         if (j->next == j->end)
             return JSON_GOT_MORE;
         c = *j->next;
-        if (j->state == JSON_AT_PAIR) {
+        if (j->need == 6) {
             if (c != '\\')
                 break;
-            j->state = JSON_AT_ESCAPE;
-        } else if (j->state == JSON_AT_HEX) {
-            c = json_hex(c);
-            if (c > 15)
-                return JSON_GOT_ERROR;
-            c |= j->now.text.unit << 4 & 0xFFF0;
-            j->now.text.unit = (j->now.text.unit & 0xFFFF0000u) | c;
-            if (--j->need == 0)
-                break;
-        } else if (c == 'u') {
-            j->state = JSON_AT_HEX;
-            j->need = 4;
-        } else {
+        } else if (j->need == 5) {
+            if (c == 'u')
+                continue;
             c = json_simple_escape(c);
             if (c == 0)
                 return JSON_GOT_ERROR;
+            j->next++;
             break;
+        } else {
+            c = json_hex(c);
+            if (c > 15)
+                return JSON_GOT_ERROR;
+            c |= (uint32_t)j->now.text.unit << 4;
+            j->now.text.unit = (uint16_t)c;
         }
     }
-    if (j->state != JSON_AT_PAIR)
-        j->next++;
-    first = j->now.text.unit >> 16;
-    if (first != 0 && (j->state != JSON_AT_HEX || (c & 0xFC00) != 0xDC00)) {
+    c &= 0xFFFF;
+    if (half != 0 && j->need == 0 && c >> 10 == 0x37) {
+        c += (half << 10) + 0x10000 - (0xD800 << 10) - 0xDC00;
+        half = 0;
+    }
+    if (half != 0 || c >> 10 == 0x37) {
         j->flags |= MSC4203_LONE_SURROGATE;
         n = json_encode(j->now.text.escape, 0xFFFD);
-        first = 0;
     }
-    if (j->state == JSON_AT_PAIR) {
-        j->state = JSON_AT_STRING;
-    } else if ((c & 0xFC00) == 0xD800) {
-        j->now.text.unit = c << 16;
-        j->state = JSON_AT_PAIR;
-    } else {
-        j->state = JSON_AT_STRING;
-        if (first != 0) {
-            c += (first << 10) + 0x10000 - (0xD800 << 10) - 0xDC00;
-        } else if ((c & 0xFC00) == 0xDC00) {
-            j->flags |= MSC4203_LONE_SURROGATE;
-            c = 0xFFFD;
-        }
+    j->now.text.half = 0;
+    j->state = JSON_AT_STRING;
+    if (c >> 10 == 0x36) {
+        j->now.text.half = (uint16_t)c;
+        j->need = 6;
+        j->state = JSON_AT_ESCAPE;
+    } else if (j->need != 6 && c >> 10 != 0x37) {
         n += json_encode(j->now.text.escape + n, c);
     }
     j->now.text.ptr = j->now.text.escape;
@@ -1201,7 +1204,7 @@ MSC4203_HOT int reader_content(msc4203_json *j, const unsigned char *p);
 #endif
 
 /* Stops, to go on at `place`, and reports. */
-#define JSON_STOP(place, got) do { at = (place); event = (got); goto stop; } while (0)
+#define JSON_STOP(place, got) do { j->state = (place); event = (got); goto stop; } while (0)
 /* Needs a byte that is no white space, which is then in c. Here reading goes on after a stop. Where
  * speed is asked for, each place looks for itself before it goes where all of them do. */
 #ifdef MSC4203_WORDS
@@ -1209,13 +1212,13 @@ MSC4203_HOT int reader_content(msc4203_json *j, const unsigned char *p);
     if (p != end && *p > ' ') { \
         c = *p; \
     } else { \
-        at = place; \
+        j->state = place; \
         goto token; \
     } \
     place
 #else
 #define JSON_TOKEN(place) \
-    at = place; \
+    j->state = place; \
     goto token; \
     place
 #endif
@@ -1238,12 +1241,11 @@ MSC4203_HOT int json_next(msc4203_json *j)
     const unsigned char *p = j->next, *run = p;
     const unsigned char *const end = j->end;
     const uintptr_t far = json_far(p, end);
-    const uint32_t watch = j->watch;
-    uint32_t depth = j->depth, levels = j->levels;
-    unsigned c = 0, role = j->role, at = j->state;
+    uint32_t levels = j->levels;
+    unsigned c = 0;
     int event;
 
-    if (at < JSON_AT_VALUE)
+    if (j->state < JSON_AT_VALUE)
         goto resume;
 token:
     p = json_skip_space(p, end);
@@ -1251,7 +1253,7 @@ token:
         goto more;
     c = *p;
 resume:
-    switch (at) {
+    switch (j->state) {
     case JSON_AT_VALUE:
         goto JSON_AT_VALUE;
     case JSON_AT_FIRST:
@@ -1272,8 +1274,6 @@ resume:
     case JSON_AT_UTF8:
         goto JSON_AT_UTF8;
     case JSON_AT_ESCAPE:
-    case JSON_AT_HEX:
-    case JSON_AT_PAIR:
         goto JSON_AT_ESCAPE;
     case JSON_AT_NUMBER:
         goto JSON_AT_NUMBER;
@@ -1294,8 +1294,8 @@ first:
     goto JSON_AT_VALUE;
 value:
     JSON_TOKEN(JSON_AT_VALUE):
-    role = 0;
-    if (depth == watch)
+    j->role = 0;
+    if (j->depth == j->watch)
         JSON_STOP(JSON_AT_BEGIN, JSON_GOT_VALUE);
 JSON_AT_BEGIN:
     if (c == '"') {
@@ -1303,16 +1303,16 @@ JSON_AT_BEGIN:
         goto JSON_AT_STRING;
     }
     if ((c | 0x20) == '{') {
-        if (depth == j->limit) {
+        if (j->depth == j->limit) {
             if (j->strict)
                 goto bad_depth;
             j->flags |= JSON_DEEP;
             goto JSON_AT_DEEP;
         }
         p++;
-        if (depth % 32 == 0)
-            j->objects[depth / 32] = levels;
-        depth++;
+        if (j->depth % 32 == 0)
+            j->objects[j->depth / 32] = levels;
+        j->depth++;
         levels <<= 1;
         if (c == '[')
             goto first;
@@ -1331,7 +1331,8 @@ JSON_AT_BEGIN:
     if (c == '-' || c - '0' < 10) {
         j->number = JSON_SIGN;
         j->minus = j->digits = 0;
-        j->now.decimal.point = j->now.decimal.exponent = 0;
+        j->now.decimal.point = 0;
+        j->now.decimal.exponent = 0;
         p += c == '-';
         goto JSON_AT_NUMBER;
     }
@@ -1341,11 +1342,11 @@ JSON_AT_BEGIN:
         goto bad;
     p++;
 JSON_AT_LITERAL:
-    at = JSON_AT_LITERAL;
+    j->state = JSON_AT_LITERAL;
     JSON_CALL(json_literal);
     goto ended;
 JSON_AT_NUMBER:
-    at = JSON_AT_NUMBER;
+    j->state = JSON_AT_NUMBER;
     JSON_CALL(json_number);
     goto ended;
 
@@ -1360,15 +1361,15 @@ key:
         goto bad;
     p++;
 in_key:
-    role = JSON_KEY;
-    if (depth == watch) {
-        role = JSON_KEY | JSON_TEXT;
+    j->role = JSON_KEY;
+    if (j->depth == j->watch) {
+        j->role = JSON_KEY | JSON_TEXT;
 #ifdef MSC4203_MEMBERS
         if (j->members && (uintptr_t)p <= far) {
             const unsigned char *q = reader_member(j, p, end, far, &c);
             if (q != NULL) {
                 p = q;
-                role = 0;
+                j->role = 0;
                 if (c == '{')
                     goto JSON_AT_BEGIN;
                 goto next;
@@ -1390,7 +1391,7 @@ plain:
     if (c != '\\')
         goto bad;
 #ifdef MSC4203_WORDS
-    if (!(role & JSON_TEXT) && (uintptr_t)p <= far) {
+    if (!(j->role & JSON_TEXT) && (uintptr_t)p <= far) {
         const unsigned char *q = json_whole_escape(p);
         if (q != p) {
             p = q;
@@ -1400,21 +1401,21 @@ plain:
 #endif
     j->now.text.ptr = run;
     j->now.text.bytes = (size_t)(p - run);
-    j->now.text.unit = 0;
+    j->now.text.half = 0;
+    j->need = 5;
     p++;
     j->state = JSON_AT_ESCAPE;
-    if (role & JSON_TEXT)
+    if (j->role & JSON_TEXT)
         JSON_STOP(JSON_AT_ESCAPE, JSON_GOT_TEXT);
 JSON_AT_ESCAPE:
     j->next = p;
     event = json_escape(j);
     p = j->next;
-    at = j->state;
     if (event == JSON_GOT_ERROR)
         goto bad;
-    if (event == JSON_GOT_MORE || role & JSON_TEXT)
+    if (event == JSON_GOT_MORE || j->role & JSON_TEXT)
         goto stop;
-    if (at == JSON_AT_STRING)
+    if (j->state == JSON_AT_STRING)
         goto JSON_AT_STRING;
     goto JSON_AT_ESCAPE;
 
@@ -1430,7 +1431,7 @@ utf8_first:
     }
     c = *p;
 #endif
-    j->need = json_utf8(c, &j->low, &j->high);
+    json_utf8(j, c);
     if (j->need == 0)
         goto bad_utf8;
     p++;
@@ -1438,34 +1439,31 @@ JSON_AT_UTF8:
     do {
         if (p == end)
             goto more_utf8;
-        c = *p;
-        if (c < j->low || c > j->high)
+        if (!json_utf8_next(j, *p))
             goto bad_utf8;
         p++;
-        j->low = 0x80;
-        j->high = 0xBF;
-    } while (--j->need);
+    } while (j->need != 0);
     goto plain;
 
 quote:
     p++;
-    if (role == 0)
+    if (j->role == 0)
         goto ended;
-    if (role == JSON_KEY) {
+    if (j->role == JSON_KEY) {
 #ifdef MSC4203_WORDS
         if ((uintptr_t)p <= far && json_pair(p, ':', '"')) {
             p += 2;
-            role = 0;
+            j->role = 0;
             goto JSON_AT_STRING;
         }
 #endif
         goto colon;
     }
-    if (role == JSON_IN_DEEP)
+    if (j->role == JSON_IN_DEEP)
         goto JSON_AT_DEEP;
     j->now.text.ptr = run;
     j->now.text.bytes = (size_t)(p - run) - 1;
-    if (role == JSON_TEXT)
+    if (j->role == JSON_TEXT)
         goto ended;
     JSON_STOP(JSON_AT_COLON, JSON_GOT_KEY);
 colon:
@@ -1476,34 +1474,32 @@ colon:
     goto value;
 
 JSON_AT_DEEP:
-    j->depth = depth;
-    at = JSON_AT_DEEP;
+    j->state = JSON_AT_DEEP;
     j->next = p;
     event = json_deep(j);
     p = j->next;
-    depth = j->depth;
     if (event == JSON_GOT_ERROR) /* unreachable: json_deep() needs four GiB for it */
         goto bad_depth;          /* unreachable: as above */
     if (event == JSON_GOT_MORE)
         goto stop;
-    role = JSON_IN_DEEP;
+    j->role = JSON_IN_DEEP;
     if (event == JSON_GOT_TEXT)
         goto JSON_AT_STRING;
     goto ended;
 
 close:
     p++;
-    depth--;
+    j->depth--;
     levels >>= 1;
-    if (depth % 32 == 0)
-        levels = j->objects[depth / 32];
+    if (j->depth % 32 == 0)
+        levels = j->objects[j->depth / 32];
 ended:
-    if (depth <= watch) {
+    if (j->depth <= j->watch) {
 #ifdef MSC4203_MEMBERS
-        if (depth == watch && j->members && reader_content(j, p))
+        if (j->depth == j->watch && j->members && reader_content(j, p))
             goto next;
 #endif
-        JSON_STOP(depth ? JSON_AT_NEXT : JSON_AT_TAIL, JSON_GOT_END);
+        JSON_STOP(j->depth ? JSON_AT_NEXT : JSON_AT_TAIL, JSON_GOT_END);
     }
 next:
 #ifdef MSC4203_WORDS
@@ -1532,23 +1528,20 @@ bad_depth:
     JSON_STOP(JSON_AT_ERROR, JSON_GOT_ERROR);
 
 more_utf8:
-    at = JSON_AT_UTF8;
+    j->state = JSON_AT_UTF8;
     goto more_text;
 more_string:
-    at = JSON_AT_STRING;
+    j->state = JSON_AT_STRING;
 more_text:
     j->now.text.ptr = run;
     j->now.text.bytes = (size_t)(p - run);
     event = JSON_GOT_TEXT;
-    if (role & JSON_TEXT && p != run)
+    if (j->role & JSON_TEXT && p != run)
         goto stop;
 more:
     event = JSON_GOT_MORE;
 stop:
-    j->state = (uint8_t)at;
     j->next = p;
-    j->depth = depth;
-    j->role = (uint8_t)role;
     j->levels = levels;
     return event;
 }
@@ -1556,7 +1549,7 @@ stop:
 /* After JSON_GOT_MORE, when no more will come: is the text complete? */
 MSC4203_PRIVATE int json_whole(msc4203_json *j)
 {
-    if (j->state == JSON_AT_NUMBER && j->depth == 0 && !(j->number & 1)) {
+    if (j->state == JSON_AT_NUMBER && j->depth == 0 && j->number & 1) {
         json_number_end(j);
         j->state = JSON_AT_TAIL;
     }
@@ -1571,22 +1564,45 @@ MSC4203_PRIVATE int json_whole(msc4203_json *j)
  * 2. item: items, key names, results
  * --------------------------------------------------------------------------------------------- */
 
-/* The keys as they are written, each once; the stable spelling is the end of the unstable one. */
-#define ITEM_MSC2409 "de.sorunome.msc2409."
-#define ITEM_MSC3202 "org.matrix.msc3202."
+/* The prefixes that keys have until the MSCs are accepted; and the keys without them, each once. */
 static const struct item_names {
-    char to_device[33], ephemeral[33], device_lists[35], counts[49], counts_too[49], types[55];
-    char events[10], changed[11], left[8], messages[12], message_id[14], next_batch[14];
-    char sender[10], type[8], user_id[14], device_id[16], content[11];
+    char msc2409[21], msc3202[20];
+    char to_device[10], ephemeral[10], device_lists[13], counts[27], counts_too[27], types[33];
+    char events[7], changed[8], left[5], messages[9], message_id[11], next_batch[11];
+    char sender[7], type[5], user_id[11], device_id[13], content[8];
 } item_names MSC4203_UNUSED = {
-    "\"" ITEM_MSC2409 "to_device\":", "\"" ITEM_MSC2409 "ephemeral\":",
-    "\"" ITEM_MSC3202 "device_lists\":", "\"" ITEM_MSC3202 "device_one_time_keys_count\":",
-    "\"" ITEM_MSC3202 "device_one_time_key_counts\":",
-    "\"" ITEM_MSC3202 "device_unused_fallback_key_types\":",
-    "\"events\":", "\"changed\":", "\"left\":", "\"messages\":", "\"message_id\":",
-    "\"next_batch\":", "\"sender\":", "\"type\":", "\"to_user_id\":", "\"to_device_id\":",
-    "\"content\":"
+    "de.sorunome.msc2409.", "org.matrix.msc3202.",
+    "to_device", "ephemeral", "device_lists", "device_one_time_keys_count",
+    "device_one_time_key_counts", "device_unused_fallback_key_types",
+    "events", "changed", "left", "messages", "message_id", "next_batch",
+    "sender", "type", "to_user_id", "to_device_id", "content"
 };
+
+/* A key: where its name stands in item_names; the bytes of that, and which prefix it has. */
+typedef struct item_key {
+    uint8_t name, bytes;
+} item_key;
+enum { ITEM_PLAIN = 0, ITEM_MSC2409 = 64, ITEM_MSC3202 = 128, ITEM_BYTES = 63 };
+#define ITEM_KEY(member, prefix) \
+    { (uint8_t)offsetof(struct item_names, member), \
+      (uint8_t)((sizeof item_names.member - 1) | ITEM_##prefix) }
+
+MSC4203_PRIVATE const char *item_text(size_t at)
+{
+    return (const char *)&item_names + at;
+}
+
+/* The bytes of a key's prefix, and where it stands. */
+MSC4203_PRIVATE unsigned item_prefix(unsigned bytes, const char **prefix)
+{
+    *prefix = item_names.msc2409;
+    if (bytes < ITEM_MSC2409)
+        return 0;
+    if (bytes < ITEM_MSC3202)
+        return sizeof item_names.msc2409 - 1;
+    *prefix = item_names.msc3202;
+    return sizeof item_names.msc3202 - 1;
+}
 
 /* The fields of an item, as numbers and as bits of a set. */
 enum { ITEM_SENDER, ITEM_TYPE, ITEM_USER, ITEM_DEVICE, ITEM_CONTENT, ITEM_ID, ITEM_FIELDS };
@@ -1612,8 +1628,12 @@ MSC4203_API int msc4203_item_error(const msc4203_item *item)
 
 MSC4203_API int msc4203_span_equal(const msc4203_span *span, const char *string)
 {
-    size_t n = strlen(string);
-    return span->len == n && (n == 0 || memcmp(span->ptr, string, n) == 0);
+    size_t i;
+
+    for (i = 0; i < span->len; i++)
+        if (string[i] == 0 || string[i] != span->ptr[i])
+            return 0;
+    return string[i] == 0;
 }
 
 /* One row for each result: HTTP status / 100 as a digit and a letter for the errcode, and the text.
@@ -1631,13 +1651,22 @@ static const char item_results[] =
     "\325" "4Ba second one\0" "\304" "6Uwrong use of the library\0";
 #define ITEM_UNKNOWN "6Uunknown result"
 
+/* Behind a text's NUL. */
+MSC4203_PRIVATE const char *item_skip_text(const char *text)
+{
+    while (*text++ != 0)
+        ;
+    return text;
+}
+
 MSC4203_PRIVATE const char *item_result(int result)
 {
     const char *row = item_results;
+
     while (row < item_results + sizeof item_results - 1) {
         if ((signed char)*row == result)
             return row + 1;
-        row += 2 + strlen(row + 1);
+        row = item_skip_text(row + 1);
     }
     return ITEM_UNKNOWN;
 }
@@ -1655,7 +1684,7 @@ MSC4203_API const char *msc4203_result_errcode(int result)
     const char *code = codes;
 
     while (*code != item_result(result)[1])
-        code += strlen(code) + 1;
+        code = item_skip_text(code);
     return code + 1;
 }
 
@@ -1739,51 +1768,49 @@ enum {
 };
 
 typedef struct reader_key {
-    uint16_t name; /* offset in item_names */
-    uint8_t bytes, places, holds;
-    uint8_t what; /* the field, or the number of the kind's bit */
+    item_key key;
+    uint8_t places;
+    uint8_t holds; /* times 16; and the field, or the number of the kind's bit */
 } reader_key;
 
-#define READER_NAME(member) \
-    (uint16_t)(offsetof(struct item_names, member) + 1), sizeof item_names.member - 4
-#define READER_STABLE(member, prefix) \
-    (uint16_t)(offsetof(struct item_names, member) + sizeof prefix), \
-        sizeof item_names.member - sizeof prefix - 3
+#define READER_KEY_ROW(member, prefix, places, holds, what) \
+    { ITEM_KEY(member, prefix), places, READER_##holds << 4 | (what) }
 
 static const reader_key reader_keys[] = {
-    {READER_NAME(content), READER_IN_EVENT | READER_IN_SYNC_EVENT, READER_FIELD, ITEM_CONTENT},
-    {READER_NAME(sender), READER_IN_EVENT | READER_IN_SYNC_EVENT | READER_IN_EDU, READER_FIELD,
-     ITEM_SENDER},
-    {READER_NAME(device_id), READER_IN_EVENT, READER_FIELD, ITEM_DEVICE},
-    {READER_NAME(user_id), READER_IN_EVENT, READER_FIELD, ITEM_USER},
-    {READER_NAME(type), READER_IN_EVENT | READER_IN_SYNC_EVENT | READER_IN_EDU, READER_FIELD,
-     ITEM_TYPE},
-    {READER_NAME(to_device), READER_IN_ROOT, READER_LIST, 0},
-    {READER_STABLE(to_device, ITEM_MSC2409), READER_IN_ROOT, READER_LIST, 0},
-    {READER_NAME(events), READER_IN_ROOT, READER_LIST, 1},
-    {READER_NAME(ephemeral), READER_IN_ROOT, READER_LIST, 2},
-    {READER_STABLE(ephemeral, ITEM_MSC2409), READER_IN_ROOT, READER_LIST, 2},
-    {READER_NAME(device_lists), READER_IN_ROOT, READER_LISTS, 3},
-    {READER_STABLE(device_lists, ITEM_MSC3202), READER_IN_ROOT, READER_LISTS, 3},
-    {READER_NAME(changed), READER_IN_LISTS, READER_LIST, 3},
-    {READER_NAME(left), READER_IN_LISTS, READER_LIST, 4},
-    {READER_NAME(counts), READER_IN_ROOT, READER_USERS, 5},
-    {READER_NAME(counts_too), READER_IN_ROOT, READER_USERS, 5},
-    {READER_STABLE(counts, ITEM_MSC3202), READER_IN_ROOT, READER_USERS, 5},
-    {READER_NAME(types), READER_IN_ROOT, READER_USERS, 6},
-    {READER_STABLE(types, ITEM_MSC3202), READER_IN_ROOT, READER_USERS, 6},
-    {READER_NAME(messages), READER_IN_SEND | READER_IN_EDU, READER_USERS, 0},
-    {READER_NAME(message_id), READER_IN_EDU, READER_ID, 7},
-    {READER_NAME(next_batch), READER_IN_RESPONSE, READER_ID, 8},
-    {READER_STABLE(to_device, ITEM_MSC2409), READER_IN_RESPONSE, READER_SYNC, 0},
-    {READER_NAME(events), READER_IN_SYNC, READER_LIST, 0}
+    READER_KEY_ROW(content, PLAIN, READER_IN_EVENT | READER_IN_SYNC_EVENT, FIELD, ITEM_CONTENT),
+    READER_KEY_ROW(sender, PLAIN, READER_IN_EVENT | READER_IN_SYNC_EVENT | READER_IN_EDU, FIELD,
+                   ITEM_SENDER),
+    READER_KEY_ROW(device_id, PLAIN, READER_IN_EVENT, FIELD, ITEM_DEVICE),
+    READER_KEY_ROW(user_id, PLAIN, READER_IN_EVENT, FIELD, ITEM_USER),
+    READER_KEY_ROW(type, PLAIN, READER_IN_EVENT | READER_IN_SYNC_EVENT | READER_IN_EDU, FIELD,
+                   ITEM_TYPE),
+    READER_KEY_ROW(to_device, MSC2409, READER_IN_ROOT, LIST, 0),
+    READER_KEY_ROW(to_device, PLAIN, READER_IN_ROOT, LIST, 0),
+    READER_KEY_ROW(events, PLAIN, READER_IN_ROOT, LIST, 1),
+    READER_KEY_ROW(ephemeral, MSC2409, READER_IN_ROOT, LIST, 2),
+    READER_KEY_ROW(ephemeral, PLAIN, READER_IN_ROOT, LIST, 2),
+    READER_KEY_ROW(device_lists, MSC3202, READER_IN_ROOT, LISTS, 3),
+    READER_KEY_ROW(device_lists, PLAIN, READER_IN_ROOT, LISTS, 3),
+    READER_KEY_ROW(changed, PLAIN, READER_IN_LISTS, LIST, 3),
+    READER_KEY_ROW(left, PLAIN, READER_IN_LISTS, LIST, 4),
+    READER_KEY_ROW(counts, MSC3202, READER_IN_ROOT, USERS, 5),
+    READER_KEY_ROW(counts_too, MSC3202, READER_IN_ROOT, USERS, 5),
+    READER_KEY_ROW(counts, PLAIN, READER_IN_ROOT, USERS, 5),
+    READER_KEY_ROW(types, MSC3202, READER_IN_ROOT, USERS, 6),
+    READER_KEY_ROW(types, PLAIN, READER_IN_ROOT, USERS, 6),
+    READER_KEY_ROW(messages, PLAIN, READER_IN_SEND | READER_IN_EDU, USERS, 0),
+    READER_KEY_ROW(message_id, PLAIN, READER_IN_EDU, ID, 7),
+    READER_KEY_ROW(next_batch, PLAIN, READER_IN_RESPONSE, ID, 8),
+    READER_KEY_ROW(to_device, PLAIN, READER_IN_RESPONSE, SYNC, 0),
+    READER_KEY_ROW(events, PLAIN, READER_IN_SYNC, LIST, 0)
 };
 enum { READER_KEYS = sizeof reader_keys / sizeof reader_keys[0] };
 
-/* The offset of the byte that the scanner looks at. */
-MSC4203_PRIVATE uint64_t reader_at(const struct msc4203_reader_state *s)
+/* The item in the making begins at this byte. */
+MSC4203_PRIVATE void reader_begin(struct msc4203_reader_state *s, const unsigned char *at)
 {
-    return s->bytes_fed - (uint64_t)(s->json.end - s->json.next);
+    s->item.offset = s->bytes_fed - (size_t)(s->json.end - at);
+    s->state |= READER_YIELD;
 }
 
 /* An item's first error counts; but any other before "too large", so that it does not depend on
@@ -1929,25 +1956,37 @@ MSC4203_COLD void reader_save(struct msc4203_reader_state *s)
         reader_store(s, s->mark, (size_t)(s->json.end - s->mark));
 }
 
+/* Does a key go on like this, from its `from`th byte to before its `to`th? */
+MSC4203_PRIVATE int reader_fits(const item_key *key, const unsigned char *text, unsigned from,
+                                size_t to, int last)
+{
+    const char *prefix, *name = item_text(key->name);
+    unsigned before = item_prefix(key->bytes, &prefix), bytes = before + (key->bytes & ITEM_BYTES);
+
+    if (to > bytes || (last && to != bytes))
+        return 0;
+    for (; from < to; from++)
+        if (*text++ != (unsigned char)(from < before ? prefix[from] : name[from - before]))
+            return 0;
+    return 1;
+}
+
 /* A key's next piece: strikes out the rows of reader_keys that it does not fit. */
 MSC4203_COLD void reader_match(struct msc4203_reader_state *s, int last)
 {
-    const char *const names = (const char *)&item_names, *const text = (const char *)s->json.now.text.ptr;
-    const size_t before = s->row_bytes, bytes = before + s->json.now.text.bytes;
+    const size_t bytes = s->row_bytes + s->json.now.text.bytes;
     unsigned place = 1u << s->where, row;
 
-    if (before == 0)
-        s->rows = ~(uint32_t)0;
+    if (s->row_bytes == 0)
+        s->rows = ((uint32_t)1 << READER_KEYS) - 1;
     if (s->where == READER_ROOT)
         place <<= s->shape;
     else if (s->shape == MSC4203_SYNC && s->where == READER_EVENT)
         place <<= 1;
-    for (row = 0; row < READER_KEYS; row++) {
-        const reader_key *key = &reader_keys[row];
-        if (!(key->places & place) || bytes > key->bytes || (last && bytes != key->bytes) ||
-            memcmp(names + key->name + before, text, bytes - before) != 0)
+    for (row = 0; row < READER_KEYS; row++)
+        if (!(reader_keys[row].places & place) ||
+            !reader_fits(&reader_keys[row].key, s->json.now.text.ptr, s->row_bytes, bytes, last))
             s->rows &= ~((uint32_t)1 << row);
-    }
     s->row_bytes = (uint8_t)(bytes < 255 ? bytes : 255);
 }
 
@@ -1959,11 +1998,8 @@ MSC4203_COLD void reader_text(struct msc4203_reader_state *s, int last)
     if (s->field == READER_KEY) {
         reader_match(s, last);
     } else if (s->field != READER_SKIP) {
-        if (s->where == READER_DEVICES && !(s->state & READER_YIELD)) {
-            /* The first piece of a device's key begins behind its quote. */
-            s->item.offset = s->bytes_fed - (uint64_t)(s->json.end - text) - 1;
-            s->state |= READER_YIELD;
-        }
+        if (s->where == READER_DEVICES && !(s->state & READER_YIELD))
+            reader_begin(s, text - 1); /* a device's key: its quote */
         if (last)
             reader_finish(s, text, s->json.now.text.bytes);
         else
@@ -2004,8 +2040,7 @@ MSC4203_PRIVATE void reader_enter(struct msc4203_reader_state *s, unsigned where
 MSC4203_PRIVATE void reader_item(struct msc4203_reader_state *s, unsigned kind)
 {
     s->item.kind = (int)kind;
-    s->item.offset = reader_at(s);
-    s->state |= READER_YIELD;
+    reader_begin(s, s->json.next);
 }
 
 /* The value that comes is a field's: it must begin with this byte. */
@@ -2027,7 +2062,8 @@ MSC4203_COLD void reader_refuse(struct msc4203_reader_state *s, int error)
 {
     if (s->json.error == MSC4203_OK) {
         s->json.error = (int8_t)error;
-        s->item.offset = reader_at(s);
+        reader_begin(s, s->json.next);
+        s->state &= (uint8_t)~READER_YIELD;
         s->kinds = 0;
     }
 }
@@ -2073,9 +2109,9 @@ MSC4203_COLD int reader_messages(struct msc4203_reader_state *s)
 /* The value of a known key comes. */
 MSC4203_HOT void reader_known(struct msc4203_reader_state *s, const reader_key *key)
 {
-    unsigned what = key->what, kind = 1u << what;
+    unsigned what = key->holds & 15, kind = 1u << what, holds = key->holds >> 4;
 
-    if (key->holds == READER_FIELD) {
+    if (holds == READER_FIELD) {
         if (s->where == READER_ROOT && s->state & READER_KNOWN)
             return;
         if (s->seen & kind)
@@ -2087,7 +2123,7 @@ MSC4203_HOT void reader_known(struct msc4203_reader_state *s, const reader_key *
             reader_kept_error(s);
     } else if (s->state & READER_AHEAD) {
         return;
-    } else if (key->holds == READER_ID) {
+    } else if (holds == READER_ID) {
         if (s->kinds & kind) {
             s->item.index = 0;
             s->kinds &= (uint16_t)~kind;
@@ -2096,7 +2132,7 @@ MSC4203_HOT void reader_known(struct msc4203_reader_state *s, const reader_key *
         }
     } else if (s->shape == MSC4203_TRANSACTION || s->shape == MSC4203_SYNC ||
                !reader_messages(s)) {
-        reader_items(s, what, key->holds);
+        reader_items(s, what, holds);
     }
 }
 
@@ -2119,7 +2155,8 @@ MSC4203_HOT void reader_element(struct msc4203_reader_state *s)
 
     s->kinds &= (uint16_t)~kind;
     if (where == READER_LIST && kind == MSC4203_TO_DEVICE && *s->json.next == '{') {
-        s->item.offset = reader_at(s);
+        reader_begin(s, s->json.next);
+        s->state &= (uint8_t)~READER_YIELD;
         s->seen = 0;
         reader_enter(s, READER_EVENT);
         return;
@@ -2240,7 +2277,7 @@ MSC4203_HOT void reader_value(struct msc4203_reader_state *s)
     s->field = READER_SKIP;
     if (where < READER_TOP) {
         const reader_key *key = reader_keys;
-        uint32_t rows = s->rows & (((uint32_t)1 << READER_KEYS) - 1);
+        uint32_t rows = s->rows;
         for (; rows > 1; rows >>= 1)
             key++;
         if (rows != 0)
@@ -2358,15 +2395,14 @@ MSC4203_HOT int reader_end(struct msc4203_reader_state *s)
 
 /* What all messages of an EDU or of a preset share does not belong to an item that is an id: it is
  * put aside while that is given. */
-MSC4203_COLD void reader_hide(struct msc4203_reader_state *s, int hide)
+MSC4203_COLD void reader_swap(struct msc4203_reader_state *s)
 {
-    msc4203_span *shared = s->shape == MSC4203_EDU ? &s->item.sender : &s->item.user_id;
+    unsigned first = s->shape == MSC4203_EDU ? ITEM_SENDER : ITEM_USER, i;
 
-    if (hide) {
-        memcpy(s->json.now.spare, shared, sizeof s->json.now.spare);
-        memset(shared, 0, sizeof s->json.now.spare);
-    } else {
-        memcpy(shared, s->json.now.spare, sizeof s->json.now.spare);
+    for (i = 0; i < 2; i++) {
+        msc4203_span *shared = item_field(&s->item, first + i), span = *shared;
+        *shared = s->json.now.spare[i];
+        s->json.now.spare[i] = span;
     }
 }
 
@@ -2377,7 +2413,7 @@ MSC4203_HOT void reader_forget(struct msc4203_reader_state *s)
     msc4203_span *from = &item->sender, *to = &item->content;
 
     if (item->kind & READER_IDS)
-        reader_hide(s, 0);
+        reader_swap(s);
     if (s->where == READER_USERS)
         reader_drop_user(s);
     if (s->shape == MSC4203_SYNC)
@@ -2422,22 +2458,17 @@ MSC4203_API int msc4203_reader_init(msc4203_reader *reader, int shape, unsigned 
 MSC4203_API void msc4203_reader_preset(msc4203_reader *reader, const msc4203_item *preset)
 {
     struct msc4203_reader_state *s = &reader->priv;
+    unsigned first = s->shape == MSC4203_SYNC ? ITEM_USER : ITEM_SENDER;
 
-    if (s->shape == MSC4203_SYNC) {
-        s->item.user_id = preset->user_id;
-        s->item.device_id = preset->device_id;
-    } else if (s->shape == MSC4203_SEND || s->shape == MSC4203_EDU) {
-        s->item.sender = preset->sender;
-        s->item.type = preset->type;
-        s->seen = READER_BOTH;
-        s->state |= READER_KNOWN;
-        if (s->shape == MSC4203_SEND)
-            return;
-        if (preset->error <= MSC4203_E_FIELD_MISSING && preset->error >= MSC4203_E_TOO_LARGE)
-            s->edu_error = (int8_t)preset->error;
-        else if (preset->sender.ptr == NULL || preset->type.ptr == NULL)
-            s->edu_error = MSC4203_E_FIELD_MISSING;
-    }
+    if (s->shape == MSC4203_TRANSACTION)
+        return;
+    memcpy(item_field(&s->item, first), &preset->sender + first, 2 * sizeof(msc4203_span));
+    s->seen = READER_BOTH;
+    s->state |= READER_KNOWN;
+    if (preset->error <= MSC4203_E_FIELD_MISSING && preset->error >= MSC4203_E_TOO_LARGE)
+        s->edu_error = (int8_t)preset->error;
+    if (preset->sender.ptr == NULL || preset->type.ptr == NULL)
+        s->edu_error = (int8_t)reader_worse(s->edu_error, MSC4203_E_FIELD_MISSING);
 }
 
 MSC4203_API int msc4203_reader_feed(msc4203_reader *reader, const void *data, size_t bytes,
@@ -2506,8 +2537,10 @@ MSC4203_API int msc4203_reader_next(msc4203_reader *reader, const msc4203_item *
         }
     }
     s->state = (uint8_t)((s->state & ~READER_YIELD) | READER_GIVEN);
-    if (s->item.kind & READER_IDS)
-        reader_hide(s, 1);
+    if (s->item.kind & READER_IDS) {
+        memset(s->json.now.spare, 0, sizeof s->json.now.spare);
+        reader_swap(s);
+    }
     if (s->item.error == MSC4203_E_TOO_LARGE)
         memset(&s->item.content, 0, sizeof s->item.content);
     *item = &s->item;
@@ -2521,7 +2554,7 @@ MSC4203_API uint64_t msc4203_reader_offset(const msc4203_reader *reader)
     if (s->json.state == JSON_AT_ERROR && s->json.error <= MSC4203_E_ROOT &&
         s->json.error >= MSC4203_E_NO_MESSAGES)
         return s->item.offset;
-    return reader_at(s);
+    return s->bytes_fed - (size_t)(s->json.end - s->json.next);
 }
 
 MSC4203_API void msc4203_algorithms_init(msc4203_algorithms *algorithms, const msc4203_item *item)
@@ -2531,16 +2564,26 @@ MSC4203_API void msc4203_algorithms_init(msc4203_algorithms *algorithms, const m
               item->content.len);
 }
 
-/* The digits of a count. */
+/* The digits of a count, up to 2^53 - 1: eight of them at a time, for small machines multiply only 32
+ * bits. */
 MSC4203_PRIVATE int reader_count(const unsigned char *p, const unsigned char *end, uint64_t *count)
 {
-    *count = 0;
-    for (; p != end; p++) {
-        if (*p - (unsigned)'0' > 9 || *count > UINT64_C(900719925474099))
+    const size_t n = (size_t)(end - p);
+    uint32_t low = 0, high = 0;
+    size_t i;
+
+    for (i = 0; i < n; i++) {
+        uint32_t *part = n - i > 8 ? &high : &low;
+        if (n > 16 || p[i] - (unsigned)'0' > 9)
             return MSC4203_E_FIELD_TYPE;
-        *count = (*count << 3) + (*count << 1) + (*p - (unsigned)'0');
+        *part = *part * 10 + (p[i] - (unsigned)'0');
     }
-    return *count > UINT64_C(9007199254740991) ? MSC4203_E_FIELD_TYPE : MSC4203_OK;
+    if (high > 90071992 || (high == 90071992 && low > 54740991))
+        return MSC4203_E_FIELD_TYPE;
+    /* 10^8 is 390625 * 2^8, and high / 2^13 * 390625 is still below 2^32. */
+    *count = ((uint64_t)((high >> 13) * 390625) << 21) + ((uint64_t)((high & 8191) * 390625) << 8);
+    *count += low;
+    return MSC4203_OK;
 }
 
 /* A piece of an algorithm's name. */
@@ -2645,34 +2688,32 @@ MSC4203_PRIVATE size_t writer_escape(unsigned c, char *escaped)
 MSC4203_COLD size_t writer_string(struct msc4203_writer_state *w, size_t at,
                                   const msc4203_span *span)
 {
-    const unsigned char *p = (const unsigned char *)span->ptr, *const end = p + span->len;
+    const unsigned char *p = (const unsigned char *)span->ptr, *const end = p + span->len, *run;
     const uintptr_t far = json_far(p, end);
+    msc4203_json *const j = &w->json;
     char escaped[6];
 
+    j->need = 0;
     at = WRITER_PUT(w, at, "\"");
     while (p != end) {
-        const unsigned char *run = p;
-        uint8_t need, low, high;
-
-        p = json_plain(p, end, far);
-        at = writer_put(w, at, run, (size_t)(p - run));
-        if (p == end)
-            break;
-        run = p++;
-        if (*run < 0x80) {
-            at = writer_put(w, at, escaped, writer_escape(*run, escaped));
-            continue;
-        }
-        for (need = json_utf8(*run, &low, &high); need != 0; need--, p++) {
-            if (p == end || *p < low || *p > high)
+        if (j->need == 0) {
+            run = p;
+            p = json_plain(p, end, far);
+            at = writer_put(w, at, run, (size_t)(p - run));
+            if (p == end)
                 break;
-            low = 0x80;
-            high = 0xBF;
-        }
-        if (need != 0 || p == run + 1)
+            if (*p >= 0x80) {
+                json_utf8(j, *p);
+                if (j->need == 0)
+                    w->error = MSC4203_E_UTF8;
+            }
+        } else if (!json_utf8_next(j, *p)) {
             w->error = MSC4203_E_UTF8;
-        at = writer_put(w, at, run, (size_t)(p - run));
+        }
+        at = writer_put(w, at, escaped, writer_escape(*p++, escaped));
     }
+    if (j->need != 0)
+        w->error = MSC4203_E_UTF8;
     return WRITER_PUT(w, at, "\"");
 }
 
@@ -2744,14 +2785,10 @@ enum {
 /* What each kind is written under, and the fields that it needs; of a to-device message, those of
  * each shape. */
 typedef struct writer_kind {
-    uint16_t name; /* offset in item_names */
-    uint8_t bytes, prefix, needs;
+    item_key key;
+    uint8_t needs;
 } writer_kind;
 
-#define WRITER_NAME(member) \
-    (uint16_t)offsetof(struct item_names, member), sizeof item_names.member - 1
-#define WRITER_2409 sizeof ITEM_MSC2409 - 1
-#define WRITER_3202 sizeof ITEM_MSC3202 - 1
 enum {
     WRITER_BOTH = 1 << ITEM_SENDER | 1 << ITEM_TYPE,
     WRITER_CONTENT = 1 << ITEM_CONTENT,
@@ -2759,19 +2796,19 @@ enum {
 };
 
 static const writer_kind writer_kinds[] = {
-    {WRITER_NAME(to_device), WRITER_2409, WRITER_BOTH | WRITER_DEVICE},
-    {WRITER_NAME(events), 0, WRITER_CONTENT},
-    {WRITER_NAME(ephemeral), WRITER_2409, WRITER_CONTENT},
-    {WRITER_NAME(device_lists), WRITER_3202, 1 << ITEM_USER},
-    {WRITER_NAME(device_lists), WRITER_3202, 1 << ITEM_USER},
-    {WRITER_NAME(counts), WRITER_3202, WRITER_DEVICE},
-    {WRITER_NAME(types), WRITER_3202, WRITER_DEVICE},
-    {WRITER_NAME(message_id), 0, 1 << ITEM_ID},
-    {WRITER_NAME(next_batch), 0, 1 << ITEM_ID},
+    {ITEM_KEY(to_device, MSC2409), WRITER_BOTH | WRITER_DEVICE},
+    {ITEM_KEY(events, PLAIN), WRITER_CONTENT},
+    {ITEM_KEY(ephemeral, PLAIN), WRITER_CONTENT}, /* stable for so long that all receivers know it */
+    {ITEM_KEY(device_lists, MSC3202), 1 << ITEM_USER},
+    {ITEM_KEY(device_lists, MSC3202), 1 << ITEM_USER},
+    {ITEM_KEY(counts, MSC3202), WRITER_DEVICE},
+    {ITEM_KEY(types, MSC3202), WRITER_DEVICE},
+    {ITEM_KEY(message_id, PLAIN), 1 << ITEM_ID},
+    {ITEM_KEY(next_batch, PLAIN), 1 << ITEM_ID},
     /* to-device messages in the other shapes */
-    {WRITER_NAME(messages), 0, WRITER_DEVICE},
-    {WRITER_NAME(messages), 0, WRITER_BOTH | WRITER_DEVICE},
-    {WRITER_NAME(to_device), WRITER_2409, WRITER_BOTH | WRITER_CONTENT}
+    {ITEM_KEY(messages, PLAIN), WRITER_DEVICE},
+    {ITEM_KEY(messages, PLAIN), WRITER_BOTH | WRITER_DEVICE},
+    {ITEM_KEY(to_device, PLAIN), WRITER_BOTH | WRITER_CONTENT}
 };
 static const uint16_t writer_shapes[] = {
     MSC4203_ALL_KINDS & ~WRITER_IDS, MSC4203_TO_DEVICE, MSC4203_TO_DEVICE | MSC4203_MESSAGE_ID,
@@ -2814,17 +2851,16 @@ MSC4203_PRIVATE size_t writer_close(const struct msc4203_writer_state *w, size_t
 
 /* Adds the key of a member of the root. */
 MSC4203_PRIVATE size_t writer_key(const struct msc4203_writer_state *w, size_t at,
-                                  const writer_kind *row)
+                                  const item_key *key)
 {
-    const char *name = (const char *)&item_names + row->name + 1;
-    size_t skip = row->prefix;
+    const char *prefix;
+    size_t bytes = item_prefix(key->bytes, &prefix);
 
-    /* `ephemeral` and what a client gets have no prefixes any more. */
-    if (!(w->flags & MSC4203_STABLE_KEYS) && w->shape == MSC4203_TRANSACTION &&
-        row != &writer_kinds[2])
-        skip = 0;
     at = writer_put(w, at, at == 0 ? "{\"" : ",\"", 2);
-    return writer_put(w, at, name + skip, row->bytes - 1 - skip);
+    if (!(w->flags & MSC4203_STABLE_KEYS))
+        at = writer_put(w, at, prefix, bytes);
+    at = writer_put(w, at, item_text(key->name), key->bytes & ITEM_BYTES);
+    return WRITER_PUT(w, at, "\":");
 }
 
 /* Adds the sender and the type of an EDU, which all its messages have in common. */
@@ -2848,7 +2884,7 @@ MSC4203_COLD size_t writer_open(struct msc4203_writer_state *w, size_t at, unsig
         at = writer_close(w, at);
         if (kind == MSC4203_TO_DEVICE && w->shape == MSC4203_EDU)
             at = writer_open_edu(w, at, sender, type);
-        at = writer_key(w, at, writer_row(w, kind));
+        at = writer_key(w, at, &writer_row(w, kind)->key);
         w->at.users = at;
         if (kind & WRITER_LISTS || w->shape == MSC4203_SYNC || writer_has_map(w, kind))
             at = WRITER_PUT(w, at, "{");
@@ -3011,7 +3047,7 @@ MSC4203_PRIVATE int writer_add(struct msc4203_writer_state *w, const msc4203_ite
             return MSC4203_E_SECOND;
         at = writer_close(w, at);
         w->at.kind = 0;
-        at = writer_key(w, at, writer_row(w, kind));
+        at = writer_key(w, at, &writer_row(w, kind)->key);
         at = writer_string(w, at, &item->id);
     } else {
         if (kind != w->at.kind) {
@@ -3198,16 +3234,11 @@ MSC4203_API size_t msc4203_alignof(int object)
 #undef json_vector_first
 #undef READER_FF4
 #undef READER_AT
-#undef ITEM_MSC2409
-#undef ITEM_MSC3202
 #undef ITEM_BIT
 #undef ITEM_UNKNOWN
-#undef READER_NAME
-#undef READER_STABLE
+#undef ITEM_KEY
+#undef READER_KEY_ROW
 #undef WRITER_PUT
-#undef WRITER_NAME
-#undef WRITER_2409
-#undef WRITER_3202
 
 #endif /* MSC4203_IMPLEMENTED */
 #endif /* MSC4203_IMPLEMENTATION */
