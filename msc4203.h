@@ -543,7 +543,8 @@ struct msc4203_writer_place {
     size_t users;          /* where the object USER -> DEVICE -> content begins */
     size_t user, user_max; /* the user now being written, and the greatest one */
     size_t devices, device_max;
-    uint32_t user_hash[2];
+    size_t user_len;
+    uint32_t user_hash;
 };
 
 struct msc4203_writer_state {
@@ -2761,20 +2762,6 @@ MSC4203_COLD int writer_find(struct msc4203_writer_state *w, size_t begin, const
     return 0;
 }
 
-/* Tells the user that an item belongs to from the last one's where nothing is written to compare.
- */
-MSC4203_PRIVATE void writer_hash(const msc4203_span *span, uint32_t hash[2])
-{
-    size_t i;
-
-    hash[0] = UINT32_C(2166136261);
-    hash[1] = (uint32_t)span->len;
-    for (i = 0; i < span->len; i++) {
-        hash[0] = (hash[0] ^ (unsigned char)span->ptr[i]) * UINT32_C(16777619);
-        hash[1] = (hash[1] + (unsigned char)span->ptr[i]) * UINT32_C(2654435761);
-    }
-}
-
 /* The kinds of which a shape has lists, and of which it has objects USER -> DEVICE -> content. */
 enum {
     WRITER_LISTS = MSC4203_DEVICE_CHANGED | MSC4203_DEVICE_LEFT,
@@ -2782,33 +2769,37 @@ enum {
     WRITER_IDS = MSC4203_MESSAGE_ID | MSC4203_NEXT_BATCH
 };
 
-/* What each kind is written under, and the fields that it needs; of a to-device message, those of
- * each shape. */
+/* What each kind is written under; the fields that it needs; and what its value is: a list, a list
+ * that is a member of this name, or an object USER -> DEVICE -> content. */
 typedef struct writer_kind {
     item_key key;
-    uint8_t needs;
+    uint8_t needs, form;
 } writer_kind;
 
+#define WRITER_MEMBER(name) (uint8_t)offsetof(struct item_names, name)
 enum {
+    WRITER_LIST = 0,
+    WRITER_MAP = 1,
     WRITER_BOTH = 1 << ITEM_SENDER | 1 << ITEM_TYPE,
     WRITER_CONTENT = 1 << ITEM_CONTENT,
     WRITER_DEVICE = 1 << ITEM_USER | 1 << ITEM_DEVICE | WRITER_CONTENT
 };
 
 static const writer_kind writer_kinds[] = {
-    {ITEM_KEY(to_device, MSC2409), WRITER_BOTH | WRITER_DEVICE},
-    {ITEM_KEY(events, PLAIN), WRITER_CONTENT},
-    {ITEM_KEY(ephemeral, PLAIN), WRITER_CONTENT}, /* stable for so long that all receivers know it */
-    {ITEM_KEY(device_lists, MSC3202), 1 << ITEM_USER},
-    {ITEM_KEY(device_lists, MSC3202), 1 << ITEM_USER},
-    {ITEM_KEY(counts, MSC3202), WRITER_DEVICE},
-    {ITEM_KEY(types, MSC3202), WRITER_DEVICE},
-    {ITEM_KEY(message_id, PLAIN), 1 << ITEM_ID},
-    {ITEM_KEY(next_batch, PLAIN), 1 << ITEM_ID},
+    {ITEM_KEY(to_device, MSC2409), WRITER_BOTH | WRITER_DEVICE, WRITER_LIST},
+    {ITEM_KEY(events, PLAIN), WRITER_CONTENT, WRITER_LIST},
+    /* stable for so long that all receivers know it */
+    {ITEM_KEY(ephemeral, PLAIN), WRITER_CONTENT, WRITER_LIST},
+    {ITEM_KEY(device_lists, MSC3202), 1 << ITEM_USER, WRITER_MEMBER(changed)},
+    {ITEM_KEY(device_lists, MSC3202), 1 << ITEM_USER, WRITER_MEMBER(left)},
+    {ITEM_KEY(counts, MSC3202), WRITER_DEVICE, WRITER_MAP},
+    {ITEM_KEY(types, MSC3202), WRITER_DEVICE, WRITER_MAP},
+    {ITEM_KEY(message_id, PLAIN), 1 << ITEM_ID, WRITER_LIST},
+    {ITEM_KEY(next_batch, PLAIN), 1 << ITEM_ID, WRITER_LIST},
     /* to-device messages in the other shapes */
-    {ITEM_KEY(messages, PLAIN), WRITER_DEVICE},
-    {ITEM_KEY(messages, PLAIN), WRITER_BOTH | WRITER_DEVICE},
-    {ITEM_KEY(to_device, PLAIN), WRITER_BOTH | WRITER_CONTENT}
+    {ITEM_KEY(messages, PLAIN), WRITER_DEVICE, WRITER_MAP},
+    {ITEM_KEY(messages, PLAIN), WRITER_BOTH | WRITER_DEVICE, WRITER_MAP},
+    {ITEM_KEY(to_device, PLAIN), WRITER_BOTH | WRITER_CONTENT, WRITER_MEMBER(events)}
 };
 static const uint16_t writer_shapes[] = {
     MSC4203_ALL_KINDS & ~WRITER_IDS, MSC4203_TO_DEVICE, MSC4203_TO_DEVICE | MSC4203_MESSAGE_ID,
@@ -2820,84 +2811,72 @@ MSC4203_PRIVATE const writer_kind *writer_row(const struct msc4203_writer_state 
 {
     unsigned k = 0;
 
-    if (!(kind & writer_shapes[w->shape]) || (kind & (kind - 1)) != 0)
-        return NULL;
-    if (kind == MSC4203_TO_DEVICE)
-        return &writer_kinds[w->shape == MSC4203_TRANSACTION ? 0 : 8 + w->shape];
-    while (kind >> k != 1)
+    while (k < 9 && kind != 1u << k)
         k++;
-    return &writer_kinds[k];
+    if (!(writer_shapes[w->shape] >> k & 1))
+        return NULL;
+    return &writer_kinds[k == 0 && w->shape != MSC4203_TRANSACTION ? 8u + w->shape : k];
 }
 
-MSC4203_PRIVATE int writer_has_map(const struct msc4203_writer_state *w, unsigned kind)
+/* Adds a text, of which the first byte says how long it is, and a string. */
+MSC4203_HOT size_t writer_member(struct msc4203_writer_state *w, size_t at, const char *text,
+                                 const msc4203_span *span)
 {
-    return kind & WRITER_MAPS ||
-           (kind == MSC4203_TO_DEVICE && (w->shape == MSC4203_SEND || w->shape == MSC4203_EDU));
+    at = writer_put(w, at, text + 1, (size_t)text[0]);
+    return writer_string(w, at, span);
 }
 
-/* Closes the list or the object that is open. */
-MSC4203_PRIVATE size_t writer_close(const struct msc4203_writer_state *w, size_t at)
-{
-    unsigned kind = w->at.kind;
-    const char *ends = "]}";
-
-    if (kind == 0)
-        return at;
-    if (writer_has_map(w, kind))
-        ends = "}}";
-    return writer_put(w, at, ends,
-                      w->at.user != 0 || kind & WRITER_LISTS || w->shape == MSC4203_SYNC ? 2 : 1);
-}
-
-/* Adds the key of a member of the root. */
-MSC4203_PRIVATE size_t writer_key(const struct msc4203_writer_state *w, size_t at,
-                                  const item_key *key)
+/* Adds a key. */
+MSC4203_PRIVATE size_t writer_name(const struct msc4203_writer_state *w, size_t at,
+                                   const item_key *key)
 {
     const char *prefix;
     size_t bytes = item_prefix(key->bytes, &prefix);
 
-    at = writer_put(w, at, at == 0 ? "{\"" : ",\"", 2);
     if (!(w->flags & MSC4203_STABLE_KEYS))
         at = writer_put(w, at, prefix, bytes);
     at = writer_put(w, at, item_text(key->name), key->bytes & ITEM_BYTES);
     return WRITER_PUT(w, at, "\":");
 }
 
-/* Adds the sender and the type of an EDU, which all its messages have in common. */
-MSC4203_PRIVATE size_t writer_open_edu(struct msc4203_writer_state *w, size_t at,
-                                       const msc4203_span *sender, const msc4203_span *type)
+/* Closes the list or the object that is open. */
+MSC4203_PRIVATE size_t writer_close(const struct msc4203_writer_state *w, size_t at)
 {
-    at = writer_put(w, at, at == 0 ? "{" : ",", 1);
-    w->at.sender = at = WRITER_PUT(w, at, "\"sender\":");
-    at = writer_string(w, at, sender);
-    w->at.type = at = WRITER_PUT(w, at, ",\"type\":");
-    return writer_string(w, at, type);
+    unsigned form;
+
+    if (w->at.kind == 0)
+        return at;
+    form = writer_row(w, w->at.kind)->form;
+    if (form == WRITER_MAP)
+        return writer_put(w, at, "}}", w->at.user != 0 ? 2 : 1);
+    return writer_put(w, at, "]}", form != WRITER_LIST ? 2 : 1);
 }
 
 /* Opens the list or the object of a kind of items; those of an EDU have this sender and type. */
-MSC4203_COLD size_t writer_open(struct msc4203_writer_state *w, size_t at, unsigned kind,
+MSC4203_COLD size_t writer_open(struct msc4203_writer_state *w, size_t at, const writer_kind *row,
                                 const msc4203_span *sender, const msc4203_span *type)
 {
-    if (kind & WRITER_LISTS && w->at.kind & WRITER_LISTS) {
-        at = WRITER_PUT(w, at, "],");
-    } else {
-        at = writer_close(w, at);
-        if (kind == MSC4203_TO_DEVICE && w->shape == MSC4203_EDU)
-            at = writer_open_edu(w, at, sender, type);
-        at = writer_key(w, at, &writer_row(w, kind)->key);
-        w->at.users = at;
-        if (kind & WRITER_LISTS || w->shape == MSC4203_SYNC || writer_has_map(w, kind))
-            at = WRITER_PUT(w, at, "{");
+    item_key inner = {row->form, 4}; /* "left" */
+
+    if (w->shape == MSC4203_EDU) {
+        w->at.sender = at + 10;
+        at = writer_member(w, at, at == 0 ? "\012{\"sender\":" : "\012,\"sender\":", sender);
+        w->at.type = at + 8;
+        at = writer_member(w, at, "\010,\"type\":", type);
     }
-    w->at.kind = (uint16_t)kind;
-    w->at.user = w->at.user_max = 0;
-    if (kind == MSC4203_DEVICE_CHANGED)
-        at = WRITER_PUT(w, at, "\"changed\":");
-    else if (kind == MSC4203_DEVICE_LEFT)
-        at = WRITER_PUT(w, at, "\"left\":");
-    else if (w->shape == MSC4203_SYNC)
-        at = WRITER_PUT(w, at, "\"events\":");
-    return writer_has_map(w, kind) ? at : WRITER_PUT(w, at, "[");
+    at = writer_put(w, at, at == 0 ? "{\"" : ",\"", 2);
+    at = writer_name(w, at, &row->key);
+    if (row->form == WRITER_LIST)
+        return WRITER_PUT(w, at, "[");
+    if (row->form == WRITER_MAP)
+        return WRITER_PUT(w, at, "{");
+    if (row->form == WRITER_MEMBER(changed))
+        inner.bytes = 7;
+    if (row->form == WRITER_MEMBER(events))
+        inner.bytes = 6;
+    at = WRITER_PUT(w, at, "{\"");
+    at = writer_name(w, at, &inner);
+    return WRITER_PUT(w, at, "[");
 }
 
 /* Adds what closes the body, as it is now. */
@@ -2905,23 +2884,25 @@ MSC4203_PRIVATE size_t writer_tail(struct msc4203_writer_state *w, size_t at)
 {
     static const msc4203_span none = {NULL, 0};
     unsigned kind = w->shape == MSC4203_TRANSACTION ? MSC4203_EVENT : MSC4203_TO_DEVICE;
+    const writer_kind *row = writer_row(w, kind);
 
-    if (!(w->at.seen & kind))
-        at = writer_open(w, at, kind, &none, &none);
     at = writer_close(w, at);
+    if (!(w->at.seen & kind)) {
+        at = writer_open(w, at, row, &none, &none);
+        at = writer_put(w, at, row->form == WRITER_MAP ? "}" : "]}",
+                        row->form == WRITER_MEMBER(events) ? 2 : 1);
+    }
     return WRITER_PUT(w, at, "}");
 }
 
 /* Works out how many bytes will close the body. */
 MSC4203_PRIVATE void writer_measure_tail(struct msc4203_writer_state *w)
 {
-    struct msc4203_writer_place at = w->at;
     size_t room = w->room;
 
     w->room = 0;
     w->tail = writer_tail(w, w->at.used) - w->at.used;
     w->room = room;
-    w->at = at;
 }
 
 /* Adds an item of a list. */
@@ -2930,20 +2911,17 @@ MSC4203_PRIVATE size_t writer_element(struct msc4203_writer_state *w, size_t at,
 {
     if ((unsigned)item->kind & WRITER_LISTS)
         return writer_string(w, at, &item->user_id);
-    if (item->kind != MSC4203_TO_DEVICE)
-        return writer_put(w, at, item->content.ptr, item->content.len);
-    at = WRITER_PUT(w, at, "{\"content\":");
+    if (item->kind == MSC4203_TO_DEVICE)
+        at = WRITER_PUT(w, at, "{\"content\":");
     at = writer_put(w, at, item->content.ptr, item->content.len);
-    at = WRITER_PUT(w, at, ",\"sender\":");
-    at = writer_string(w, at, &item->sender);
+    if (item->kind != MSC4203_TO_DEVICE)
+        return at;
+    at = writer_member(w, at, "\012,\"sender\":", &item->sender);
     if (w->shape == MSC4203_TRANSACTION) {
-        at = WRITER_PUT(w, at, ",\"to_device_id\":");
-        at = writer_string(w, at, &item->device_id);
-        at = WRITER_PUT(w, at, ",\"to_user_id\":");
-        at = writer_string(w, at, &item->user_id);
+        at = writer_member(w, at, "\020,\"to_device_id\":", &item->device_id);
+        at = writer_member(w, at, "\016,\"to_user_id\":", &item->user_id);
     }
-    at = WRITER_PUT(w, at, ",\"type\":");
-    at = writer_string(w, at, &item->type);
+    at = writer_member(w, at, "\010,\"type\":", &item->type);
     return WRITER_PUT(w, at, "}");
 }
 
@@ -2959,32 +2937,41 @@ MSC4203_PRIVATE void writer_note_key(struct msc4203_writer_state *w, size_t obje
         w->error = MSC4203_E_ORDER;
 }
 
+/* Is it the user whose devices are being written? Where nothing is written to compare, a hash and
+ * the length tell. */
+MSC4203_PRIVATE int writer_same_user(struct msc4203_writer_state *w, const msc4203_span *user)
+{
+    uint32_t hash = UINT32_C(2166136261), last = w->at.user_hash;
+    size_t i, len = w->at.user_len;
+
+    for (i = 0; i < user->len; i++)
+        hash = (hash ^ (unsigned char)user->ptr[i]) * UINT32_C(16777619);
+    w->at.user_hash = hash;
+    w->at.user_len = user->len;
+    return w->at.user != 0 && hash == last && user->len == len &&
+           (w->buffer == NULL || writer_compare(w, w->at.user, user) == 0);
+}
+
 /* Adds a member of an object USER -> DEVICE -> content. */
 MSC4203_PRIVATE size_t writer_device(struct msc4203_writer_state *w, size_t at,
                                      const msc4203_item *item)
 {
-    const msc4203_span *user = &item->user_id;
     struct msc4203_writer_place *place = &w->at;
-    uint32_t hash[2];
-    int same;
+    const char *before = "\001,";
 
-    writer_hash(user, hash);
-    same = place->user != 0 && memcmp(hash, place->user_hash, sizeof hash) == 0 &&
-           (w->buffer == NULL || writer_compare(w, place->user, user) == 0);
-    if (!same) {
-        memcpy(place->user_hash, hash, sizeof hash);
+    if (!writer_same_user(w, &item->user_id)) {
         if (place->user != 0)
             at = WRITER_PUT(w, at, "},");
         place->user = at;
-        writer_note_key(w, place->users, &place->user_max, at, user);
-        at = writer_string(w, at, user);
+        writer_note_key(w, place->users, &place->user_max, at, &item->user_id);
+        at = writer_string(w, at, &item->user_id);
         at = WRITER_PUT(w, at, ":");
         place->devices = at;
         place->device_max = 0;
+        before = "\001{";
     }
-    at = writer_put(w, at, same ? "," : "{", 1);
-    writer_note_key(w, place->devices, &place->device_max, at, &item->device_id);
-    at = writer_string(w, at, &item->device_id);
+    writer_note_key(w, place->devices, &place->device_max, at + 1, &item->device_id);
+    at = writer_member(w, at, before, &item->device_id);
     at = WRITER_PUT(w, at, ":");
     return writer_put(w, at, item->content.ptr, item->content.len);
 }
@@ -3015,58 +3002,76 @@ MSC4203_COLD int writer_check(struct msc4203_writer_state *w, const msc4203_span
 }
 
 /* Checks an item without a look at where it is to stand. */
-MSC4203_PRIVATE int writer_check_item(struct msc4203_writer_state *w, const msc4203_item *item)
+MSC4203_PRIVATE int writer_check_item(struct msc4203_writer_state *w, const writer_kind *row,
+                                      const msc4203_item *item)
 {
-    unsigned kind = (unsigned)item->kind, depth = 2, needs, field;
-    const writer_kind *row;
+    unsigned depth = 2, needs, field;
 
     if (item->error != MSC4203_OK)
         return item->error;
-    row = writer_row(w, kind);
     if (row == NULL)
         return MSC4203_E_KIND;
-    needs = row->needs;
-    for (field = 0; needs >> field != 0; field++)
-        if (needs >> field & 1 && (&item->sender)[field].ptr == NULL)
+    for (field = 0, needs = row->needs; needs != 0; field++, needs >>= 1)
+        if (needs & 1 && (&item->sender)[field].ptr == NULL)
             return MSC4203_E_FIELD_MISSING;
-    if (!(needs & WRITER_CONTENT))
+    if (!(row->needs & WRITER_CONTENT))
         return MSC4203_OK;
-    if (kind == MSC4203_TO_DEVICE || kind & WRITER_MAPS)
+    if (row->needs != WRITER_CONTENT)
         depth = w->shape == MSC4203_SYNC ? 4 : 3;
-    return writer_check(w, &item->content, kind == MSC4203_FALLBACK_TYPES ? '[' : '{', depth);
+    return writer_check(w, &item->content, item->kind == MSC4203_FALLBACK_TYPES ? '[' : '{', depth);
+}
+
+/* Opens the list or the object for an item's kind, unless it is open. */
+MSC4203_PRIVATE size_t writer_turn(struct msc4203_writer_state *w, const writer_kind *row,
+                                   const msc4203_item *item)
+{
+    unsigned kind = (unsigned)item->kind, open = w->at.kind;
+    size_t at = w->at.used;
+
+    if (kind == open) {
+        if (w->shape == MSC4203_EDU && w->buffer != NULL &&
+            (writer_compare(w, w->at.sender, &item->sender) != 0 ||
+             writer_compare(w, w->at.type, &item->type) != 0))
+            w->error = MSC4203_E_SECOND;
+        return row->form == WRITER_MAP ? at : WRITER_PUT(w, at, ",");
+    }
+    if (w->at.seen & kind || (kind & WRITER_LISTS && w->at.seen & WRITER_LISTS &&
+                              !(open & WRITER_LISTS)))
+        w->error = MSC4203_E_ORDER;
+    if (kind & WRITER_LISTS && open & WRITER_LISTS) {
+        at = kind == MSC4203_DEVICE_LEFT ? WRITER_PUT(w, at, "],\"left\":[")
+                                         : WRITER_PUT(w, at, "],\"changed\":[");
+    } else {
+        at = writer_close(w, at);
+        at = writer_open(w, at, row, &item->sender, &item->type);
+    }
+    w->at.kind = (uint16_t)kind;
+    w->at.users = at - 1;
+    w->at.user = w->at.user_max = 0;
+    return at;
 }
 
 /* Adds an item, or what fits of it. */
-MSC4203_PRIVATE int writer_add(struct msc4203_writer_state *w, const msc4203_item *item)
+MSC4203_PRIVATE void writer_add(struct msc4203_writer_state *w, const writer_kind *row,
+                                const msc4203_item *item)
 {
-    unsigned kind = (unsigned)item->kind, seen = w->at.seen;
-    size_t at = w->at.used;
+    unsigned kind = (unsigned)item->kind;
+    size_t at;
 
     if (kind & WRITER_IDS) {
-        if (seen & kind)
-            return MSC4203_E_SECOND;
-        at = writer_close(w, at);
+        if (w->at.seen & kind)
+            w->error = MSC4203_E_SECOND;
+        at = writer_close(w, w->at.used);
         w->at.kind = 0;
-        at = writer_key(w, at, &writer_row(w, kind)->key);
+        at = writer_put(w, at, at == 0 ? "{\"" : ",\"", 2);
+        at = writer_name(w, at, &row->key);
         at = writer_string(w, at, &item->id);
     } else {
-        if (kind != w->at.kind) {
-            if (seen & kind ||
-                (kind & WRITER_LISTS && seen & WRITER_LISTS && !(w->at.kind & WRITER_LISTS)))
-                return MSC4203_E_ORDER;
-            at = writer_open(w, at, kind, &item->sender, &item->type);
-        } else if (w->shape == MSC4203_EDU && w->buffer != NULL &&
-                   (writer_compare(w, w->at.sender, &item->sender) != 0 ||
-                    writer_compare(w, w->at.type, &item->type) != 0)) {
-            return MSC4203_E_SECOND;
-        } else if (!writer_has_map(w, kind)) {
-            at = WRITER_PUT(w, at, ",");
-        }
-        at = writer_has_map(w, kind) ? writer_device(w, at, item) : writer_element(w, at, item);
+        at = writer_turn(w, row, item);
+        at = row->form == WRITER_MAP ? writer_device(w, at, item) : writer_element(w, at, item);
     }
     w->at.seen |= (uint16_t)kind;
     w->at.used = at;
-    return w->error;
 }
 
 MSC4203_API int msc4203_writer_begin(msc4203_writer *writer, int shape, unsigned flags,
@@ -3118,19 +3123,19 @@ MSC4203_API int msc4203_writer_item(msc4203_writer *writer, const msc4203_item *
     struct msc4203_writer_state *w = &writer->priv;
     struct msc4203_writer_place before = w->at;
     size_t tail = w->tail, reserve = w->reserve;
-    int result;
+    const writer_kind *row;
 
     if (!w->open && w->error == MSC4203_OK)
         w->error = MSC4203_E_USAGE;
     if (w->error != MSC4203_OK)
         return w->error;
-    result = writer_check_item(w, item);
-    if (result == MSC4203_OK)
-        result = writer_add(w, item);
-    if (result != MSC4203_OK) {
+    row = writer_row(w, (unsigned)item->kind);
+    w->error = (int8_t)writer_check_item(w, row, item);
+    if (w->error == MSC4203_OK)
+        writer_add(w, row, item);
+    if (w->error != MSC4203_OK) {
         w->at = before;
-        w->error = (int8_t)result;
-        return result;
+        return w->error;
     }
     if (w->at.kind != before.kind || w->at.seen != before.seen)
         writer_measure_tail(w);
@@ -3239,6 +3244,7 @@ MSC4203_API size_t msc4203_alignof(int object)
 #undef ITEM_KEY
 #undef READER_KEY_ROW
 #undef WRITER_PUT
+#undef WRITER_MEMBER
 
 #endif /* MSC4203_IMPLEMENTED */
 #endif /* MSC4203_IMPLEMENTATION */
