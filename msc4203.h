@@ -828,6 +828,41 @@ MSC4203_COLD const unsigned char *json_plain_long(const unsigned char *p, const 
             return p + json_word_first(json_word(p));
     return json_plain_bytes(p, end);
 }
+
+/* Copies plain bytes while it looks; returns the first that is not plain, or end. There is room for
+ * all of them. (What comes behind it in the same word or vector may be copied too.) */
+MSC4203_HOT const unsigned char *json_copy_plain(char *to, const unsigned char *p,
+                                                 const unsigned char *end)
+{
+    const unsigned char *const begin = p;
+
+#ifdef MSC4203_VECTOR
+    for (; end - p >= MSC4203_VECTOR; p += MSC4203_VECTOR) {
+        memcpy(to + (p - begin), p, MSC4203_VECTOR);
+        if (json_vector(p) != 0)
+            return p + json_vector_first(json_vector(p));
+    }
+#else
+    for (; end - p >= 32; p += 32) {
+        if ((json_word(p) | json_word(p + 8) | json_word(p + 16) | json_word(p + 24)) != 0)
+            break;
+        memcpy(to + (p - begin), p, 32);
+    }
+#endif
+    for (; end - p >= 8; p += 8) {
+        memcpy(to + (p - begin), p, 8);
+        if (json_word(p) != 0)
+            return p + json_word_first(json_word(p));
+    }
+    if (p != end && end - begin >= 8) { /* the last word, of which a part has been seen */
+        p = end - 8;
+        memcpy(to + (p - begin), p, 8);
+        return json_word(p) != 0 ? p + json_word_first(json_word(p)) : end;
+    }
+    for (; p != end && json_plain_bytes(p, p + 1) != p; p++)
+        to[p - begin] = (char)*p;
+    return p;
+}
 #endif
 
 /* Returns the first byte from p on that is not plain, or end. Most strings are short: four words
@@ -837,13 +872,19 @@ MSC4203_HOT const unsigned char *json_plain(const unsigned char *p, const unsign
 {
 #ifdef MSC4203_WORDS
     if ((uintptr_t)p <= far) {
-        const unsigned char *const fifth = p + 32;
-        do {
-            uint64_t hits = json_word(p);
-            if (hits != 0)
-                return p + json_word_first(hits);
-            p += 8;
-        } while (p != fifth);
+        uint64_t hits = json_word(p);
+        if (hits != 0)
+            return p + json_word_first(hits);
+        hits = json_word(p + 8);
+        if (hits != 0)
+            return p + 8 + json_word_first(hits);
+        hits = json_word(p + 16);
+        if (hits != 0)
+            return p + 16 + json_word_first(hits);
+        hits = json_word(p + 24);
+        if (hits != 0)
+            return p + 24 + json_word_first(hits);
+        p += 32;
     }
     return json_plain_long(p, end);
 #else
@@ -1271,7 +1312,12 @@ resume:
         c = *p;
         goto JSON_AT_BEGIN;
     case JSON_AT_STRING:
+#ifdef MSC4203_WORDS
+        p = json_plain_long(p, end); /* one that is cut is long */
+        goto plain;
+#else
         goto JSON_AT_STRING;
+#endif
     case JSON_AT_UTF8:
         goto JSON_AT_UTF8;
     case JSON_AT_ESCAPE:
@@ -1714,8 +1760,7 @@ MSC4203_API unsigned msc4203_version(void)
 #ifndef MSC4203_NO_READER
 
 /* Where the reader is: the innermost container whose members it looks at. Those below READER_TOP
- * are objects with known keys; each has a place, which reader_keys name as a bit: READER_ROOT one
- * for each shape, READER_EVENT two. */
+ * are objects with known keys: see reader_places. */
 enum {
     READER_ROOT = 0,
     READER_EVENT = 4, /* a to-device event */
@@ -1752,17 +1797,7 @@ enum {
     READER_LOOKED = 128 /* for what stands behind the messages */
 };
 
-/* Which keys are known where, and what they hold. */
-enum {
-    READER_IN_ROOT = 1 << (READER_ROOT + MSC4203_TRANSACTION),
-    READER_IN_SEND = 1 << (READER_ROOT + MSC4203_SEND),
-    READER_IN_EDU = 1 << (READER_ROOT + MSC4203_EDU),
-    READER_IN_RESPONSE = 1 << (READER_ROOT + MSC4203_SYNC),
-    READER_IN_EVENT = 1 << READER_EVENT,
-    READER_IN_SYNC_EVENT = 2 << READER_EVENT,
-    READER_IN_LISTS = 1 << READER_LISTS,
-    READER_IN_SYNC = 1 << READER_SYNC
-};
+/* What the known keys hold. */
 enum {
     READER_FIELD = READER_NOWHERE, /* a field of the item; else items, where it says */
     READER_ID                      /* a string that is an item */
@@ -1770,42 +1805,50 @@ enum {
 
 typedef struct reader_key {
     item_key key;
-    uint8_t places;
     uint8_t holds; /* times 16; and the field, or the number of the kind's bit */
 } reader_key;
 
-#define READER_KEY_ROW(member, prefix, places, holds, what) \
-    { ITEM_KEY(member, prefix), places, READER_##holds << 4 | (what) }
+#define READER_KEY_ROW(member, prefix, holds, what) \
+    { ITEM_KEY(member, prefix), READER_##holds << 4 | (what) }
 
 static const reader_key reader_keys[] = {
-    READER_KEY_ROW(content, PLAIN, READER_IN_EVENT | READER_IN_SYNC_EVENT, FIELD, ITEM_CONTENT),
-    READER_KEY_ROW(sender, PLAIN, READER_IN_EVENT | READER_IN_SYNC_EVENT | READER_IN_EDU, FIELD,
-                   ITEM_SENDER),
-    READER_KEY_ROW(device_id, PLAIN, READER_IN_EVENT, FIELD, ITEM_DEVICE),
-    READER_KEY_ROW(user_id, PLAIN, READER_IN_EVENT, FIELD, ITEM_USER),
-    READER_KEY_ROW(type, PLAIN, READER_IN_EVENT | READER_IN_SYNC_EVENT | READER_IN_EDU, FIELD,
-                   ITEM_TYPE),
-    READER_KEY_ROW(to_device, MSC2409, READER_IN_ROOT, LIST, 0),
-    READER_KEY_ROW(to_device, PLAIN, READER_IN_ROOT, LIST, 0),
-    READER_KEY_ROW(events, PLAIN, READER_IN_ROOT, LIST, 1),
-    READER_KEY_ROW(ephemeral, MSC2409, READER_IN_ROOT, LIST, 2),
-    READER_KEY_ROW(ephemeral, PLAIN, READER_IN_ROOT, LIST, 2),
-    READER_KEY_ROW(device_lists, MSC3202, READER_IN_ROOT, LISTS, 3),
-    READER_KEY_ROW(device_lists, PLAIN, READER_IN_ROOT, LISTS, 3),
-    READER_KEY_ROW(changed, PLAIN, READER_IN_LISTS, LIST, 3),
-    READER_KEY_ROW(left, PLAIN, READER_IN_LISTS, LIST, 4),
-    READER_KEY_ROW(counts, MSC3202, READER_IN_ROOT, USERS, 5),
-    READER_KEY_ROW(counts_too, MSC3202, READER_IN_ROOT, USERS, 5),
-    READER_KEY_ROW(counts, PLAIN, READER_IN_ROOT, USERS, 5),
-    READER_KEY_ROW(types, MSC3202, READER_IN_ROOT, USERS, 6),
-    READER_KEY_ROW(types, PLAIN, READER_IN_ROOT, USERS, 6),
-    READER_KEY_ROW(messages, PLAIN, READER_IN_SEND | READER_IN_EDU, USERS, 0),
-    READER_KEY_ROW(message_id, PLAIN, READER_IN_EDU, ID, 7),
-    READER_KEY_ROW(next_batch, PLAIN, READER_IN_RESPONSE, ID, 8),
-    READER_KEY_ROW(to_device, PLAIN, READER_IN_RESPONSE, SYNC, 0),
-    READER_KEY_ROW(events, PLAIN, READER_IN_SYNC, LIST, 0)
+    /* 0: to-device events; the first three in a /sync response too */
+    READER_KEY_ROW(content, PLAIN, FIELD, ITEM_CONTENT),
+    READER_KEY_ROW(sender, PLAIN, FIELD, ITEM_SENDER),
+    READER_KEY_ROW(type, PLAIN, FIELD, ITEM_TYPE),
+    READER_KEY_ROW(device_id, PLAIN, FIELD, ITEM_DEVICE),
+    READER_KEY_ROW(user_id, PLAIN, FIELD, ITEM_USER),
+    /* 5: transactions */
+    READER_KEY_ROW(to_device, MSC2409, LIST, 0),
+    READER_KEY_ROW(to_device, PLAIN, LIST, 0),
+    READER_KEY_ROW(events, PLAIN, LIST, 1),
+    READER_KEY_ROW(ephemeral, MSC2409, LIST, 2),
+    READER_KEY_ROW(ephemeral, PLAIN, LIST, 2),
+    READER_KEY_ROW(device_lists, MSC3202, LISTS, 3),
+    READER_KEY_ROW(device_lists, PLAIN, LISTS, 3),
+    READER_KEY_ROW(counts, MSC3202, USERS, 5),
+    READER_KEY_ROW(counts_too, MSC3202, USERS, 5),
+    READER_KEY_ROW(counts, PLAIN, USERS, 5),
+    READER_KEY_ROW(types, MSC3202, USERS, 6),
+    READER_KEY_ROW(types, PLAIN, USERS, 6),
+    /* 17: their device_lists */
+    READER_KEY_ROW(changed, PLAIN, LIST, 3),
+    READER_KEY_ROW(left, PLAIN, LIST, 4),
+    /* 19: requests and EDUs; EDUs, with the sender and the type above */
+    READER_KEY_ROW(messages, PLAIN, USERS, 0),
+    READER_KEY_ROW(message_id, PLAIN, ID, 7),
+    /* 21: /sync responses, and their to_device */
+    READER_KEY_ROW(next_batch, PLAIN, ID, 8),
+    READER_KEY_ROW(to_device, PLAIN, SYNC, 0),
+    READER_KEY_ROW(events, PLAIN, LIST, 0)
 };
-enum { READER_KEYS = sizeof reader_keys / sizeof reader_keys[0] };
+
+/* Which of these rows are known in each place. */
+static const uint32_t reader_places[] = {
+    0xFFF << 5, 1 << 19, 3 << 19 | 3 << 1, 3 << 21, /* READER_ROOT and the shape */
+    31, 7,                                          /* READER_EVENT */
+    3 << 17, 1 << 23                                /* READER_LISTS, READER_SYNC */
+};
 
 /* The item in the making begins at this byte. */
 MSC4203_PRIVATE void reader_begin(struct msc4203_reader_state *s, const unsigned char *at)
@@ -1953,8 +1996,6 @@ MSC4203_COLD void reader_save(struct msc4203_reader_state *s)
             s->low = n;
         }
     }
-    if (s->field == ITEM_CONTENT)
-        reader_store(s, s->mark, (size_t)(s->json.end - s->mark));
 }
 
 /* Does a key go on like this, from its `from`th byte to before its `to`th? */
@@ -1966,28 +2007,33 @@ MSC4203_PRIVATE int reader_fits(const item_key *key, const unsigned char *text, 
 
     if (to > bytes || (last && to != bytes))
         return 0;
-    for (; from < to; from++)
-        if (*text++ != (unsigned char)(from < before ? prefix[from] : name[from - before]))
+    for (; from < to && from < before; from++)
+        if (*text++ != (unsigned char)prefix[from])
             return 0;
-    return 1;
+    return from == to || memcmp(text, name + (from - before), to - from) == 0;
 }
 
 /* A key's next piece: strikes out the rows of reader_keys that it does not fit. */
 MSC4203_COLD void reader_match(struct msc4203_reader_state *s, int last)
 {
     const size_t bytes = s->row_bytes + s->json.now.text.bytes;
-    unsigned place = 1u << s->where, row;
+    unsigned place = s->where;
+    const reader_key *row = reader_keys;
+    uint32_t bit, rows;
 
-    if (s->row_bytes == 0)
-        s->rows = ((uint32_t)1 << READER_KEYS) - 1;
-    if (s->where == READER_ROOT)
-        place <<= s->shape;
-    else if (s->shape == MSC4203_SYNC && s->where == READER_EVENT)
-        place <<= 1;
-    for (row = 0; row < READER_KEYS; row++)
-        if (!(reader_keys[row].places & place) ||
-            !reader_fits(&reader_keys[row].key, s->json.now.text.ptr, s->row_bytes, bytes, last))
-            s->rows &= ~((uint32_t)1 << row);
+    if (s->row_bytes == 0) {
+        if (place == READER_ROOT)
+            place = s->shape;
+        else if (place == READER_EVENT)
+            place += s->shape == MSC4203_SYNC;
+        s->rows = reader_places[place];
+    }
+    rows = s->rows;
+    for (bit = 1; bit <= rows; bit <<= 1, row++)
+        if (rows & bit &&
+            !reader_fits(&row->key, s->json.now.text.ptr, s->row_bytes, bytes, last))
+            rows -= bit;
+    s->rows = rows;
     s->row_bytes = (uint8_t)(bytes < 255 ? bytes : 255);
 }
 
@@ -2509,6 +2555,21 @@ MSC4203_COLD int reader_whole(struct msc4203_reader_state *s, const msc4203_item
     return s->json.error;
 }
 
+#ifdef MSC4203_WORDS
+/* In a long content most chunks are the middle of a string: what is plain at a chunk's begin goes to
+ * the rest in one step. */
+MSC4203_COLD void reader_middle(struct msc4203_reader_state *s)
+{
+    const unsigned char *const begin = s->json.next;
+
+    if ((size_t)(s->json.end - begin) <= s->high - s->part) {
+        s->json.next = json_copy_plain(s->scratch + s->part, begin, s->json.end);
+        s->part += (uint32_t)(s->json.next - begin);
+        s->mark = s->json.next;
+    }
+}
+#endif
+
 MSC4203_API int msc4203_reader_next(msc4203_reader *reader, const msc4203_item **item)
 {
     struct msc4203_reader_state *s = &reader->priv;
@@ -2516,6 +2577,16 @@ MSC4203_API int msc4203_reader_next(msc4203_reader *reader, const msc4203_item *
     *item = NULL;
     if (s->state & READER_GIVEN)
         reader_forget(s);
+#ifdef MSC4203_WORDS
+    if (s->part != 0 && s->json.state == JSON_AT_STRING && s->field == ITEM_CONTENT &&
+        s->loose == 0 && !(s->state & READER_LAST)) {
+        reader_middle(s);
+        if (s->json.next == s->json.end) {
+            s->state &= (uint8_t)~READER_FED;
+            return MSC4203_MORE;
+        }
+    }
+#endif
     for (;;) {
         int got = json_next(&s->json);
         if (got == JSON_GOT_VALUE) {
@@ -2532,7 +2603,10 @@ MSC4203_API int msc4203_reader_next(msc4203_reader *reader, const msc4203_item *
         } else if (s->state & READER_LAST) {
             return reader_whole(s, item);
         } else {
-            reader_save(s);
+            if (s->loose != 0)
+                reader_save(s);
+            if (s->field == ITEM_CONTENT)
+                reader_store(s, s->mark, (size_t)(s->json.end - s->mark));
             s->state &= (uint8_t)~READER_FED;
             return MSC4203_MORE;
         }
@@ -2694,8 +2768,14 @@ MSC4203_COLD size_t writer_string(struct msc4203_writer_state *w, size_t at,
     msc4203_json *const j = &w->json;
     char escaped[6];
 
-    j->need = 0;
     at = WRITER_PUT(w, at, "\"");
+#ifdef MSC4203_WORDS
+    if (at <= w->room && span->len <= w->room - at) {
+        p = json_copy_plain(w->buffer + at, p, end);
+        at += (size_t)(p - (const unsigned char *)span->ptr);
+    }
+#endif
+    j->need = 0;
     while (p != end) {
         if (j->need == 0) {
             run = p;
