@@ -859,7 +859,7 @@ MSC4203_HOT const unsigned char *json_copy_plain(char *to, const unsigned char *
         memcpy(to + (p - begin), p, 8);
         return json_word(p) != 0 ? p + json_word_first(json_word(p)) : end;
     }
-    for (; p != end && json_plain_bytes(p, p + 1) != p; p++)
+    for (; p != end && *p - 0x20u < 0x60 && *p != '"' && *p != '\\'; p++)
         to[p - begin] = (char)*p;
     return p;
 }
@@ -2764,17 +2764,22 @@ MSC4203_COLD size_t writer_string(struct msc4203_writer_state *w, size_t at,
                                   const msc4203_span *span)
 {
     const unsigned char *p = (const unsigned char *)span->ptr, *const end = p + span->len, *run;
-    const uintptr_t far = json_far(p, end);
     msc4203_json *const j = &w->json;
+    uintptr_t far;
     char escaped[6];
 
-    at = WRITER_PUT(w, at, "\"");
 #ifdef MSC4203_WORDS
-    if (at <= w->room && span->len <= w->room - at) {
-        p = json_copy_plain(w->buffer + at, p, end);
-        at += (size_t)(p - (const unsigned char *)span->ptr);
+    /* Nearly always all of it is plain, and there is room. */
+    if (w->room >= 2 && at <= w->room - 2 && span->len <= w->room - 2 - at) {
+        char *const to = w->buffer + at;
+        if (json_copy_plain(to + 1, p, end) == end) {
+            to[0] = to[1 + span->len] = '"';
+            return at + span->len + 2;
+        }
     }
 #endif
+    at = WRITER_PUT(w, at, "\"");
+    far = json_far(p, end);
     j->need = 0;
     while (p != end) {
         if (j->need == 0) {
