@@ -1412,13 +1412,15 @@ in_key:
     if (j->depth == j->watch) {
         j->role = JSON_KEY | JSON_TEXT;
 #ifdef MSC4203_MEMBERS
-        if (j->members && (uintptr_t)p <= far) {
+        if (j->members && end - p >= 16) {
             const unsigned char *q = reader_member(j, p, end, far, &c);
             if (q != NULL) {
                 p = q;
-                j->role = 0;
+                j->role = c == '"' ? JSON_TEXT : 0;
                 if (c == '{')
                     goto JSON_AT_BEGIN;
+                if (c == '"')
+                    goto JSON_AT_STRING;
                 goto next;
             }
         }
@@ -2196,12 +2198,12 @@ MSC4203_COLD void reader_shared_errors(struct msc4203_reader_state *s)
 
 /* An item of a list comes, or what a device is sent, or something wrong in the place of a user's
  * devices. */
-MSC4203_HOT void reader_element(struct msc4203_reader_state *s)
+MSC4203_HOT void reader_element(struct msc4203_reader_state *s, unsigned first)
 {
     unsigned kind = (unsigned)s->item.kind, where = s->where;
 
     s->kinds &= (uint16_t)~kind;
-    if (where == READER_LIST && kind == MSC4203_TO_DEVICE && *s->json.next == '{') {
+    if (where == READER_LIST && kind == MSC4203_TO_DEVICE && first == '{') {
         reader_begin(s, s->json.next);
         s->state &= (uint8_t)~READER_YIELD;
         s->seen = 0;
@@ -2210,10 +2212,8 @@ MSC4203_HOT void reader_element(struct msc4203_reader_state *s)
     }
     if (where != READER_DEVICES || kind != MSC4203_TO_DEVICE)
         reader_item(s, kind);
-    if (where != READER_LIST) {
+    if (where != READER_LIST)
         reader_shared_errors(s);
-        s->json.flags = 0;
-    }
     if (kind & (MSC4203_DEVICE_CHANGED | MSC4203_DEVICE_LEFT))
         reader_field(s, ITEM_USER, '"');
     else if (where == READER_USERS)
@@ -2224,25 +2224,24 @@ MSC4203_HOT void reader_element(struct msc4203_reader_state *s)
 
 #ifdef MSC4203_MEMBERS
 /* What an event's five members look like in most bodies, behind the key's first quote: the bytes,
- * and which of sixteen they are; then their number, the field and where it is in the item, whether
- * /sync has it, and which comes next in most bodies. */
+ * and which of sixteen they are; then their number, the field, its bit and where it is in the item,
+ * whether /sync has it, and which comes next in most bodies. */
 static const struct reader_pattern {
     char text[16];
     unsigned char mask[16];
-    uint8_t bytes, field, at, in_sync, then;
-    char padding[27];
+    uint8_t bytes, field, bit, at, in_sync, then;
+    char padding[26];
 } reader_patterns[] = {
 #define READER_FF4 255, 255, 255, 255
-#define READER_AT(member) (uint8_t)offsetof(msc4203_item, member)
-    {"content\":{", {READER_FF4, READER_FF4, 255, 255}, 9, ITEM_BIT(ITEM_CONTENT),
-     READER_AT(content), 1, 1, ""},
-    {"sender\":\"", {READER_FF4, READER_FF4, 255}, 9, ITEM_BIT(ITEM_SENDER), READER_AT(sender), 1,
-     2, ""},
+#define READER_AT(field, member) \
+    ITEM_##field, ITEM_BIT(ITEM_##field), (uint8_t)offsetof(msc4203_item, member)
+    {"content\":{", {READER_FF4, READER_FF4, 255, 255}, 9, READER_AT(CONTENT, content), 1, 1, ""},
+    {"sender\":\"", {READER_FF4, READER_FF4, 255}, 9, READER_AT(SENDER, sender), 1, 2, ""},
     {"to_device_id\":\"", {READER_FF4, READER_FF4, READER_FF4, 255, 255, 255}, 15,
-     ITEM_BIT(ITEM_DEVICE), READER_AT(device_id), 0, 3, ""},
-    {"to_user_id\":\"", {READER_FF4, READER_FF4, READER_FF4, 255}, 13, ITEM_BIT(ITEM_USER),
-     READER_AT(user_id), 0, 4, ""},
-    {"type\":\"", {READER_FF4, 255, 255, 255}, 7, ITEM_BIT(ITEM_TYPE), READER_AT(type), 1, 0, ""}
+     READER_AT(DEVICE, device_id), 0, 3, ""},
+    {"to_user_id\":\"", {READER_FF4, READER_FF4, READER_FF4, 255}, 13, READER_AT(USER, user_id), 0,
+     4, ""},
+    {"type\":\"", {READER_FF4, 255, 255, 255}, 7, READER_AT(TYPE, type), 1, 0, ""}
 };
 
 MSC4203_HOT struct msc4203_reader_state *reader_of(msc4203_json *j)
@@ -2251,51 +2250,55 @@ MSC4203_HOT struct msc4203_reader_state *reader_of(msc4203_json *j)
     return (struct msc4203_reader_state *)at;
 }
 
-/* Takes a member of an event that is one of these, and not given twice: if it is a string, all of
- * it, when it is plain; of a content, the begin. Returns where to go on, and for a content sets
- * *begins to its first byte; or returns NULL, then the member goes the usual way. */
+/* Takes a member of an event that is one of these, and not given twice: a string whole, if it is
+ * plain, or its begin; of a content the begin. Returns where to go on, and tells in *rest what the
+ * scanner is in: '{', '"', or 0 behind the member; or returns NULL, then the member goes the usual
+ * way. */
 MSC4203_HOT const unsigned char *reader_member(msc4203_json *j, const unsigned char *p,
                                                const unsigned char *end, uintptr_t far,
-                                               unsigned *begins)
+                                               unsigned *rest)
 {
     struct msc4203_reader_state *s = reader_of(j);
-    unsigned tries, k = s->expected;
+    const struct reader_pattern *row = &reader_patterns[s->expected];
+    const unsigned char *quote;
     uint64_t text[2], pattern[2], mask[2];
+    unsigned tries;
+    msc4203_span *span;
 
     memcpy(text, p, 16);
-    for (tries = 0; tries < 5; tries++, k = reader_patterns[k].then) {
-        const struct reader_pattern *row = &reader_patterns[k];
-        const unsigned char *quote;
-        msc4203_span *span;
-
+    for (tries = 0;; tries++, row = &reader_patterns[row->then]) {
+        if (tries == 5)
+            return NULL;
         memcpy(pattern, row->text, 16);
         memcpy(mask, row->mask, 16);
-        if ((((text[0] ^ pattern[0]) & mask[0]) | ((text[1] ^ pattern[1]) & mask[1])) != 0)
-            continue;
-        if (s->seen & row->field || (s->shape == MSC4203_SYNC && !row->in_sync))
-            return NULL;
-        p += row->bytes;
-        if (k == 0) {
-            s->seen |= row->field;
-            s->field = ITEM_CONTENT;
-            s->mark = p;
-            s->json.flags = 0;
-            s->expected = row->then;
-            *begins = '{';
-            return p;
-        }
-        quote = json_plain(p, end, far);
-        if (quote == end || *quote != '"')
-            return NULL;
-        s->seen |= row->field;
-        s->loose |= row->field;
-        s->expected = row->then;
-        span = (msc4203_span *)(void *)((char *)&s->item + row->at);
-        span->ptr = (const char *)p;
-        span->len = (size_t)(quote - p);
-        return quote + 1;
+        if ((((text[0] ^ pattern[0]) & mask[0]) | ((text[1] ^ pattern[1]) & mask[1])) == 0)
+            break;
     }
-    return NULL;
+    if (s->seen & row->bit || (s->shape == MSC4203_SYNC && !row->in_sync))
+        return NULL;
+    s->seen |= row->bit;
+    s->expected = row->then;
+    p += row->bytes;
+    if (row->field == ITEM_CONTENT) {
+        s->field = ITEM_CONTENT;
+        s->mark = p;
+        j->flags = 0;
+        *rest = '{';
+        return p;
+    }
+    quote = json_plain(p, end, far);
+    if (quote == end || *quote != '"') {
+        s->field = row->field;
+        j->flags = 0;
+        *rest = '"';
+        return p;
+    }
+    s->loose |= row->bit;
+    span = (msc4203_span *)(void *)((char *)&s->item + row->at);
+    span->ptr = (const char *)p;
+    span->len = (size_t)(quote - p);
+    *rest = 0;
+    return quote + 1;
 }
 
 /* Takes an event's content, which ends at p, where it lies whole in the chunk and there is nothing
@@ -2317,10 +2320,9 @@ MSC4203_HOT int reader_content(msc4203_json *j, const unsigned char *p)
 /* The scanner is at the first byte of a value. */
 MSC4203_HOT void reader_value(struct msc4203_reader_state *s)
 {
-    unsigned where = s->where;
+    unsigned where = s->where, first = *s->json.next;
 
-    if (s->field == READER_KEY)
-        s->json.flags = 0;
+    s->json.flags = 0;
     s->field = READER_SKIP;
     if (where < READER_TOP) {
         const reader_key *key = reader_keys;
@@ -2330,14 +2332,14 @@ MSC4203_HOT void reader_value(struct msc4203_reader_state *s)
         if (rows != 0)
             reader_known(s, key);
     } else if (where == READER_TOP) {
-        if (*s->json.next == '{')
+        if (first == '{')
             reader_enter(s, READER_ROOT);
         else
             reader_refuse(s, MSC4203_E_ROOT);
-    } else if (where == READER_USERS && *s->json.next == '{') {
+    } else if (where == READER_USERS && first == '{') {
         reader_enter(s, READER_DEVICES);
     } else if (where != READER_NOWHERE) {
-        reader_element(s);
+        reader_element(s, first);
     }
 }
 
@@ -2442,15 +2444,9 @@ MSC4203_HOT int reader_end(struct msc4203_reader_state *s)
 
 /* What all messages of an EDU or of a preset share does not belong to an item that is an id: it is
  * put aside while that is given. */
-MSC4203_COLD void reader_swap(struct msc4203_reader_state *s)
+MSC4203_PRIVATE msc4203_span *reader_shared(struct msc4203_reader_state *s)
 {
-    unsigned first = s->shape == MSC4203_EDU ? ITEM_SENDER : ITEM_USER, i;
-
-    for (i = 0; i < 2; i++) {
-        msc4203_span *shared = item_field(&s->item, first + i), span = *shared;
-        *shared = s->json.now.spare[i];
-        s->json.now.spare[i] = span;
-    }
+    return s->shape == MSC4203_EDU ? &s->item.sender : &s->item.user_id;
 }
 
 /* Forgets the item that was given, but for what the next one shares with it. */
@@ -2460,7 +2456,7 @@ MSC4203_HOT void reader_forget(struct msc4203_reader_state *s)
     msc4203_span *from = &item->sender, *to = &item->content;
 
     if (item->kind & READER_IDS)
-        reader_swap(s);
+        memcpy(reader_shared(s), s->json.now.spare, sizeof s->json.now.spare);
     if (s->where == READER_USERS)
         reader_drop_user(s);
     if (s->shape == MSC4203_SYNC)
@@ -2613,8 +2609,8 @@ MSC4203_API int msc4203_reader_next(msc4203_reader *reader, const msc4203_item *
     }
     s->state = (uint8_t)((s->state & ~READER_YIELD) | READER_GIVEN);
     if (s->item.kind & READER_IDS) {
-        memset(s->json.now.spare, 0, sizeof s->json.now.spare);
-        reader_swap(s);
+        memcpy(s->json.now.spare, reader_shared(s), sizeof s->json.now.spare);
+        memset(reader_shared(s), 0, sizeof s->json.now.spare);
     }
     if (s->item.error == MSC4203_E_TOO_LARGE)
         memset(&s->item.content, 0, sizeof s->item.content);
