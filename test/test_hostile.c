@@ -34,31 +34,41 @@ static void repeat(struct items_text *to, const char *text, size_t count)
         items_put(to, text, length);
 }
 
-/* Whether the reading has this line but for its offset: " @N" is left out of `line`. */
-static int has_line(const struct items_text *got, const char *name, const char *rest)
+/* The first line that begins with `name` and a blank: behind its offset, which is left out. Sets
+ * *bytes to how much of the line that is. NULL if there is none. */
+static const char *behind_offset(const struct items_text *got, const char *name, size_t *bytes)
 {
-    const char *line;
-    for (line = got->text; *line; line += strcspn(line, "\n") + 1) {
-        size_t length = strcspn(line, "\n"), place = strcspn(line, "@");
-        place += strcspn(line + place, " \n");
-        if (strncmp(line, name, strlen(name)) == 0 && line[strlen(name)] == ' ' &&
-            length - place == strlen(rest) && memcmp(line + place, rest, length - place) == 0)
-            return 1;
+    const char *line = got->text, *const end = got->text + got->bytes, *next, *at;
+    size_t length = strlen(name);
+    for (; line != end; line = next) {
+        next = (const char *)memchr(line, '\n', (size_t)(end - line)) + 1;
+        if ((size_t)(next - line) <= length || memcmp(line, name, length) != 0 ||
+            line[length] != ' ')
+            continue;
+        for (at = line; *at != '@' && *at != '\n';)
+            at++;
+        while (*at != ' ' && *at != '\n')
+            at++;
+        *bytes = (size_t)(next - at) - 1;
+        return at;
     }
-    return 0;
+    return NULL;
 }
 
+/* Whether the reading has this line but for its offset: " @N" is left out of `rest`. */
+static int has_line(const struct items_text *got, const char *name, const char *rest)
+{
+    size_t bytes = 0;
+    const char *at = behind_offset(got, name, &bytes);
+    return at && bytes == strlen(rest) && memcmp(at, rest, bytes) == 0;
+}
+
+/* Whether it has a line that goes on like this behind its offset. */
 static int has_name(const struct items_text *got, const char *name, const char *after)
 {
-    const char *line;
-    for (line = got->text; *line; line += strcspn(line, "\n") + 1) {
-        size_t place = strcspn(line, "@");
-        place += strcspn(line + place, " \n");
-        if (strncmp(line, name, strlen(name)) == 0 && line[strlen(name)] == ' ' &&
-            strncmp(line + place, after, strlen(after)) == 0)
-            return 1;
-    }
-    return 0;
+    size_t bytes = 0;
+    const char *at = behind_offset(got, name, &bytes);
+    return at && bytes >= strlen(after) && memcmp(at, after, strlen(after)) == 0;
 }
 
 static int ends_well(const struct items_text *got, const struct items_text *body)
