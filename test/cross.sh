@@ -1,7 +1,8 @@
 #!/bin/sh
 # cross.sh - runs the test suites (a share of them: TEST_SHARE, default 200) on other machines,
-# emulated by qemu: big-endian, 32-bit, AArch64; with plain char signed and unsigned; and compiles
-# the library for Windows and for a Cortex-M0+ without an operating system.
+# emulated by qemu: big-endian, 32-bit, AArch64, and one where 64-bit numbers are aligned to four
+# bytes only; with plain char signed and unsigned; and compiles the library for Windows and for
+# Cortex-M without an operating system.
 set -u
 MAKE=${MAKE:-make}
 TEST_SHARE=${TEST_SHARE:-200}
@@ -15,6 +16,7 @@ need() {
 need s390x-linux-gnu-gcc 'gcc-s390x-linux-gnu libc6-dev-s390x-cross'
 need arm-linux-gnueabihf-gcc 'gcc-arm-linux-gnueabihf libc6-dev-armhf-cross'
 need aarch64-linux-gnu-gcc 'gcc-aarch64-linux-gnu libc6-dev-arm64-cross'
+need i686-linux-gnu-gcc 'gcc-i686-linux-gnu libc6-dev-i386-cross'
 need qemu-s390x qemu-user
 need x86_64-w64-mingw32-gcc gcc-mingw-w64-x86-64
 need arm-none-eabi-gcc 'gcc-arm-none-eabi libnewlib-arm-none-eabi'
@@ -67,6 +69,7 @@ run s390x s390x-linux-gnu-gcc qemu-s390x '' ''
 run armhf arm-linux-gnueabihf-gcc qemu-arm '' ''
 run aarch64 aarch64-linux-gnu-gcc qemu-aarch64 '' ''
 run aarch64-no-simd aarch64-linux-gnu-gcc qemu-aarch64 '' -DMSC4203_NO_SIMD
+run i686 i686-linux-gnu-gcc qemu-i386 '' ''
 run native-unsigned-char "${CC:-cc}" '' -funsigned-char ''
 compile windows x86_64-w64-mingw32-gcc -O2
 compile windows-bytes x86_64-w64-mingw32-gcc -O2 -DMSC4203_NO_SIMD -DMSC4203_NO_WORDS

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# lint.sh - compiles the library, the examples, the tests and the fuzz targets with every compiler
-# at its strictest, and runs the static analysers over them. One warning or finding, or a missing
-# tool, fails.
+# lint.sh - compiles the library, the examples, the tests, the benchmarks and the fuzz targets with
+# every compiler at its strictest, and runs the static analysers over them. One warning or finding,
+# or a missing tool, fails; so does a tool that does not find a fault made for it.
 set -u
 mkdir -p build/lint
 jobs=build/lint/jobs
@@ -18,6 +18,14 @@ need clang++ clang
 need tcc tcc
 need clang-tidy clang-tidy
 need cppcheck cppcheck
+need_header() {
+    echo "#include <$1>" | g++ -std=c++17 -E -x c++ - >build/lint/header.i 2>/dev/null ||
+        missing="$missing $2"
+}
+need_header cjson/cJSON.h libcjson-dev # what the benchmarks compare with
+need_header jansson.h libjansson-dev
+need_header simdjson.h libsimdjson-dev
+need_header rapidjson/reader.h rapidjson-dev
 if [ -n "$missing" ]; then
     echo "lint: missing tools: apt-get install$missing"
     exit 1
@@ -121,7 +129,9 @@ CPPCHECK='--quiet --std=c99 --inline-suppr --suppress=missingIncludeSystem
     --suppress=shadowVariable --suppress=shadowFunction
     --error-exitcode=1'
 
-files=$(ls example/*.c test/*.c fuzz/*.c 2>/dev/null)
+# start.c is assembly for one machine: `make test-mcu` compiles it.
+files=$(ls example/*.c test/*.c test/bench/*.c test/mcu/*.c fuzz/*.c | grep -v '/start\.c$')
+include='-I. -Itest/bench'
 # Builds of the library that are compiled at every level, and those that differ only in what is
 # there.
 variants=('' -DMSC4203_NO_SIMD -DMSC4203_NO_WORDS '-DMSC4203_NO_SIMD -DMSC4203_NO_WORDS' -mavx2)
@@ -170,15 +180,19 @@ job "cppcheck msc4203.c" cppcheck $CPPCHECK \
     --enable=warning,style,performance,portability -I. msc4203.c
 for file in $files; do
     for level in -O0 -O3; do
-        job "gcc $level $file" gcc -std=c99 $level $PROGRAMS_GCC -I. -c -o /dev/null $file
+        job "gcc $level $file" gcc -std=c99 $level $PROGRAMS_GCC $include -c -o /dev/null $file
     done
-    job "clang $file" clang -std=c99 -O2 $PROGRAMS_CLANG -I. -c -o /dev/null $file
-    job "tcc $file" tcc -std=c99 -I. -c -o build/lint/tcc.o $file
-    job "gcc -fanalyzer $file" gcc -std=c99 -O1 $PROGRAMS_ANALYZER -I. -c -o /dev/null $file
+    job "clang $file" clang -std=c99 -O2 $PROGRAMS_CLANG $include -c -o /dev/null $file
+    job "tcc $file" tcc -std=c99 $include -c -o build/lint/tcc.o $file
+    job "gcc -fanalyzer $file" gcc -std=c99 -O1 $PROGRAMS_ANALYZER $include -c -o /dev/null $file
     job "clang-tidy $file" clang-tidy --quiet "--checks=$PROGRAMS_TIDY" \
-        '--warnings-as-errors=*' $file -- -std=c99 -I.
+        '--warnings-as-errors=*' $file -- -std=c99 $include
     job "cppcheck $file" cppcheck $CPPCHECK --suppress=arrayIndexOutOfBoundsCond \
-        --enable=warning,performance,portability -I. $file
+        --enable=warning,performance,portability $include $file
+done
+# A switch over all of a peer's values needs no default.
+for file in test/bench/*.cpp; do
+    job "g++ $file" g++ -std=c++17 -O2 $GXX -Wno-switch-default $include -c -o /dev/null $file
 done
 for compilers in 'gcc g++' 'clang clang++' 'tcc none'; do
     set -- $compilers
@@ -196,6 +210,40 @@ run_job() {
     fi
 }
 export -f run_job
+
+# canary SOURCE COMMAND...: a fault that the command has to find, or nothing it says counts.
+canary() {
+    local source=build/lint/canary.c
+    printf '%s\n' "$1" >$source
+    shift
+    if (set -f; "$@" $source) >build/lint/canary.log 2>&1 ||
+        ! grep -Eq 'canary\.c:[0-9]+.*(error|warning)' build/lint/canary.log; then
+        printf 'lint: does not find the fault that was made for it: %s\n' "$(echo $*)"
+        cat build/lint/canary.log
+        exit 1
+    fi
+}
+sign='unsigned msc4203_x(int n); unsigned msc4203_x(int n) { return n; }'
+unset='int msc4203_x(int n); int msc4203_x(int n) { int m; return n ? n : m; }'
+set -f
+for flags in "$GCC" "$PROGRAMS_GCC"; do
+    canary "$sign" gcc -std=c99 -O2 $flags -c -o /dev/null
+done
+for flags in "$CLANG" "$PROGRAMS_CLANG"; do
+    canary "$sign" clang -std=c99 -O2 $flags -c -o /dev/null
+done
+canary "$sign" g++ -x c++ -std=c++98 -O2 $GXX -c -o /dev/null
+canary "$sign" clang++ -x c++ -std=c++98 -O2 $CLANGXX -c -o /dev/null
+canary 'char *msc4203_x(void) { return 1; }' tcc -std=c99 -Wall -Werror -c -o build/lint/tcc.o
+for flags in -fanalyzer "$PROGRAMS_ANALYZER"; do
+    canary "$unset" gcc -std=c99 -O1 $flags -Werror -c -o /dev/null
+done
+for checks in "$TIDY" "$PROGRAMS_TIDY"; do
+    canary "$unset" clang-tidy --quiet "--checks=$checks" '--warnings-as-errors=*'
+done
+canary "$unset" cppcheck $CPPCHECK --enable=warning
+set +f
+
 start=$SECONDS
 mkdir -p build/lint
 if xargs -a $jobs -d '\n' -P 2 -n 1 bash -c 'run_job "$1"' -; then

@@ -2,6 +2,9 @@
 # mutants.sh [NAME...] - puts one fault at a time into a copy of msc4203.h and runs the test suites
 # on it: each fault must be caught, by a failed check, a crash or a hang. test/mutants/list says
 # which faults, and in which suites to look for each.
+#
+# `sh test/mutants.sh --check` tells in a moment which of them no longer find their text in
+# msc4203.h, and so have to be adapted. Each fault, as a difference: build/mutants/NAME/diff.
 set -u
 CC=${CC:-cc}
 TEST_SHARE=${TEST_SHARE:-4}
@@ -20,12 +23,32 @@ suites_of() {
         "$list"
 }
 
+# The flags of the build in which a mutant lives.
+flags_of() {
+    awk -v name="$1" '/^mutant / { here = $2 == name }
+        here && /^with / { sub(/^with /, ""); print }' "$list"
+}
+
 # mutate NAME: prints the header with the fault, or fails when its text is not there exactly once.
+# Wherever the text has blanks or line breaks, the header may have others.
 mutate() {
     awk -v name="$1" -v list="$list" '
-        function once(text, part,    at) {
-            at = index(text, part)
-            return at && !index(substr(text, at + 1), part) ? at : 0
+        # A pattern for the text: its own characters, and blanks of any kind for its blanks.
+        function pattern(text,    i, c, out) {
+            for (i = 1; i <= length(text); i++) {
+                c = substr(text, i, 1)
+                if (c ~ /[ \t\n]/) out = out (out ~ /\+$/ ? "" : "[ \t\n]+")
+                else if (c == "^") out = out "\\^"
+                else if (c == "\\") out = out "\\\\"
+                else if (c ~ /[A-Za-z0-9_]/) out = out c
+                else out = out "[" c "]"
+            }
+            return out
+        }
+        function trimmed(text) {
+            sub(/^[ \t\n]+/, "", text)
+            sub(/[ \t\n]+$/, "", text)
+            return text
         }
         BEGIN {
             while ((getline line <list) > 0) {
@@ -34,12 +57,16 @@ mutate() {
                 if (line ~ /^- /) old = old (olds++ ? "\n" : "") substr(line, 3)
                 if (line ~ /^\+ /) new = new (news++ ? "\n" : "") substr(line, 3)
             }
+            old = trimmed(old)
+            new = trimmed(new)
         }
         { text = text $0 "\n" }
         END {
-            at = old == "" ? 0 : once(text, old)
-            if (!at || old == new) exit 1
-            printf "%s%s%s", substr(text, 1, at - 1), new, substr(text, at + length(old))
+            if (old == "" || old == new || !match(text, pattern(old))) exit 1
+            at = RSTART
+            bytes = RLENGTH
+            if (match(substr(text, at + 1), pattern(old))) exit 1
+            printf "%s%s%s", substr(text, 1, at - 1), new, substr(text, at + bytes)
         }' msc4203.h
 }
 
@@ -49,11 +76,12 @@ try() {
     rm -rf "$here"
     mkdir -p "$here"
     if ! mutate "$1" >"$here/msc4203.h"; then
-        echo "its text is not in msc4203.h exactly once" >"$here/result"
+        echo "its text is not in msc4203.h exactly once: adapt $list" >"$here/result"
         return
     fi
+    diff -u msc4203.h "$here/msc4203.h" >"$here/diff"
     cp msc4203.c "$here/msc4203.c" # which includes the header beside it
-    if ! $CC -std=c99 -O1 -c -o "$here/msc4203.o" "$here/msc4203.c" >"$here/log" 2>&1; then
+    if ! $CC -std=c99 -O1 $(flags_of "$1") -c -o "$here/msc4203.o" "$here/msc4203.c" >"$here/log" 2>&1; then
         echo "does not compile" >"$here/result"
         return
     fi
@@ -80,6 +108,18 @@ if [ "${1:-}" = --try ]; then
     exit
 fi
 mkdir -p "$dir"
+if [ "${1:-}" = --check ]; then
+    shift
+    lost=0
+    for name in ${*:-$(names)}; do
+        mutate "$name" >"$dir/check.h" && continue
+        echo "$name: its text is not in msc4203.h exactly once: adapt $list"
+        lost=$((lost + 1))
+    done
+    echo "mutants: $lost to be adapted"
+    [ $lost -eq 0 ]
+    exit
+fi
 chosen=${*:-$(names)}
 [ -n "$chosen" ] || { echo "mutants: $list has none"; exit 1; }
 # Without a fault the suites must pass, or catching one would mean nothing.

@@ -433,7 +433,8 @@ static double from_environment(const char *name, double otherwise, double most)
 
 int main(int argc, char **argv)
 {
-    int rounds = (int)from_environment("BENCH_ROUNDS", 15, ROUNDS_MAX), kind;
+    const double turns = from_environment("BENCH_ROUNDS", 15, ROUNDS_MAX);
+    int rounds = (int)turns, kind;
     double least = from_environment("BENCH_SECONDS", 60, 36000) / rounds / BODY_KINDS /
                    (double)(COUNT(readers) + COUNT(writers));
     if (argc != 2) {

@@ -1,4 +1,5 @@
 /* small_hostile.c - test_hostile.c in 64 KiB of RAM: but for what is very long. */
+int test_hostile_main(void);
 #define main test_hostile_main
 #include "test/test_hostile.c"
 #undef main

@@ -1,4 +1,5 @@
 /* small_json.c - test_json.c in 64 KiB of RAM: but for the parts with long texts. */
+int test_json_main(void);
 #define main test_json_main
 #include "test/test_json.c"
 #undef main

@@ -1,5 +1,6 @@
 /* small_reader.c - test_reader.c in 64 KiB of RAM: all that it does with the bodies written by
  * hand, one body at a time, as the file with all of them does not fit. */
+int test_reader_main(int argc, char **argv);
 #define main test_reader_main
 #include "test/test_reader.c"
 #undef main

@@ -98,6 +98,7 @@ void mcu_exit(int status)
 }
 
 /* For newlib's malloc(). */
+void *_sbrk(ptrdiff_t more);
 void *_sbrk(ptrdiff_t more)
 {
     static unsigned char *next = mcu_heap;

@@ -7,6 +7,7 @@
 #include "mcu.h"
 
 void initialise_monitor_handles(void); /* librdimon */
+void _exit(int status);
 
 static char words[256];
 
