@@ -8,6 +8,12 @@ B=${B:-build} CC=${CC:-cc} CXX=${CXX:-c++}
 dir=$B/header
 rm -rf "$dir"
 mkdir -p "$dir"
+for tool in ${CC%% *} nm size; do
+    command -v "$tool" >/dev/null || {
+        echo "header: $tool is missing: apt-get install gcc binutils"
+        exit 1
+    }
+done
 passed=0 failed=0
 # Without what distributions add to every program, and without clang's bcmp for memcmp.
 PLAIN='-fno-stack-protector -U_FORTIFY_SOURCE -fno-builtin-bcmp'

@@ -11,7 +11,7 @@ TEST_SHARE=${TEST_SHARE:-4}
 export TEST_SHARE CC
 dir=build/mutants
 list=test/mutants/list
-limit=120
+limit=60 # seconds of processor time, which do not depend on what else the machine does
 self=$0
 
 # The names in the list, one a line; or, of one mutant, its suites.
@@ -90,12 +90,12 @@ try() {
             echo "does not link with $suite" >"$here/result"
             return
         fi
-        timeout $limit "$here/test" >"$here/$suite.log" 2>&1 </dev/null
+        (ulimit -t $limit && ulimit -c 0 && exec "$here/test") >"$here/$suite.log" 2>&1 </dev/null
         status=$?
         rm -f "$here/test"
         case $status in
         0) ;;
-        124) echo "caught by $suite: does not end" >"$here/result"; return ;;
+        137 | 152) echo "caught by $suite: does not end" >"$here/result"; return ;;
         1) echo "caught by $suite: $(tail -n 1 "$here/$suite.log")" >"$here/result"; return ;;
         *) echo "caught by $suite: ended with status $status" >"$here/result"; return ;;
         esac
@@ -108,6 +108,10 @@ if [ "${1:-}" = --try ]; then
     exit
 fi
 mkdir -p "$dir"
+command -v ${CC%% *} >/dev/null || {
+    echo "mutants: $CC is missing: apt-get install gcc"
+    exit 1
+}
 if [ "${1:-}" = --check ]; then
     shift
     lost=0

@@ -9,9 +9,43 @@ export TEST_SHARE
 export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:abort_on_error=0
 export UBSAN_OPTIONS=print_stacktrace=1
 command -v "$SAN_CC" >/dev/null || {
-    echo "sanitize: $SAN_CC is missing: apt-get install clang llvm"
+    echo "sanitize: $SAN_CC is missing: apt-get install clang llvm libclang-rt-14-dev"
     exit 1
 }
+# Each sanitizer must be there, and must find a fault made for it.
+mkdir -p build/sanitize
+cat >build/sanitize/canary.c <<'C'
+#include <stdlib.h>
+int main(int argc, char **argv)
+{
+    char *block = malloc(2);
+    if (argv[1][0] == 'a') /* AddressSanitizer */
+        block[argc] = block[argc - 3];
+    if (argv[1][0] == 'u') /* UndefinedBehaviorSanitizer */
+        argc = 0x7fffffff + argc;
+    if (argv[1][0] == 'm' && block[argc - 1] == 'x') /* MemorySanitizer */
+        return 3;
+    free(block);
+    return argc == 0;
+}
+C
+canary() { # FLAG FAULT NAME
+    if ! "$SAN_CC" -g -O1 "-fsanitize=$1" -fno-sanitize-recover=all -o build/sanitize/canary \
+        build/sanitize/canary.c >build/sanitize/canary.log 2>&1; then
+        cat build/sanitize/canary.log
+        echo "sanitize: cannot build with $1: apt-get install llvm libclang-rt-14-dev"
+        exit 1
+    fi
+    if build/sanitize/canary "$2" >build/sanitize/canary.log 2>&1 ||
+        ! grep -q "$3" build/sanitize/canary.log; then
+        cat build/sanitize/canary.log
+        echo "sanitize: $1 does not find the fault that was made for it"
+        exit 1
+    fi
+}
+canary address,undefined a AddressSanitizer
+canary address,undefined u 'runtime error'
+canary memory m MemorySanitizer
 failed=0
 
 # run NAME CFLAGS LIBFLAGS
