@@ -264,7 +264,7 @@ static double median(const double *values, int count)
 
 static double ratio(size_t other, size_t one, int rounds)
 {
-    double ratios[ROUNDS_MAX];
+    double ratios[ROUNDS_MAX] = {0};
     int round;
     for (round = 0; round < rounds; round++)
         ratios[round] = times[other][round] / times[one][round];
@@ -434,9 +434,10 @@ static double from_environment(const char *name, double otherwise, double most)
 int main(int argc, char **argv)
 {
     const double turns = from_environment("BENCH_ROUNDS", 15, ROUNDS_MAX);
-    int rounds = (int)turns, kind;
-    double least = from_environment("BENCH_SECONDS", 60, 36000) / rounds / BODY_KINDS /
-                   (double)(COUNT(readers) + COUNT(writers));
+    const size_t contestants = COUNT(readers) + COUNT(writers);
+    int rounds = turns < 1 ? 1 : (int)turns, kind;
+    double least =
+        from_environment("BENCH_SECONDS", 60, 36000) / rounds / BODY_KINDS / (double)contestants;
     if (argc != 2) {
         printf("usage: bench DIRECTORY\n");
         return 2;
