@@ -41,7 +41,7 @@ run() {
     name=$1 board=$2 memory=$3
     shift 3
     if ! arm-none-eabi-gcc -mcpu=cortex-m3 -mthumb -std=c99 -ffunction-sections -fdata-sections \
-        -Wall -Wextra -I. -Itest -o "$OUT/$name.elf" "$@" $HERE/start.c msc4203.c -nostartfiles \
+        -Wall -Wextra -Werror -I. -Itest -o "$OUT/$name.elf" "$@" $HERE/start.c msc4203.c -nostartfiles \
         -T $HERE/mcu.ld -Wl,--gc-sections $memory; then
         echo "$name: does not build, or does not fit"
         failed=$((failed + 1))
