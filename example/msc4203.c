@@ -415,6 +415,11 @@ static int walk_next_body(struct walk *walk)
     return 0;
 }
 
+static msc4203_span id_option(const struct tool *tool)
+{
+    return tool->to == MSC4203_EDU ? tool->message_id : tool->next_batch;
+}
+
 static void walk_open_body(struct walk *walk)
 {
     struct tool *tool = walk->tool;
@@ -429,16 +434,19 @@ static void walk_open_body(struct walk *walk)
     if (walk->keeps_ids) {
         tool->body_id = find_id(walk, tool->id_text + tool->scratch_bytes);
         if (!tool->body_id.ptr)
+            tool->body_id = id_option(tool);
+        if (!tool->body_id.ptr)
             tool->body_id = tool->id;
     }
-    if (tool->from == MSC4203_EDU) {
-        has_preset = look_ahead(walk, &preset);
-        if (!has_preset)
-            walk->whole = 1; /* the reader looks ahead, as far as the body goes */
-    }
-    walk_rewind(walk, walk->kinds, tool->scratch_text, tool->scratch_bytes);
-    if (has_preset)
+    if (has_preset || look_ahead(walk, &preset)) {
+        walk_rewind(walk, walk->kinds, tool->scratch_text, tool->scratch_bytes);
         msc4203_reader_preset(&walk->reader, &preset);
+    } else {
+        /* The reader looks ahead, as far as the body goes, and keeps the sender and type beside
+         * every item, its message_id too: with room for all of it, fault() sets the limit. */
+        walk->whole = 1;
+        walk_rewind(walk, walk->kinds, tool->ahead_text, tool->longest);
+    }
     walk_feed(walk);
 }
 
@@ -558,7 +566,7 @@ static int settle_id(struct tool *tool)
     while (!tool->id.ptr && tool->from == tool->to && walk_next_body(&walk))
         tool->id = find_id(&walk, tool->id_text);
     if (!tool->id.ptr)
-        tool->id = tool->to == MSC4203_EDU ? tool->message_id : tool->next_batch;
+        tool->id = id_option(tool);
     tool->body_id = tool->id;
     return tool->id.ptr != NULL;
 }

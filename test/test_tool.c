@@ -308,6 +308,8 @@ static void test_ids(void)
     put("edu2", EDU("M2"));
     put("sync2", SYNC("\\u004e2"));
     put("no-id", "{\"sender\":\"@a:x\",\"type\":\"t\",\"messages\":{}}");
+    put("nameless",
+        "{\"messages\":{\"@u:x\":{\"D\":{\"n\": 1}}},\"sender\":\"@a:x\",\"type\":\"t\"}");
     put("no-token", "{\"to_device\":{\"events\":[{\"sender\":\"@a:x\",\"type\":\"t\","
                     "\"content\":{\"n\": 1}}]}}");
     put("bad-token", "{\"next_batch\":5,\"to_device\":{\"events\":[{\"sender\":\"@a:x\","
@@ -331,6 +333,12 @@ static void test_ids(void)
       "{\"content\":{\"n\": 1},\"sender\":\"@a:x\",\"type\":\"t\"},"
       "{\"content\":{\"n\": 1},\"sender\":\"@a:x\",\"type\":\"t\"}]}}\n",
       "");
+    /* A line whose body has none has the option's, not another body's. */
+    T("convert --from edu --to edu --each --message-id other nameless edu2 nameless", 0,
+      EDU("other") EDU("M2") EDU("other"), "");
+    T("convert --from edu --to edu --each nameless edu2", 0, EDU("M2") EDU("M2"), "");
+    T("convert " FROM_SYNC "--to sync --each --next-batch other no-token sync2", 0,
+      SYNC("other") SYNC("N2"), "");
     WRONG("convert " FROM_SYNC "--to sync no-token",
           "--to sync: no input has a next_batch: it needs --next-batch");
     WRONG("convert --from edu --to edu no-id --each",
@@ -591,6 +599,15 @@ static void test_scratch(void)
     limit("--from edu", "late", 18, 21, TO_DEVICE(MESSAGE_1), NOTHING);
     limit("--from edu", "early", 18, 32, TO_DEVICE(MESSAGE_1), NOTHING);
     limit(FROM_SYNC "--each --to send", "sync", 13, 41, SEND, "");
+    /* An id is not measured with what the reader keeps beside it while an EDU is cut short. */
+    put("cut",
+        "{\"sender\":\"\\u0040aaaaaa:x\",\"type\":\"\\u0074\",\"message_id\":\"\\u004d22\",");
+    T("convert --scratch 3 --from edu --to edu cut", 1,
+      "{\"message_id\":\"M22\",\"sender\":\"\",\"type\":\"\",\"messages\":{}}\n",
+      text("cut: byte 67: %s\n", why(MSC4203_E_TRUNCATED)));
+    T("convert --scratch 2 --from edu cut", 1, NOTHING,
+      text("cut: byte 56: item 0: %s\ncut: byte 67: %s\n", why(MSC4203_E_TOO_LARGE),
+           why(MSC4203_E_TRUNCATED)));
     put("escaped",
         "{\"to_device\":[{\"to_device_id\":\"\\u0044\",\"sender\":\"\\u0040a:x\",\"content\":"
         "{\"n\": 1},\"type\":\"t\",\"to_user_id\":\"@u\\u003ax\"}]}");
