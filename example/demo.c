@@ -46,6 +46,16 @@ static void print_span(msc4203_span span)
     printf("%.*s", (int)span.len, span.ptr ? span.ptr : "");
 }
 
+/* JSON, in lines that fit the screen. */
+static void print_json(const char *text, size_t bytes)
+{
+    const size_t width = 84;
+
+    for (; bytes > width; text += width, bytes -= width)
+        printf("     %.*s\n", (int)width, text);
+    printf("     %.*s\n", (int)bytes, text);
+}
+
 static void print_algorithms(const msc4203_item *item)
 {
     msc4203_algorithms algorithms;
@@ -68,21 +78,21 @@ static void print_item(const msc4203_item *item)
 {
     switch (item->kind) {
     case MSC4203_TO_DEVICE:
-        printf("  message for ");
+        printf("     message to ");
         print_span(item->user_id);
         printf(", device ");
         print_span(item->device_id);
-        printf("\n      from ");
+        printf("\n       from ");
         print_span(item->sender);
-        printf(", a ");
+        printf(", type ");
         print_span(item->type);
-        printf(": ");
+        printf(", content ");
         print_span(item->content);
         printf("\n");
         break;
     case MSC4203_KEY_COUNTS:
     case MSC4203_FALLBACK_TYPES:
-        printf("  %s of ",
+        printf("     %s of ",
                item->kind == MSC4203_KEY_COUNTS ? "one-time keys left" : "unused fallback keys");
         print_span(item->user_id);
         printf(", device ");
@@ -91,7 +101,7 @@ static void print_item(const msc4203_item *item)
         print_algorithms(item);
         break;
     default:
-        printf("  something else, of kind %d\n", item->kind);
+        printf("     something else, of kind %d\n", item->kind);
         break;
     }
 }
@@ -103,10 +113,14 @@ static void transaction(void)
     size_t bytes = load("transactions/015-td-multi-user.json");
     int result, messages = 0;
 
-    printf("1. A homeserver passes messages on to an application service (a bridge, say). This is\n"
-           "   what it once sent, %lu bytes of JSON, taken apart item by item. Nothing is copied:\n"
-           "   what is printed lies in the body where it arrived.\n\n",
+    printf("1. A homeserver hands messages, and what else a bridge must know, over in a\n"
+           "   \"transaction\". This one has %lu bytes of JSON, and begins\n\n",
            (unsigned long)bytes);
+    print_json(body, 250);
+    printf("     ...\n\n"
+           "   The library takes it apart, item by item. It copies nothing: each item points at\n"
+           "   its place in the body. (One-time keys are used up, one for each new conversation;\n"
+           "   fallback keys serve when there are none left.)\n\n");
     msc4203_reader_init(&reader, MSC4203_TRANSACTION, MSC4203_ALL_KINDS, NULL, 0);
     msc4203_reader_feed(&reader, body, bytes, 1);
     while ((result = msc4203_reader_next(&reader, &item)) == MSC4203_ITEM) {
@@ -187,9 +201,11 @@ static void byte_by_byte(void)
     size_t i, piece;
 
     printf(
-        "\n2. The same in pieces, as they come from a network: one byte at a time, each forgotten\n"
-        "   before the next. Between two bytes the reader keeps its place in %lu bytes, whatever\n"
-        "   the length of the body, and the item that is on its way in memory that it is lent.\n\n",
+        "\n2. The same body again, and a longer one, in pieces as a network brings them: byte by\n"
+        "   byte, each forgotten before the next comes. The reader remembers where it is in\n"
+        "   %lu bytes, however long the body. Beside that it is lent a buffer, the scratch, in\n"
+        "   which it puts an item together: that must hold the longest item, not the body.\n\n"
+        "     body            pieces of   reader      scratch      items\n",
         (unsigned long)sizeof(msc4203_reader));
     claim(sizeof(msc4203_reader) <= 384, "the reader's state has at most 384 bytes");
     for (i = 0; i < sizeof names / sizeof names[0]; i++) {
@@ -200,10 +216,11 @@ static void byte_by_byte(void)
             struct sum cut = read_in_pieces(bytes, piece, whole.longest);
             claim(cut.result == whole.result && cut.items == whole.items && cut.hash == whole.hash,
                   "pieces give the same items");
-            printf(
-                "  %6lu bytes, %2lu at a time, lent %4lu: %3lu items, the same as in one piece\n",
-                (unsigned long)bytes, (unsigned long)piece, (unsigned long)whole.longest,
-                cut.items);
+            printf("     %6lu bytes    %2lu byte%s    %3lu bytes   %4lu bytes   %lu, the same as "
+                   "in one "
+                   "piece\n",
+                   (unsigned long)bytes, (unsigned long)piece, piece == 1 ? " " : "s",
+                   (unsigned long)sizeof(msc4203_reader), (unsigned long)whole.longest, cut.items);
         }
     }
 }
@@ -222,9 +239,9 @@ static void send_to_transaction(void)
     msc4203_span sent = {NULL, 0};
     int result;
 
-    printf("\n3. A client asks its homeserver to send a message to a device. The request:\n\n"
-           "  PUT /_matrix/client/v3/sendToDevice/m.dummy/t11\n  %.*s\n\n",
-           (int)bytes, body);
+    printf("\n3. How such a message sets out: alice's client asks her homeserver to send it.\n\n"
+           "     PUT /_matrix/client/v3/sendToDevice/m.dummy/t11\n\n");
+    print_json(body, bytes);
     memset(&told, 0, sizeof told); /* the path tells the type, the access token the sender */
     told.sender.ptr = "@alice:gw.example";
     told.sender.len = strlen(told.sender.ptr);
@@ -242,10 +259,10 @@ static void send_to_transaction(void)
     claim(result == MSC4203_END, "the request is valid");
     claim(msc4203_writer_end(&writer, &made_bytes) == MSC4203_OK, "the transaction is complete");
     printf(
-        "   And the transaction that brings it to the application service. The content is passed\n"
-        "   on byte for byte, odd as it is, and its false sender stays inside:\n\n"
-        "  %.*s\n",
-        (int)made_bytes, made);
+        "\n   From this the library writes the transaction for the bridge. The content goes in\n"
+        "   byte for byte, odd as it is: the sender that it claims stays inside it, and the\n"
+        "   true one, whom the homeserver knows by the request's access token, stands behind:\n\n");
+    print_json(made, made_bytes);
     claim(sent.len > sizeof content && memcmp(sent.ptr, content, sizeof content - 1) == 0,
           "the content is the one that was sent");
     claim(memcmp(made, before, sizeof before - 1) == 0 &&
@@ -262,7 +279,10 @@ static void sync(void)
     size_t bytes = load("sync/003-inclusive-initial.json");
     int result, messages = 0;
 
-    printf("\n4. An ordinary client fetches its messages with /sync. One such response:\n\n");
+    printf(
+        "\n4. An ordinary client is not sent its messages: it asks for them, with GET /sync. The\n"
+        "   response does not say whom they are for. The client knows who it is, tells the\n"
+        "   reader so, and gets items like those above:\n\n");
     memset(&told, 0, sizeof told); /* who asks is known, and not in the body */
     told.user_id.ptr = "@shared_dave:gw.example";
     told.user_id.len = strlen(told.user_id.ptr);
@@ -274,7 +294,7 @@ static void sync(void)
     while ((result = msc4203_reader_next(&reader, &item)) == MSC4203_ITEM) {
         claim(item->error == MSC4203_OK, "every item can be used");
         if (item->kind == MSC4203_NEXT_BATCH) {
-            printf("  to be sent back with the next request: ");
+            printf("     next_batch, which acknowledges all this when it is sent back:\n       ");
             print_span(item->id);
             printf("\n");
         } else {
@@ -303,7 +323,7 @@ static void refuse(const char *name, int expected, const char *answer)
     claim(strcmp(msc4203_result_errcode(result), answer) == 0, "the answer is the right one");
     from = offset > 40 ? offset - 40 : 0;
     to = bytes - offset > 8 ? offset + 8 : bytes;
-    printf("  %.*s\n  %*s^ byte %lu: %s. The answer: %d %s\n", (int)(to - from), body + from,
+    printf("     %.*s\n     %*s^ byte %lu: %s. Answer: %d %s\n", (int)(to - from), body + from,
            (int)(offset - from), "", (unsigned long)offset, msc4203_result_text(result),
            msc4203_result_status(result), msc4203_result_errcode(result));
 }
@@ -314,7 +334,9 @@ static void broken(void)
     const msc4203_item *item;
     size_t bytes, used = 0, unusable = 0;
 
-    printf("\n5. Broken bodies are refused, at the very byte (a part of each is shown):\n\n");
+    printf(
+        "\n5. Three requests that are broken, and where. A homeserver refuses each of them, with\n"
+        "   the HTTP status and Matrix error code that the library names:\n\n");
     refuse("requests/063-bad-trailing-comma.req", MSC4203_E_SYNTAX, "M_NOT_JSON");
     refuse("requests/029-bad-malformed.req", MSC4203_E_TRUNCATED, "M_NOT_JSON");
     refuse("requests/037-bad-messages-string.req", MSC4203_E_MESSAGES, "M_BAD_JSON");
@@ -322,21 +344,22 @@ static void broken(void)
     bytes = load("transactions/053-bad-input.json");
     msc4203_reader_init(&reader, MSC4203_TRANSACTION, MSC4203_ALL_KINDS, scratch, sizeof scratch);
     msc4203_reader_feed(&reader, body, bytes, 1);
-    printf("\n   One bad item does not cost the others. A transaction with a number of 4,300 "
-           "digits from\n"
-           "   a client, on which some application services fail again and again:\n\n");
+    printf(
+        "\n   But one bad item never costs the others. Some client once sent a number of 4,300\n"
+        "   digits. Synapse passed it on in this transaction, and there are bridges that fail\n"
+        "   on it, are sent it again, and fail again, for ever. Here that item is reported:\n\n");
     while (msc4203_reader_next(&reader, &item) == MSC4203_ITEM) {
         int error = msc4203_item_error(item);
         used += error == MSC4203_OK;
         if (error == MSC4203_OK)
             continue;
         unusable++;
-        printf("  byte %lu, message %u: %s\n", (unsigned long)item->offset, item->index,
+        printf("     byte %lu, message %u: %s\n", (unsigned long)item->offset, item->index,
                msc4203_result_text(error));
     }
     claim(unusable == 1, "one item is unusable");
     claim(used > 0 && msc4203_reader_next(&reader, &item) == MSC4203_END, "the others are read");
-    printf("  the other %lu items of the same body are read\n", (unsigned long)used);
+    printf("     the other %lu items of the same body: read\n", (unsigned long)used);
 }
 
 int main(int argc, char **argv)
@@ -344,11 +367,15 @@ int main(int argc, char **argv)
     if (argc > 1)
         folder = argv[1];
     printf(
-        "In Matrix, devices send each other messages that belong to no room: mostly keys, without\n"
-        "which nobody can read encrypted rooms. This is a library that reads and writes the JSON "
-        "in\n"
-        "which such messages travel, at work on what a real homeserver (Synapse) sent and "
-        "got.\n\n");
+        "Matrix is an open network for chat. Its users' devices (phones, browsers) send each "
+        "other\n"
+        "small messages that belong to no room, mostly the keys that encrypted rooms are read\n"
+        "with: to-device messages. Bridges to other networks (\"application services\") have "
+        "users\n"
+        "with devices too; how homeservers, as Matrix's servers are called, bring to-device\n"
+        "messages to them is proposal MSC4203.\n\n"
+        "msc4203.h reads and writes the JSON in which these messages travel. Here it is at work\n"
+        "on what a real homeserver, Synapse, sent and was sent. Long lines are broken.\n\n");
     transaction();
     byte_by_byte();
     send_to_transaction();
