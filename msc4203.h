@@ -828,6 +828,8 @@ MSC4203_HOT uint64_t json_vector(const unsigned char *p)
 /* The long runs, and those near the end of the chunk. */
 MSC4203_COLD const unsigned char *json_plain_long(const unsigned char *p, const unsigned char *end)
 {
+    const unsigned char *const begin = p;
+
 #ifdef MSC4203_VECTOR
     for (; end - p >= MSC4203_VECTOR; p += MSC4203_VECTOR)
         if (json_vector(p) != 0)
@@ -840,7 +842,10 @@ MSC4203_COLD const unsigned char *json_plain_long(const unsigned char *p, const 
     for (; end - p >= 8; p += 8)
         if (json_word(p) != 0)
             return p + json_word_first(json_word(p));
-    return json_plain_bytes(p, end);
+    if (p == end || end - begin < 8)
+        return json_plain_bytes(p, end);
+    p = end - 8; /* the last word, of which a part has been seen */
+    return json_word(p) != 0 ? p + json_word_first(json_word(p)) : end;
 }
 
 /* Copies plain bytes while it looks; returns the first that is not plain, or end. There is room for
