@@ -719,9 +719,8 @@ enum {
     JSON_AT_DEEP, /* below the deepest level */
     /* From here on there may be white space. */
     JSON_AT_VALUE,
-    JSON_AT_FIRST, /* a value, or the end of the array */
     JSON_AT_KEY,
-    JSON_AT_FIRST_KEY, /* a key, or the end of the object */
+    JSON_AT_FIRST, /* a value, a key, or the end of the container */
     JSON_AT_COLON,
     JSON_AT_NEXT, /* a comma, or the end of the container */
     JSON_AT_TAIL  /* after the text */
@@ -1122,26 +1121,6 @@ MSC4203_COLD int json_literal(msc4203_json *j)
     return JSON_GOT_END;
 }
 
-/* Below the deepest level: strings are checked and brackets counted, until that level is reached
- * again. Returns JSON_GOT_TEXT for the first quote of a string. */
-MSC4203_COLD int json_deep(msc4203_json *j)
-{
-    while (j->next != j->end) {
-        unsigned c = *j->next;
-        if ((c | 0x20) == '{') {
-            if (j->depth == UINT32_MAX) /* unreachable: needs four GiB of open brackets */
-                return JSON_GOT_ERROR; /* unreachable: as above */
-            j->depth++;
-        }
-        j->next++;
-        if (c == '"')
-            return JSON_GOT_TEXT;
-        if ((c | 0x20) == '}' && --j->depth == j->limit)
-            return JSON_GOT_END;
-    }
-    return JSON_GOT_MORE;
-}
-
 #ifdef MSC4203_WORDS
 /* What is common, and lies whole in the chunk, needs no state: these return the byte behind it, or
  * p where the usual way has to decide. There are 32 bytes at p. */
@@ -1321,8 +1300,6 @@ resume:
         goto JSON_AT_FIRST;
     case JSON_AT_KEY:
         goto JSON_AT_KEY;
-    case JSON_AT_FIRST_KEY:
-        goto JSON_AT_FIRST_KEY;
     case JSON_AT_COLON:
         goto JSON_AT_COLON;
     case JSON_AT_NEXT:
@@ -1355,8 +1332,10 @@ resume:
 
 first:
     JSON_TOKEN(JSON_AT_FIRST):
-    if (c == ']')
+    if (c == (levels & 1 ? '}' : ']'))
         goto close;
+    if (levels & 1)
+        goto JSON_AT_KEY;
     goto JSON_AT_VALUE;
 value:
     JSON_TOKEN(JSON_AT_VALUE):
@@ -1379,11 +1358,8 @@ JSON_AT_BEGIN:
         if (j->depth % 32 == 0)
             j->objects[j->depth / 32] = levels;
         j->depth++;
-        levels <<= 1;
-        if (c == '[')
-            goto first;
-        levels |= 1;
-        goto first_key;
+        levels = levels << 1 | (c == '{');
+        goto first;
     }
 #ifdef MSC4203_WORDS
     if ((uintptr_t)p <= far) {
@@ -1416,11 +1392,6 @@ JSON_AT_NUMBER:
     JSON_CALL(json_number);
     goto ended;
 
-first_key:
-    JSON_TOKEN(JSON_AT_FIRST_KEY):
-    if (c == '}')
-        goto close;
-    goto JSON_AT_KEY;
 key:
     JSON_TOKEN(JSON_AT_KEY):
     if (c != '"')
@@ -1542,18 +1513,25 @@ colon:
     goto value;
 
 JSON_AT_DEEP:
-    j->state = JSON_AT_DEEP;
-    j->next = p;
-    event = json_deep(j);
-    p = j->next;
-    if (event == JSON_GOT_ERROR) /* unreachable: json_deep() needs four GiB for it */
-        goto bad_depth;          /* unreachable: as above */
-    if (event == JSON_GOT_MORE)
-        goto stop;
+    /* Below the deepest level strings are checked and brackets counted, until that level is reached
+     * again. */
     j->role = JSON_IN_DEEP;
-    if (event == JSON_GOT_TEXT)
-        goto JSON_AT_STRING;
-    goto ended;
+    for (; p != end; p++) {
+        c = *p;
+        if (c == '"') {
+            p++;
+            goto JSON_AT_STRING;
+        }
+        c |= 0x20;
+        if (c == '{' && ++j->depth == 0) /* unreachable: needs four GiB of open brackets */
+            goto bad_depth;              /* unreachable: as above */
+        if (c == '}' && --j->depth == j->limit) {
+            p++;
+            goto ended;
+        }
+    }
+    j->state = JSON_AT_DEEP;
+    goto more;
 
 close:
     p++;
@@ -1577,14 +1555,15 @@ next:
     }
 #endif
     JSON_TOKEN(JSON_AT_NEXT):
-    if (c == ',') {
-        p++;
-        if (levels & 1)
-            goto key;
-        goto value;
-    }
     if (c == (levels & 1 ? '}' : ']'))
         goto close;
+    if (c != ',')
+        goto bad;
+    p++;
+    if (levels & 1)
+        goto key;
+    goto value;
+
 bad:
     j->error = MSC4203_E_SYNTAX;
     JSON_STOP(JSON_AT_ERROR, JSON_GOT_ERROR);
