@@ -220,6 +220,7 @@
  * Nesting: 1,024 levels, the outermost object being the first. An item whose content goes deeper
  * has the error MSC4203_E_TOO_DEEP; skipped values may go deeper. Below that level only strings are
  * checked and brackets counted: what stands there may not be JSON, and is in no usable item.
+ * Numbers: whether a double holds one is judged rightly for up to 64 MiB of digits.
  * Scratch: at most 4 GiB are used.
  * Length of a body: 2^64 - 1 bytes. Number of items of a kind in one body: 2^32 - 1. No other limit
  * on ids, types or contents than the scratch buffer; what servers allow (user ids 255 bytes,

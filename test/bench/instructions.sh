@@ -38,7 +38,7 @@ verdict() { # an awk condition on a and b
 
 echo "instructions per byte, in one piece (at most)"
 "$OUT/bodies" "$OUT/count"
-for row in olm:2.8 small:5.5 mixed:5.5 big:2.8; do
+for row in olm:2.3 small:5.1 mixed:5.5 big:1.3; do
     kind=${row%:*} most=${row#*:}
     set -- $(count "$OUT/count/$kind.json")
     verdict "$1" "$2" "a / b <= 1.05 * $most"
