@@ -1054,8 +1054,8 @@ MSC4203_HOT unsigned json_hex(unsigned c)
 }
 
 /* Goes on behind a backslash. `need` says what comes next: 5 is the letter, 4 to 1 are hexadecimal
- * digits, and 6 is the backslash between the halves of a surrogate pair, of which the first waits in
- * `half`; alone, a half stands for U+FFFD. Returns JSON_GOT_TEXT with what is unescaped,
+ * digits, and 6 is the backslash between the halves of a surrogate pair, of which the first waits
+ * in `half`; alone, a half stands for U+FFFD. Returns JSON_GOT_TEXT with what is unescaped,
  * JSON_GOT_MORE or JSON_GOT_ERROR; `state` says where to go on. */
 MSC4203_COLD int json_escape(msc4203_json *j)
 {
@@ -1190,8 +1190,8 @@ MSC4203_HOT const unsigned char *json_digits(const unsigned char *p)
     return p + (word != 0 ? json_word_first(word) : 8);
 }
 
-/* A number of up to 16 digits before and 16 behind the point (but of 28 bytes) with an exponent of at
- * most two digits, which a double holds. */
+/* A number of up to 16 digits before and 16 behind the point (but of 28 bytes) with an exponent of
+ * at most two digits, which a double holds. */
 MSC4203_HOT const unsigned char *json_whole_number(const unsigned char *p)
 {
     const unsigned char *const first = p + (*p == '-'), *q = json_digits(first), *digits;
@@ -2551,8 +2551,8 @@ MSC4203_COLD int reader_whole(struct msc4203_reader_state *s, const msc4203_item
 }
 
 #ifdef MSC4203_WORDS
-/* In a long content most chunks are the middle of a string: what is plain at a chunk's begin goes to
- * the rest in one step. */
+/* In a long content most chunks are the middle of a string: what is plain at a chunk's begin goes
+ * to the rest in one step. */
 MSC4203_COLD void reader_middle(struct msc4203_reader_state *s)
 {
     const unsigned char *const begin = s->json.next;
@@ -2634,8 +2634,8 @@ MSC4203_API void msc4203_algorithms_init(msc4203_algorithms *algorithms, const m
               item->content.len);
 }
 
-/* The digits of a count, up to 2^53 - 1: eight of them at a time, for small machines multiply only 32
- * bits. */
+/* The digits of a count, up to 2^53 - 1: eight of them at a time, for small machines multiply only
+ * 32 bits. */
 MSC4203_PRIVATE int reader_count(const unsigned char *p, const unsigned char *end, uint64_t *count)
 {
     const size_t n = (size_t)(end - p);

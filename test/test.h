@@ -28,7 +28,8 @@ static unsigned long test_passed, test_failed;
 #define CHECK_CASE(condition, text) \
     test_check((condition) != 0, __FILE__, __LINE__, #condition, (text))
 
-static TEST_UNUSED int test_check(int ok, const char *file, int line, const char *what, const char *text)
+static TEST_UNUSED int test_check(int ok, const char *file, int line, const char *what,
+                                  const char *text)
 {
     if (ok) {
         test_passed++;

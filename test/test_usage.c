@@ -260,8 +260,8 @@ static void check_results(void)
     }
 }
 
-/* A size of which the low 32 bits are 0 is no size of 0. (Of the memory only a few pages are touched;
- * where so much is not to be had, a usual size has to do.) */
+/* A size of which the low 32 bits are 0 is no size of 0. (Of the memory only a few pages are
+ * touched; where so much is not to be had, a usual size has to do.) */
 static void check_giant_scratch(void)
 {
     msc4203_reader reader;
