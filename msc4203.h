@@ -1876,10 +1876,8 @@ MSC4203_PRIVATE void reader_error(struct msc4203_reader_state *s, int error)
 
 /* Makes room for n bytes: at the cost of the item's content, if need be, for the ids tell whose
  * message it is that is too large. Returns 0 when that is not enough. */
-MSC4203_COLD int reader_room(struct msc4203_reader_state *s, size_t n)
+MSC4203_COLD int reader_make_room(struct msc4203_reader_state *s, size_t n)
 {
-    if (n <= s->high - s->low - s->part)
-        return 1;
     if (s->field == ITEM_CONTENT) { /* in the making */
         s->part = 0;
         s->state |= READER_LOST;
@@ -1893,8 +1891,13 @@ MSC4203_COLD int reader_room(struct msc4203_reader_state *s, size_t n)
     return n <= s->high - s->low - s->part;
 }
 
+MSC4203_HOT int reader_room(struct msc4203_reader_state *s, size_t n)
+{
+    return n <= s->high - s->low - s->part || reader_make_room(s, n);
+}
+
 /* Adds a piece to the text in the making. */
-MSC4203_PRIVATE void reader_store(struct msc4203_reader_state *s, const void *piece, size_t n)
+MSC4203_HOT void reader_store(struct msc4203_reader_state *s, const void *piece, size_t n)
 {
     if (!reader_room(s, n))
         s->state |= READER_LOST;
