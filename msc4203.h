@@ -2487,7 +2487,9 @@ MSC4203_API int msc4203_reader_init(msc4203_reader *reader, int shape, unsigned 
     json_init(&s->json, "", 0);
     s->shape = (uint8_t)shape;
     s->kinds = (uint16_t)(kinds & MSC4203_ALL_KINDS);
-    s->scratch = (char *)scratch;
+    s->scratch = scratch != NULL ? (char *)scratch : (char *)s; /* of which nothing is used */
+    if (scratch == NULL)
+        scratch_bytes = 0;
     s->high = scratch_bytes < UINT32_MAX ? (uint32_t)scratch_bytes : UINT32_MAX;
     s->base = s->shared = s->high;
     s->where = shape == MSC4203_JSON ? READER_NOWHERE : READER_TOP;
@@ -2965,10 +2967,12 @@ MSC4203_COLD size_t writer_open(struct msc4203_writer_state *w, size_t at, const
 /* Adds what closes the body, as it is now. */
 MSC4203_PRIVATE size_t writer_tail(struct msc4203_writer_state *w, size_t at)
 {
-    static const msc4203_span none = {NULL, 0};
+    msc4203_span none;
     unsigned kind = w->shape == MSC4203_TRANSACTION ? MSC4203_EVENT : MSC4203_TO_DEVICE;
     const writer_kind *row = writer_row(w, kind);
 
+    none.ptr = "";
+    none.len = 0;
     at = writer_close(w, at);
     if (!(w->at.seen & kind)) {
         at = writer_open(w, at, row, &none, &none);
