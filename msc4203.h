@@ -1173,7 +1173,7 @@ MSC4203_HOT const unsigned char *json_whole_escape(const unsigned char *p)
     if ((p[2] | 0x20) != 'd' || p[3] < '8')
         return p + 6;
     if ((p[3] | 0x20) <= 'b' && p[6] == '\\' && p[7] == 'u' && (p[8] | 0x20) == 'd' &&
-        p[9] >= 'C' && (p[9] | 0x20) >= 'c' && json_hex4(p + 8))
+        (p[9] | 0x20) >= 'c' && json_hex4(p + 8))
         return p + 12;
     return p;
 }
@@ -2578,10 +2578,9 @@ MSC4203_API int msc4203_reader_next(msc4203_reader *reader, const msc4203_item *
     if (s->state & READER_GIVEN)
         reader_forget(s);
 #ifdef MSC4203_WORDS
-    if (s->part != 0 && s->json.state == JSON_AT_STRING && s->field == ITEM_CONTENT &&
-        s->loose == 0 && !(s->state & READER_LAST)) {
+    if (s->part != 0 && s->json.state == JSON_AT_STRING && s->field == ITEM_CONTENT) {
         reader_middle(s);
-        if (s->json.next == s->json.end) {
+        if (s->json.next == s->json.end && !(s->state & READER_LAST)) {
             s->state &= (uint8_t)~READER_FED;
             return MSC4203_MORE;
         }
@@ -2933,7 +2932,7 @@ MSC4203_PRIVATE size_t writer_close(const struct msc4203_writer_state *w, size_t
         return at;
     form = writer_row(w, w->at.kind)->form;
     if (form == WRITER_MAP)
-        return writer_put(w, at, "}}", w->at.user != 0 ? 2 : 1);
+        return WRITER_PUT(w, at, "}}");
     return writer_put(w, at, "]}", form != WRITER_LIST ? 2 : 1);
 }
 

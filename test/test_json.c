@@ -325,6 +325,7 @@ static const struct known known_texts[] = {
     {"\"\\uD800\"", VALIDATOR_VALID, 0, LONE},
     {"\"\\udc00\"", VALIDATOR_VALID, 0, LONE},
     {"\"\\ud83d\\ud83d\\ude00\"", VALIDATOR_VALID, 0, LONE},
+    {"\"\\ud83d\\uda3d\\ude00\"", VALIDATOR_VALID, 0, LONE},
     {"\"\\ud83dx\\ude00\"", VALIDATOR_VALID, 0, LONE},
     {"\"\\ud83d\\n\\ude00\"", VALIDATOR_VALID, 0, LONE},
     {"\"\\ud83d\xc3\xa9\\ude00\"", VALIDATOR_VALID, 0, LONE},
@@ -683,6 +684,23 @@ static void check_long_sequences(void)
             compare_framed(text, 6);
         }
     }
+}
+
+/* Four letters of two bytes each, of which one may be no letter: overlong, or of another byte. */
+static void check_letters(void)
+{
+    static const unsigned char edges[] = {0x00, '"', 0x7F, 0x80, 0xA9, 0xBF, 0xC0, 0xFF};
+    unsigned char s[8];
+    unsigned first;
+    size_t i, at;
+    for (first = 0xBF; first <= 0xE0; first++)
+        for (i = 0; i < sizeof edges; i++)
+            for (at = 0; at < 8; at += 2) {
+                memcpy(s, "\xc3\xa9\xdf\xbf\xc2\x80\xd0\x96", 8);
+                s[at] = (unsigned char)first;
+                s[at + 1] = edges[i];
+                check_sequence(s, 8, at, 1);
+            }
 }
 
 /* ---------------------------------------------------------------------------------------------
@@ -1408,6 +1426,7 @@ int main(void)
     check_every_text();
     check_short_sequences();
     check_long_sequences();
+    check_letters();
     CHECK(texts_wide >= 50000000 || run_share > 1);
     check_bodies();
     check_long_strings();

@@ -800,7 +800,10 @@ static void check_pairs(int shape, int kind, const char *pairs, const char *want
     /* what is easily taken for another one in what has been written */
     static const char *const names[] = {"@u:x", "@u:xx",   "@u:",     "\"",       "\\",
                                         "\n",   "\x01",    "",        "\xc3\xa9", "@u:x\":{\"",
-                                        "D",    "content", "messages"};
+                                        "D",    "content", "messages",
+                                        /* of which a 32-bit FNV-1a hash is the same */
+                                        "@udc6f135:x", "@u1f9d6bb:x", "@u48e7a73:x",
+                                        "@u1c1f7c:x"};
     msc4203_item items[64];
     char marks[64];
     size_t count = 0;
@@ -858,6 +861,10 @@ static void check_all_orders(void)
             {"adaeafagahaiajakalamadaeafagahai", "..........oooooo"},
             {"kaaaka", "..o"},
             {"lamala", "..o"},
+            {"nanboana", "...o"},
+            {"onnnon", "..o"},
+            {"papbqaqbpc", "....o"},
+            {"qappqa", "..o"},
         };
         size_t row;
         for (row = 0; row < sizeof rows / sizeof *rows; row++)
