@@ -1009,7 +1009,7 @@ MSC4203_COLD int json_number(msc4203_json *j)
         if (c - '0' < 10) {
             if (part == JSON_ZERO) /* 01 */
                 return JSON_GOT_ERROR;
-            part = part == JSON_SIGN && c == '0' ? JSON_ZERO : (part & 15) | 1;
+            part = part == JSON_SIGN && c == '0' ? (unsigned)JSON_ZERO : (part & 15) | 1;
             j->number = (uint8_t)part;
             json_digit(j, c);
             continue;
@@ -1398,7 +1398,9 @@ key:
     if (c != '"')
         goto bad;
     p++;
+#ifdef MSC4203_WORDS
 in_key:
+#endif
     j->role = JSON_KEY;
     if (j->depth == j->watch) {
         j->role = JSON_KEY | JSON_TEXT;
@@ -1548,7 +1550,9 @@ ended:
 #endif
         JSON_STOP(j->depth ? JSON_AT_NEXT : JSON_AT_TAIL, JSON_GOT_END);
     }
+#ifdef MSC4203_MEMBERS
 next:
+#endif
 #ifdef MSC4203_WORDS
     if (levels & 1 && (uintptr_t)p <= far && json_pair(p, ',', '"')) {
         p += 2;
@@ -2063,10 +2067,10 @@ MSC4203_HOT void reader_expect(struct msc4203_reader_state *s)
 {
     unsigned where = s->where;
 
-    s->field = where < READER_TOP        ? READER_KEY
-               : where == READER_USERS   ? ITEM_USER
-               : where == READER_DEVICES ? ITEM_DEVICE
-                                         : READER_SKIP;
+    s->field = where < READER_TOP        ? (uint8_t)READER_KEY
+               : where == READER_USERS   ? (uint8_t)ITEM_USER
+               : where == READER_DEVICES ? (uint8_t)ITEM_DEVICE
+                                         : (uint8_t)READER_SKIP;
     s->row_bytes = 0;
     s->json.flags = 0;
 }
@@ -2128,7 +2132,7 @@ MSC4203_COLD void reader_items(struct msc4203_reader_state *s, unsigned what, un
 
     if (!(s->kinds & wanted) || c == 'n')
         return;
-    s->item.index = s->reports >> 2 * what & 3u;
+    s->item.index = (unsigned)s->reports >> 2 * what & 3;
     if (c == (where == READER_LIST ? '[' : '{')) {
         s->item.kind = (int)kind;
         reader_enter(s, where);
@@ -2468,7 +2472,7 @@ MSC4203_HOT void reader_forget(struct msc4203_reader_state *s)
     else if (s->shape != MSC4203_TRANSACTION)
         from = &item->user_id;
     memset(from, 0, (size_t)((char *)to - (char *)from));
-    memset(&item->content, 0, 2 * sizeof item->content);
+    memset(item_field(item, ITEM_CONTENT), 0, 2 * sizeof(msc4203_span));
     item->error = MSC4203_OK;
     item->flags = 0;
     item->index++;
@@ -2598,7 +2602,7 @@ MSC4203_API int msc4203_reader_next(msc4203_reader *reader, const msc4203_item *
         } else if (s->state & READER_AHEAD) {
             reader_back(s);
         } else if (got == JSON_GOT_ERROR) {
-            return s->json.error != MSC4203_OK ? s->json.error : MSC4203_E_USAGE;
+            return s->json.error != MSC4203_OK ? s->json.error : (int)MSC4203_E_USAGE;
         } else if (s->state & READER_LAST) {
             return reader_whole(s, item);
         } else {
@@ -2926,14 +2930,13 @@ MSC4203_PRIVATE size_t writer_name(const struct msc4203_writer_state *w, size_t 
 /* Closes the list or the object that is open. */
 MSC4203_PRIVATE size_t writer_close(const struct msc4203_writer_state *w, size_t at)
 {
-    unsigned form;
+    const writer_kind *row = writer_row(w, w->at.kind);
 
-    if (w->at.kind == 0)
+    if (row == NULL) /* nothing is open */
         return at;
-    form = writer_row(w, w->at.kind)->form;
-    if (form == WRITER_MAP)
+    if (row->form == WRITER_MAP)
         return WRITER_PUT(w, at, "}}");
-    return writer_put(w, at, "]}", form != WRITER_LIST ? 2 : 1);
+    return writer_put(w, at, "]}", row->form != WRITER_LIST ? 2 : 1);
 }
 
 /* Opens the list or the object of a kind of items; those of an EDU have this sender and type. */
@@ -2968,7 +2971,7 @@ MSC4203_PRIVATE size_t writer_tail(struct msc4203_writer_state *w, size_t at)
 {
     msc4203_span none;
     unsigned kind = w->shape == MSC4203_TRANSACTION ? MSC4203_EVENT : MSC4203_TO_DEVICE;
-    const writer_kind *row = writer_row(w, kind);
+    const writer_kind *row = &writer_kinds[w->shape == MSC4203_TRANSACTION ? 1 : 8 + w->shape];
 
     none.ptr = "";
     none.len = 0;

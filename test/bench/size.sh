@@ -38,7 +38,6 @@ void *memcpy(void *, const void *, size_t);
 void *memmove(void *, const void *, size_t);
 void *memset(void *, int, size_t);
 int memcmp(const void *, const void *, size_t);
-size_t strlen(const char *);
 END
 
 READ="reader_init reader_preset reader_feed reader_next reader_offset item_error"
