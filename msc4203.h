@@ -177,7 +177,8 @@
  *
  * A NULL buffer measures: the same calls, nothing is written, and the end tells the bytes. (What is
  * not there can't be compared: while measuring, users and devices that come twice and an EDU's
- * second sender or type are not noticed.)
+ * second sender or type are not noticed, and users are told apart by a hash. Whoever can choose
+ * user ids can so make the measure too small: look at the result of writing too.)
  *
  *
  * 6. RESULTS AND ERRORS
@@ -210,8 +211,9 @@
  *   MSC4203_NO_READER   leaves out reading (section 3 of the implementation)
  *   MSC4203_NO_WRITER   leaves out writing (section 4 of the implementation)
  *   MSC4203_NO_SIMD     uses no vector instructions, where the compiler offers them
- *   MSC4203_NO_WORDS    looks at strings byte by byte (smaller code; the default on machines
- *                       that are not 64-bit little-endian)
+ *   MSC4203_NO_WORDS    goes byte by byte, without vectors and other short ways (smaller code; the
+ *                       default on machines that are not 64-bit little-endian, and with compilers
+ *                       other than gcc and clang)
  * No option changes a struct or a result.
  *
  *
@@ -220,7 +222,7 @@
  * Nesting: 1,024 levels, the outermost object being the first. An item whose content goes deeper
  * has the error MSC4203_E_TOO_DEEP; skipped values may go deeper. Below that level only strings are
  * checked and brackets counted: what stands there may not be JSON, and is in no usable item.
- * Numbers: whether a double holds one is judged rightly for up to 64 MiB of digits.
+ * Numbers: whether a double holds one is judged rightly up to a length of 64 MiB.
  * Scratch: at most 4 GiB are used.
  * Length of a body: 2^64 - 1 bytes. Number of items of a kind in one body: 2^32 - 1. No other limit
  * on ids, types or contents than the scratch buffer; what servers allow (user ids 255 bytes,
@@ -420,7 +422,7 @@ typedef struct msc4203_json {
         } text;
         struct {
             uint32_t point; /* of 0.DIGITS * 10^point * 10^exponent */
-            int32_t exponent;
+            uint32_t exponent;
         } decimal;
         msc4203_span spare[2]; /* the caller's own, while it does not need the text */
     } now;
@@ -611,7 +613,8 @@ MSC4203_API int msc4203_writer_reserve(msc4203_writer *writer, size_t bytes);
  *   MSC4203_E_TOO_DEEP, MSC4203_E_SURROGATE, MSC4203_E_NUMBER
  *                              the content is valid, but poison for some receivers
  *   the item's own `error`     it is an unusable item from a reader
- *   MSC4203_E_USAGE            the body has not been begun, or has been ended */
+ *   MSC4203_E_USAGE            the body has not been begun, or has been ended; or the item's `error`
+ *                              is none */
 MSC4203_API int msc4203_writer_item(msc4203_writer *writer, const msc4203_item *item);
 
 /* Ends the body. There is always room for it. *bytes, if not NULL, is then the body's length.
@@ -627,7 +630,8 @@ MSC4203_API int msc4203_writer_end(msc4203_writer *writer, size_t *bytes);
 MSC4203_API size_t msc4203_writer_needed(const msc4203_writer *writer);
 
 /* Forgets an error that sticks, and returns it. What was refused has left no trace, so a caller who
- * leaves such items out may go on. MSC4203_E_USAGE can't be forgotten. */
+ * leaves such items out may go on. MSC4203_E_USAGE, and what msc4203_writer_begin() returned, can't
+ * be forgotten. */
 MSC4203_API int msc4203_writer_clear(msc4203_writer *writer);
 #endif /* MSC4203_NO_WRITER */
 
@@ -692,9 +696,9 @@ MSC4203_API size_t msc4203_alignof(int object);
 /* ------------------------------------------------------------------------------------------------
  * 1. json: the scanner
  *
- * Checks RFC 8259 JSON, one byte after the other, and can stop after any byte. It reports the
- * values of the first `watch` levels; what is inside them is only checked. Nothing else in this
- * file looks at JSON characters.
+ * Checks RFC 8259 JSON and can stop after any byte. It reports the values of the first `watch`
+ * levels; what is inside them is only checked. The rest of this file looks at no more of JSON than
+ * a value's first byte, and at an event's members where speed is asked for.
  * --------------------------------------------------------------------------------------------- */
 
 /* What json_next() reports. */
@@ -885,12 +889,12 @@ MSC4203_HOT const unsigned char *json_copy_plain(char *to, const unsigned char *
 #endif
 
 /* Returns the first byte from p on that is not plain, or end. Most strings are short: four words
- * are looked at before anything is called. (`far` is the last place where there are four, or 0.) */
+ * are looked at before anything is called. (`last` is the last place where there are four, or 0.) */
 MSC4203_HOT const unsigned char *json_plain(const unsigned char *p, const unsigned char *end,
-                                            uintptr_t far)
+                                            uintptr_t last)
 {
 #ifdef MSC4203_WORDS
-    if ((uintptr_t)p <= far) {
+    if ((uintptr_t)p <= last) {
         uint64_t hits = json_word(p);
         if (hits != 0)
             return p + json_word_first(hits);
@@ -907,12 +911,12 @@ MSC4203_HOT const unsigned char *json_plain(const unsigned char *p, const unsign
     }
     return json_plain_long(p, end);
 #else
-    (void)far;
+    (void)last;
     return json_plain_bytes(p, end);
 #endif
 }
 
-MSC4203_HOT uintptr_t json_far(const unsigned char *p, const unsigned char *end)
+MSC4203_HOT uintptr_t json_last(const unsigned char *p, const unsigned char *end)
 {
     return end - p >= 32 ? (uintptr_t)(end - 32) : 0;
 }
@@ -973,8 +977,8 @@ MSC4203_PRIVATE void json_digit(msc4203_json *j, unsigned digit)
     unsigned other;
 
     if (j->number == JSON_E_DIGITS) {
-        if (j->now.decimal.exponent < 1 << 26)
-            j->now.decimal.exponent = j->now.decimal.exponent * 10 + (int32_t)(digit - '0');
+        if (j->now.decimal.exponent < 1 << 27)
+            j->now.decimal.exponent = j->now.decimal.exponent * 10 + digit - '0';
         return;
     }
     if (j->number == JSON_INT) {
@@ -991,12 +995,12 @@ MSC4203_PRIVATE void json_digit(msc4203_json *j, unsigned digit)
 
 MSC4203_PRIVATE void json_number_end(msc4203_json *j)
 {
-    int32_t places = j->now.decimal.exponent;
+    uint32_t places = j->now.decimal.exponent;
 
     if (j->minus)
-        places = -places;
-    places += (int32_t)j->now.decimal.point + (j->digits == 17 || j->digits == 19);
-    if (j->digits != 0 && places > 309)
+        places = 0 - places;
+    places += j->now.decimal.point + (j->digits == 17 || j->digits == 19);
+    if (j->digits != 0 && (int32_t)places > 309)
         j->flags |= MSC4203_HUGE_NUMBER;
 }
 
@@ -1239,8 +1243,8 @@ MSC4203_HOT int json_pair(const unsigned char *p, unsigned first, unsigned secon
 #if defined(MSC4203_WORDS) && !defined(MSC4203_NO_READER)
 #define MSC4203_MEMBERS 1
 MSC4203_HOT const unsigned char *reader_member(msc4203_json *j, const unsigned char *p,
-                                               const unsigned char *end, uintptr_t far,
-                                               unsigned *begins);
+                                               const unsigned char *end, uintptr_t last,
+                                               unsigned *rest);
 MSC4203_HOT int reader_content(msc4203_json *j, const unsigned char *p);
 #endif
 
@@ -1281,7 +1285,7 @@ MSC4203_HOT int json_next(msc4203_json *j)
 {
     const unsigned char *p = j->next, *run = p;
     const unsigned char *const end = j->end;
-    const uintptr_t far = json_far(p, end);
+    const uintptr_t last = json_last(p, end);
     uint32_t levels = j->levels;
     unsigned c = 0;
     int event;
@@ -1363,7 +1367,7 @@ JSON_AT_BEGIN:
         goto first;
     }
 #ifdef MSC4203_WORDS
-    if ((uintptr_t)p <= far) {
+    if ((uintptr_t)p <= last) {
         const unsigned char *q = c < 'A' ? json_whole_number(p) : json_whole_literal(p);
         if (q != p) {
             p = q;
@@ -1406,7 +1410,7 @@ in_key:
         j->role = JSON_KEY | JSON_TEXT;
 #ifdef MSC4203_MEMBERS
         if (j->members && end - p >= 16) {
-            const unsigned char *q = reader_member(j, p, end, far, &c);
+            const unsigned char *q = reader_member(j, p, end, last, &c);
             if (q != NULL) {
                 p = q;
                 j->role = c == '"' ? JSON_TEXT : 0;
@@ -1422,7 +1426,7 @@ in_key:
 JSON_AT_STRING:
     run = p;
 plain:
-    p = json_plain(p, end, far);
+    p = json_plain(p, end, last);
     if (p == end)
         goto more_string;
     c = *p;
@@ -1433,7 +1437,7 @@ plain:
     if (c != '\\')
         goto bad;
 #ifdef MSC4203_WORDS
-    if (!(j->role & JSON_TEXT) && (uintptr_t)p <= far) {
+    if (!(j->role & JSON_TEXT) && (uintptr_t)p <= last) {
         const unsigned char *q = json_whole_escape(p);
         if (q != p) {
             p = q;
@@ -1463,7 +1467,7 @@ JSON_AT_ESCAPE:
 
 utf8_first:
 #ifdef MSC4203_WORDS
-    while ((uintptr_t)p <= far) {
+    while ((uintptr_t)p <= last) {
         const unsigned char *q = json_whole_utf8(p);
         if (q == p)
             break;
@@ -1493,7 +1497,7 @@ quote:
         goto ended;
     if (j->role == JSON_KEY) {
 #ifdef MSC4203_WORDS
-        if ((uintptr_t)p <= far && json_pair(p, ':', '"')) {
+        if ((uintptr_t)p <= last && json_pair(p, ':', '"')) {
             p += 2;
             j->role = 0;
             goto JSON_AT_STRING;
@@ -1554,7 +1558,7 @@ ended:
 next:
 #endif
 #ifdef MSC4203_WORDS
-    if (levels & 1 && (uintptr_t)p <= far && json_pair(p, ',', '"')) {
+    if (levels & 1 && (uintptr_t)p <= last && json_pair(p, ',', '"')) {
         p += 2;
         goto in_key;
     }
@@ -1661,6 +1665,13 @@ enum { ITEM_SENDER, ITEM_TYPE, ITEM_USER, ITEM_DEVICE, ITEM_CONTENT, ITEM_ID, IT
 #define ITEM_BIT(field) (1u << (field))
 
 /* They stand in this order in the struct. */
+MSC4203_HOT const msc4203_span *item_field_of(const msc4203_item *item, unsigned field)
+{
+    const void *at =
+        (const char *)item + offsetof(msc4203_item, sender) + field * sizeof(msc4203_span);
+    return (const msc4203_span *)at;
+}
+
 MSC4203_HOT msc4203_span *item_field(msc4203_item *item, unsigned field)
 {
     void *at = (char *)item + offsetof(msc4203_item, sender) + field * sizeof(msc4203_span);
@@ -1855,10 +1866,11 @@ static const uint32_t reader_places[] = {
     3 << 17, 1 << 23                                /* READER_LISTS, READER_SYNC */
 };
 
-/* The item in the making begins at this byte. */
-MSC4203_PRIVATE void reader_begin(struct msc4203_reader_state *s, const unsigned char *at)
+/* The item in the making begins so many bytes before this one. */
+MSC4203_PRIVATE void reader_begin(struct msc4203_reader_state *s, const unsigned char *at,
+                                  unsigned before)
 {
-    s->item.offset = s->bytes_fed - (size_t)(s->json.end - at);
+    s->item.offset = s->bytes_fed - (size_t)(s->json.end - at) - before;
     s->state |= READER_YIELD;
 }
 
@@ -2054,7 +2066,7 @@ MSC4203_COLD void reader_text(struct msc4203_reader_state *s, int last)
         reader_match(s, last);
     } else if (s->field != READER_SKIP) {
         if (s->where == READER_DEVICES && !(s->state & READER_YIELD))
-            reader_begin(s, text - 1); /* a device's key: its quote */
+            reader_begin(s, text, 1); /* a device's key: its quote, which may be in another chunk */
         if (last)
             reader_finish(s, text, s->json.now.text.bytes);
         else
@@ -2095,7 +2107,7 @@ MSC4203_PRIVATE void reader_enter(struct msc4203_reader_state *s, unsigned where
 MSC4203_PRIVATE void reader_item(struct msc4203_reader_state *s, unsigned kind)
 {
     s->item.kind = (int)kind;
-    reader_begin(s, s->json.next);
+    reader_begin(s, s->json.next, 0);
 }
 
 /* The value that comes is a field's: it must begin with this byte. */
@@ -2117,7 +2129,7 @@ MSC4203_COLD void reader_refuse(struct msc4203_reader_state *s, int error)
 {
     if (s->json.error == MSC4203_OK) {
         s->json.error = (int8_t)error;
-        reader_begin(s, s->json.next);
+        reader_begin(s, s->json.next, 0);
         s->state &= (uint8_t)~READER_YIELD;
         s->kinds = 0;
     }
@@ -2155,7 +2167,6 @@ MSC4203_COLD int reader_messages(struct msc4203_reader_state *s)
     if (s->shape == MSC4203_SEND || !(s->state & READER_WHOLE) || s->state & READER_KNOWN ||
         s->seen & READER_LOOKED || (s->seen & READER_BOTH) == READER_BOTH)
         return 0;
-    s->seen |= READER_LOOKED;
     s->state |= READER_AHEAD;
     s->mark = s->json.next;
     return 1;
@@ -2167,7 +2178,7 @@ MSC4203_HOT void reader_known(struct msc4203_reader_state *s, const reader_key *
     unsigned what = key->holds & 15, kind = 1u << what, holds = key->holds >> 4;
 
     if (holds == READER_FIELD) {
-        if (s->where == READER_ROOT && s->state & READER_KNOWN)
+        if (s->where == READER_ROOT && (s->state & READER_KNOWN || s->seen & READER_LOOKED))
             return;
         if (s->seen & kind)
             reader_error(s, MSC4203_E_FIELD_TWICE);
@@ -2210,7 +2221,7 @@ MSC4203_HOT void reader_element(struct msc4203_reader_state *s, unsigned first)
 
     s->kinds &= (uint16_t)~kind;
     if (where == READER_LIST && kind == MSC4203_TO_DEVICE && first == '{') {
-        reader_begin(s, s->json.next);
+        reader_begin(s, s->json.next, 0);
         s->state &= (uint8_t)~READER_YIELD;
         s->seen = 0;
         reader_enter(s, READER_EVENT);
@@ -2261,7 +2272,7 @@ MSC4203_HOT struct msc4203_reader_state *reader_of(msc4203_json *j)
  * scanner is in: '{', '"', or 0 behind the member; or returns NULL, then the member goes the usual
  * way. */
 MSC4203_HOT const unsigned char *reader_member(msc4203_json *j, const unsigned char *p,
-                                               const unsigned char *end, uintptr_t far,
+                                               const unsigned char *end, uintptr_t last,
                                                unsigned *rest)
 {
     struct msc4203_reader_state *s = reader_of(j);
@@ -2292,7 +2303,7 @@ MSC4203_HOT const unsigned char *reader_member(msc4203_json *j, const unsigned c
         *rest = '{';
         return p;
     }
-    quote = json_plain(p, end, far);
+    quote = json_plain(p, end, last);
     if (quote == end || *quote != '"') {
         s->field = row->field;
         j->flags = 0;
@@ -2355,7 +2366,9 @@ MSC4203_COLD void reader_back(struct msc4203_reader_state *s)
     msc4203_json *j = &s->json;
 
     s->state &= (uint8_t)~(READER_AHEAD | READER_LOST);
+    s->seen |= READER_LOOKED;
     if (!(s->state & READER_KNOWN)) { /* cut short */
+        j->error = MSC4203_OK;
         if (s->item.sender.ptr == NULL)
             s->seen &= (uint8_t)~ITEM_BIT(ITEM_SENDER);
         if (s->item.type.ptr == NULL)
@@ -2513,7 +2526,7 @@ MSC4203_API void msc4203_reader_preset(msc4203_reader *reader, const msc4203_ite
 
     if (s->shape == MSC4203_TRANSACTION)
         return;
-    memcpy(item_field(&s->item, first), &preset->sender + first, 2 * sizeof(msc4203_span));
+    memcpy(item_field(&s->item, first), item_field_of(preset, first), 2 * sizeof(msc4203_span));
     s->seen = READER_BOTH;
     s->state |= READER_KNOWN;
     if (preset->error <= MSC4203_E_FIELD_MISSING && preset->error >= MSC4203_E_TOO_LARGE)
@@ -2768,7 +2781,7 @@ MSC4203_COLD size_t writer_string(struct msc4203_writer_state *w, size_t at,
 {
     const unsigned char *p = (const unsigned char *)span->ptr, *const end = p + span->len, *run;
     msc4203_json *const j = &w->json;
-    uintptr_t far;
+    uintptr_t last;
     char escaped[6];
 
 #ifdef MSC4203_WORDS
@@ -2782,12 +2795,12 @@ MSC4203_COLD size_t writer_string(struct msc4203_writer_state *w, size_t at,
     }
 #endif
     at = WRITER_PUT(w, at, "\"");
-    far = json_far(p, end);
+    last = json_last(p, end);
     j->need = 0;
     while (p != end) {
         if (j->need == 0) {
             run = p;
-            p = json_plain(p, end, far);
+            p = json_plain(p, end, last);
             at = writer_put(w, at, run, (size_t)(p - run));
             if (p == end)
                 break;
@@ -3066,7 +3079,7 @@ MSC4203_PRIVATE size_t writer_device(struct msc4203_writer_state *w, size_t at,
 }
 
 /* Checks that a content is one JSON text of the right type, and fit for all receivers. `depth` is
- * the level that it will stand on. */
+ * the number of levels around it. */
 MSC4203_COLD int writer_check(struct msc4203_writer_state *w, const msc4203_span *content,
                                  char first, unsigned depth)
 {
@@ -3097,11 +3110,11 @@ MSC4203_PRIVATE int writer_check_item(struct msc4203_writer_state *w, const writ
     unsigned depth = 2, needs, field;
 
     if (item->error != MSC4203_OK)
-        return item->error;
+        return item->error < 0 && item->error > MSC4203_E_USAGE ? item->error : MSC4203_E_USAGE;
     if (row == NULL)
         return MSC4203_E_KIND;
     for (field = 0, needs = row->needs; needs != 0; field++, needs >>= 1)
-        if (needs & 1 && (&item->sender)[field].ptr == NULL)
+        if (needs & 1 && item_field_of(item, field)->ptr == NULL)
             return MSC4203_E_FIELD_MISSING;
     if (!(row->needs & WRITER_CONTENT))
         return MSC4203_OK;

@@ -73,6 +73,7 @@ run i686 i686-linux-gnu-gcc qemu-i386 '' ''
 run native-unsigned-char "${CC:-cc}" '' -funsigned-char ''
 compile windows x86_64-w64-mingw32-gcc -O2
 compile windows-bytes x86_64-w64-mingw32-gcc -O2 -DMSC4203_NO_SIMD -DMSC4203_NO_WORDS
+compile windows-after-its-macros x86_64-w64-mingw32-gcc -O2 -DSTRICT -include windows.h
 compile cortex-m0plus arm-none-eabi-gcc -mcpu=cortex-m0plus -mthumb -Os -ffreestanding
 compile cortex-m4 arm-none-eabi-gcc -mcpu=cortex-m4 -mthumb -Os -ffreestanding
 exit $failed

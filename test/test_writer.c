@@ -701,6 +701,13 @@ static void check_strings(void)
         item.error = MSC4203_E_FIELD_MISSING - (int)i;
         check_refused("an unusable item", MSC4203_TRANSACTION, &before, &item, &after, item.error);
     }
+    for (i = 0; i < 5; i++) { /* no errors, and one that a byte does not hold */
+        static const int odd[] = {256, 1, -60, -256, -65536};
+        msc4203_item item = message("@n:x", "D", "!");
+        item.error = odd[i];
+        check_refused("an unknown error", MSC4203_TRANSACTION, &before, &item, &after,
+                      MSC4203_E_USAGE);
+    }
     for (i = 0; i < 6; i++) {
         msc4203_item item =
             item_of(i & 1 ? MSC4203_DEVICE_LEFT : MSC4203_DEVICE_CHANGED, bad[i], NULL, NULL);
