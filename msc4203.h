@@ -613,8 +613,8 @@ MSC4203_API int msc4203_writer_reserve(msc4203_writer *writer, size_t bytes);
  *   MSC4203_E_TOO_DEEP, MSC4203_E_SURROGATE, MSC4203_E_NUMBER
  *                              the content is valid, but poison for some receivers
  *   the item's own `error`     it is an unusable item from a reader
- *   MSC4203_E_USAGE            the body has not been begun, or has been ended; or the item's `error`
- *                              is none */
+ *   MSC4203_E_USAGE            the body has not been begun, or has been ended; or the item's
+ *                              `error` is none */
 MSC4203_API int msc4203_writer_item(msc4203_writer *writer, const msc4203_item *item);
 
 /* Ends the body. There is always room for it. *bytes, if not NULL, is then the body's length.
@@ -889,7 +889,8 @@ MSC4203_HOT const unsigned char *json_copy_plain(char *to, const unsigned char *
 #endif
 
 /* Returns the first byte from p on that is not plain, or end. Most strings are short: four words
- * are looked at before anything is called. (`last` is the last place where there are four, or 0.) */
+ * are looked at before anything is called. (`last` is the last place where there are four, or
+ * 0.) */
 MSC4203_HOT const unsigned char *json_plain(const unsigned char *p, const unsigned char *end,
                                             uintptr_t last)
 {

@@ -1,8 +1,8 @@
 /* test.h - what every test program shares: counting, scaling, random numbers, files.
  *
- * A test program is one file test/test_NAME.c, linked with msc4203.c. It calls CHECK() as often as it
- * likes and ends with `return test_end("NAME");`, which prints `NAME: N passed, N failed` and returns
- * 1 when anything failed. TEST_SCALE (an environment variable, default 1) makes a suite run longer:
+ * A test program is one file test/test_NAME.c, linked with msc4203.c. It calls CHECK() as often as
+ * it likes and ends with `return test_end("NAME");`, which prints `NAME: N passed, N failed` and
+ * returns 1 when anything failed. TEST_SCALE (an environment variable, default 1) makes a suite run longer:
  * multiply the number of random cases by test_scale(). TEST_SHARE (default 1) makes it shorter, for
  * slow machines and instrumented builds: do one case in test_share() of what is exhaustive or many.
  * TEST_SEED sets the random seed. */
@@ -85,8 +85,8 @@ static TEST_UNUSED size_t test_below(size_t n)
     return n ? (size_t)((test_random() >> 16) % n) : 0;
 }
 
-/* The tests run in the project's folder: "test/data/...". Returns a malloc'ed copy (with a NUL after
- * it) of the whole file and sets *size; ends the program when that fails. */
+/* The tests run in the project's folder: "test/data/...". Returns a malloc'ed copy (with a NUL
+ * after it) of the whole file and sets *size; ends the program when that fails. */
 static TEST_UNUSED char *test_read(const char *path, size_t *size)
 {
     FILE *file = fopen(path, "rb");
