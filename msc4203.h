@@ -3227,14 +3227,16 @@ MSC4203_API int msc4203_writer_item(msc4203_writer *writer, const msc4203_item *
     struct msc4203_writer_place before = w->at;
     size_t tail = w->tail, reserve = w->reserve;
     const writer_kind *row;
+    int result;
 
     if (!w->open && w->error == MSC4203_OK)
         w->error = MSC4203_E_USAGE;
     if (w->error != MSC4203_OK)
         return w->error;
     row = writer_row(w, (unsigned)item->kind);
-    w->error = (int8_t)writer_check_item(w, row, item);
-    if (w->error == MSC4203_OK)
+    result = writer_check_item(w, row, item);
+    w->error = (int8_t)result;
+    if (result == MSC4203_OK)
         writer_add(w, row, item);
     if (w->error != MSC4203_OK) {
         w->at = before;
