@@ -193,9 +193,9 @@
  * 7. MEMORY
  *
  * All memory is the caller's. On a 64-bit machine: msc4203_reader at most 384 bytes, msc4203_writer
- * at most 384 bytes, whatever the body's size; no function needs more than 256 bytes of stack, and
- * the deepest chain of calls 512 (on a Cortex-M0+ at -Os 256). (Ask msc4203_sizeof() for the sizes
- * on yours.) No heap, no recursion, no static data that is written to.
+ * at most 384 bytes, whatever the body's size; ask msc4203_sizeof() for the sizes on yours. No
+ * function needs more than 256 bytes of stack, and the deepest chain of calls, optimised, 512 (on a
+ * Cortex-M0+ 256). No heap, no recursion, no static data that is written to.
  *
  *
  * 8. THREADS
