@@ -760,12 +760,10 @@ MSC4203_PRIVATE void json_init(msc4203_json *j, const void *text, size_t bytes)
 }
 
 /* A run of plain bytes ends at '"', '\\', whatever is below 0x20, and whatever is not ASCII. Most
- * bytes of most bodies are plain: this is the loop that decides how fast everything is. */
-MSC4203_HOT const unsigned char *json_plain_bytes(const unsigned char *p, const unsigned char *end)
+ * bytes of most bodies are plain: the loops over them decide how fast everything is. */
+MSC4203_HOT int json_is_plain(unsigned c)
 {
-    while (p != end && *p - 0x20u < 0x60 && *p != '"' && *p != '\\')
-        p++;
-    return p;
+    return c - 0x20 < 0x60 && c != '"' && c != '\\';
 }
 
 #if !defined(MSC4203_NO_WORDS) && defined(__GNUC__) && !defined(__TINYC__) && \
@@ -829,39 +827,18 @@ MSC4203_HOT uint64_t json_vector(const unsigned char *p)
 #define json_vector_first(hits) ((unsigned)__builtin_ctzll(hits) >> 2)
 #endif
 
-/* The long runs, and those near the end of the chunk. */
-MSC4203_COLD const unsigned char *json_plain_long(const unsigned char *p, const unsigned char *end)
-{
-    const unsigned char *const begin = p;
-
-#ifdef MSC4203_VECTOR
-    for (; end - p >= MSC4203_VECTOR; p += MSC4203_VECTOR)
-        if (json_vector(p) != 0)
-            return p + json_vector_first(json_vector(p));
-#else
-    for (; end - p >= 32; p += 32)
-        if ((json_word(p) | json_word(p + 8) | json_word(p + 16) | json_word(p + 24)) != 0)
-            break;
-#endif
-    for (; end - p >= 8; p += 8)
-        if (json_word(p) != 0)
-            return p + json_word_first(json_word(p));
-    if (p == end || end - begin < 8)
-        return json_plain_bytes(p, end);
-    p = end - 8; /* the last word, of which a part has been seen */
-    return json_word(p) != 0 ? p + json_word_first(json_word(p)) : end;
-}
-
-/* Copies plain bytes while it looks; returns the first that is not plain, or end. There is room for
- * all of them. (What comes behind it in the same word or vector may be copied too.) */
-MSC4203_HOT const unsigned char *json_copy_plain(char *to, const unsigned char *p,
-                                                 const unsigned char *end)
+/* Returns the first byte from p on that is not plain, or end; and copies what it has looked at to
+ * `to`, unless that is NULL. (What comes behind in the same word or vector may be copied too, but
+ * nothing from `end` on.) */
+MSC4203_HOT const unsigned char *json_plain_run(char *to, const unsigned char *p,
+                                                const unsigned char *end)
 {
     const unsigned char *const begin = p;
 
 #ifdef MSC4203_VECTOR
     for (; end - p >= MSC4203_VECTOR; p += MSC4203_VECTOR) {
-        memcpy(to + (p - begin), p, MSC4203_VECTOR);
+        if (to != NULL)
+            memcpy(to + (p - begin), p, MSC4203_VECTOR);
         if (json_vector(p) != 0)
             return p + json_vector_first(json_vector(p));
     }
@@ -869,22 +846,32 @@ MSC4203_HOT const unsigned char *json_copy_plain(char *to, const unsigned char *
     for (; end - p >= 32; p += 32) {
         if ((json_word(p) | json_word(p + 8) | json_word(p + 16) | json_word(p + 24)) != 0)
             break;
-        memcpy(to + (p - begin), p, 32);
+        if (to != NULL)
+            memcpy(to + (p - begin), p, 32);
     }
 #endif
     for (; end - p >= 8; p += 8) {
-        memcpy(to + (p - begin), p, 8);
+        if (to != NULL)
+            memcpy(to + (p - begin), p, 8);
         if (json_word(p) != 0)
             return p + json_word_first(json_word(p));
     }
     if (p != end && end - begin >= 8) { /* the last word, of which a part has been seen */
         p = end - 8;
-        memcpy(to + (p - begin), p, 8);
+        if (to != NULL)
+            memcpy(to + (p - begin), p, 8);
         return json_word(p) != 0 ? p + json_word_first(json_word(p)) : end;
     }
-    for (; p != end && *p - 0x20u < 0x60 && *p != '"' && *p != '\\'; p++)
-        to[p - begin] = (char)*p;
+    for (; p != end && json_is_plain(*p); p++)
+        if (to != NULL)
+            to[p - begin] = (char)*p;
     return p;
+}
+
+/* The long runs, and those near the end of the chunk. */
+MSC4203_COLD const unsigned char *json_plain_long(const unsigned char *p, const unsigned char *end)
+{
+    return json_plain_run(NULL, p, end);
 }
 #endif
 
@@ -913,7 +900,9 @@ MSC4203_HOT const unsigned char *json_plain(const unsigned char *p, const unsign
     return json_plain_long(p, end);
 #else
     (void)last;
-    return json_plain_bytes(p, end);
+    while (p != end && json_is_plain(*p))
+        p++;
+    return p;
 #endif
 }
 
@@ -1455,12 +1444,8 @@ plain:
     if (j->role & JSON_TEXT)
         JSON_STOP(JSON_AT_ESCAPE, JSON_GOT_TEXT);
 JSON_AT_ESCAPE:
-    j->next = p;
-    event = json_escape(j);
-    p = j->next;
-    if (event == JSON_GOT_ERROR)
-        goto bad;
-    if (event == JSON_GOT_MORE || j->role & JSON_TEXT)
+    JSON_CALL(json_escape);
+    if (j->role & JSON_TEXT)
         goto stop;
     if (j->state == JSON_AT_STRING)
         goto JSON_AT_STRING;
@@ -1867,12 +1852,11 @@ static const uint32_t reader_places[] = {
     3 << 17, 1 << 23                                /* READER_LISTS, READER_SYNC */
 };
 
-/* The item in the making begins so many bytes before this one. */
-MSC4203_PRIVATE void reader_begin(struct msc4203_reader_state *s, const unsigned char *at,
+/* The item in the making, or what is wrong with the body, begins so many bytes before this one. */
+MSC4203_PRIVATE void reader_place(struct msc4203_reader_state *s, const unsigned char *at,
                                   unsigned before)
 {
     s->item.offset = s->bytes_fed - (size_t)(s->json.end - at) - before;
-    s->state |= READER_YIELD;
 }
 
 /* An item's first error counts; but any other before "too large", so that it does not depend on
@@ -2066,8 +2050,10 @@ MSC4203_COLD void reader_text(struct msc4203_reader_state *s, int last)
     if (s->field == READER_KEY) {
         reader_match(s, last);
     } else if (s->field != READER_SKIP) {
-        if (s->where == READER_DEVICES && !(s->state & READER_YIELD))
-            reader_begin(s, text, 1); /* a device's key: its quote, which may be in another chunk */
+        if (s->where == READER_DEVICES && !(s->state & READER_YIELD)) {
+            reader_place(s, text, 1); /* a device's key: its quote, which may be in another chunk */
+            s->state |= READER_YIELD;
+        }
         if (last)
             reader_finish(s, text, s->json.now.text.bytes);
         else
@@ -2108,7 +2094,8 @@ MSC4203_PRIVATE void reader_enter(struct msc4203_reader_state *s, unsigned where
 MSC4203_PRIVATE void reader_item(struct msc4203_reader_state *s, unsigned kind)
 {
     s->item.kind = (int)kind;
-    reader_begin(s, s->json.next, 0);
+    reader_place(s, s->json.next, 0);
+    s->state |= READER_YIELD;
 }
 
 /* The value that comes is a field's: it must begin with this byte. */
@@ -2130,8 +2117,7 @@ MSC4203_COLD void reader_refuse(struct msc4203_reader_state *s, int error)
 {
     if (s->json.error == MSC4203_OK) {
         s->json.error = (int8_t)error;
-        reader_begin(s, s->json.next, 0);
-        s->state &= (uint8_t)~READER_YIELD;
+        reader_place(s, s->json.next, 0);
         s->kinds = 0;
     }
 }
@@ -2222,8 +2208,7 @@ MSC4203_HOT void reader_element(struct msc4203_reader_state *s, unsigned first)
 
     s->kinds &= (uint16_t)~kind;
     if (where == READER_LIST && kind == MSC4203_TO_DEVICE && first == '{') {
-        reader_begin(s, s->json.next, 0);
-        s->state &= (uint8_t)~READER_YIELD;
+        reader_place(s, s->json.next, 0);
         s->seen = 0;
         reader_enter(s, READER_EVENT);
         return;
@@ -2242,24 +2227,23 @@ MSC4203_HOT void reader_element(struct msc4203_reader_state *s, unsigned first)
 
 #ifdef MSC4203_MEMBERS
 /* What an event's five members look like in most bodies, behind the key's first quote: the bytes,
- * and which of sixteen they are; then their number, the field, its bit and where it is in the item,
- * whether /sync has it, and which comes next in most bodies. */
+ * and which of sixteen they are; then their number, the field and its bit, whether /sync has it, and
+ * which comes next in most bodies. (A row of 64 bytes is found without a multiplication.) */
 static const struct reader_pattern {
     char text[16];
     unsigned char mask[16];
-    uint8_t bytes, field, bit, at, in_sync, then;
-    char padding[26];
+    uint8_t bytes, field, bit, in_sync, then;
+    char padding[27];
 } reader_patterns[] = {
 #define READER_FF4 255, 255, 255, 255
-#define READER_AT(field, member) \
-    ITEM_##field, ITEM_BIT(ITEM_##field), (uint8_t)offsetof(msc4203_item, member)
-    {"content\":{", {READER_FF4, READER_FF4, 255, 255}, 9, READER_AT(CONTENT, content), 1, 1, ""},
-    {"sender\":\"", {READER_FF4, READER_FF4, 255}, 9, READER_AT(SENDER, sender), 1, 2, ""},
+#define READER_FIELD_BIT(field) ITEM_##field, ITEM_BIT(ITEM_##field)
+    {"content\":{", {READER_FF4, READER_FF4, 255, 255}, 9, READER_FIELD_BIT(CONTENT), 1, 1, ""},
+    {"sender\":\"", {READER_FF4, READER_FF4, 255}, 9, READER_FIELD_BIT(SENDER), 1, 2, ""},
     {"to_device_id\":\"", {READER_FF4, READER_FF4, READER_FF4, 255, 255, 255}, 15,
-     READER_AT(DEVICE, device_id), 0, 3, ""},
-    {"to_user_id\":\"", {READER_FF4, READER_FF4, READER_FF4, 255}, 13, READER_AT(USER, user_id), 0,
-     4, ""},
-    {"type\":\"", {READER_FF4, 255, 255, 255}, 7, READER_AT(TYPE, type), 1, 0, ""}
+     READER_FIELD_BIT(DEVICE), 0, 3, ""},
+    {"to_user_id\":\"", {READER_FF4, READER_FF4, READER_FF4, 255}, 13, READER_FIELD_BIT(USER), 0, 4,
+     ""},
+    {"type\":\"", {READER_FF4, 255, 255, 255}, 7, READER_FIELD_BIT(TYPE), 1, 0, ""}
 };
 
 MSC4203_HOT struct msc4203_reader_state *reader_of(msc4203_json *j)
@@ -2312,7 +2296,7 @@ MSC4203_HOT const unsigned char *reader_member(msc4203_json *j, const unsigned c
         return p;
     }
     s->loose |= row->bit;
-    span = (msc4203_span *)(void *)((char *)&s->item + row->at);
+    span = item_field(&s->item, row->field);
     span->ptr = (const char *)p;
     span->len = (size_t)(quote - p);
     *rest = 0;
@@ -2581,7 +2565,7 @@ MSC4203_COLD void reader_middle(struct msc4203_reader_state *s)
     const unsigned char *const begin = s->json.next;
 
     if ((size_t)(s->json.end - begin) <= s->high - s->part) {
-        s->json.next = json_copy_plain(s->scratch + s->part, begin, s->json.end);
+        s->json.next = json_plain_run(s->scratch + s->part, begin, s->json.end);
         s->part += (uint32_t)(s->json.next - begin);
         s->mark = s->json.next;
     }
@@ -2789,7 +2773,7 @@ MSC4203_COLD size_t writer_string(struct msc4203_writer_state *w, size_t at,
     /* Nearly always all of it is plain, and there is room. */
     if (w->room >= 2 && at <= w->room - 2 && span->len <= w->room - 2 - at) {
         char *const to = w->buffer + at;
-        if (json_copy_plain(to + 1, p, end) == end) {
+        if (json_plain_run(to + 1, p, end) == end) {
             to[0] = to[1 + span->len] = '"';
             return at + span->len + 2;
         }
@@ -2864,10 +2848,9 @@ MSC4203_COLD int writer_find(struct msc4203_writer_state *w, size_t begin, const
     return 0;
 }
 
-/* The kinds of which a shape has lists, and of which it has objects USER -> DEVICE -> content. */
+/* The kinds that share device_lists, and those that are one string. */
 enum {
     WRITER_LISTS = MSC4203_DEVICE_CHANGED | MSC4203_DEVICE_LEFT,
-    WRITER_MAPS = MSC4203_KEY_COUNTS | MSC4203_FALLBACK_TYPES,
     WRITER_IDS = MSC4203_MESSAGE_ID | MSC4203_NEXT_BATCH
 };
 
@@ -2953,12 +2936,24 @@ MSC4203_PRIVATE size_t writer_close(const struct msc4203_writer_state *w, size_t
     return writer_put(w, at, "]}", row->form != WRITER_LIST ? 2 : 1);
 }
 
+/* Opens a list that is a member of this name. */
+MSC4203_PRIVATE size_t writer_inner(const struct msc4203_writer_state *w, size_t at, unsigned name)
+{
+    item_key key = {(uint8_t)name, sizeof item_names.left - 1};
+
+    if (name == WRITER_MEMBER(changed))
+        key.bytes = sizeof item_names.changed - 1;
+    if (name == WRITER_MEMBER(events))
+        key.bytes = sizeof item_names.events - 1;
+    at = WRITER_PUT(w, at, "\"");
+    at = writer_name(w, at, &key);
+    return WRITER_PUT(w, at, "[");
+}
+
 /* Opens the list or the object of a kind of items; those of an EDU have this sender and type. */
 MSC4203_COLD size_t writer_open(struct msc4203_writer_state *w, size_t at, const writer_kind *row,
                                 const msc4203_span *sender, const msc4203_span *type)
 {
-    item_key inner = {row->form, 4}; /* "left" */
-
     if (w->shape == MSC4203_EDU) {
         w->at.sender = at + 10;
         at = writer_member(w, at, at == 0 ? "\012{\"sender\":" : "\012,\"sender\":", sender);
@@ -2971,13 +2966,8 @@ MSC4203_COLD size_t writer_open(struct msc4203_writer_state *w, size_t at, const
         return WRITER_PUT(w, at, "[");
     if (row->form == WRITER_MAP)
         return WRITER_PUT(w, at, "{");
-    if (row->form == WRITER_MEMBER(changed))
-        inner.bytes = 7;
-    if (row->form == WRITER_MEMBER(events))
-        inner.bytes = 6;
-    at = WRITER_PUT(w, at, "{\"");
-    at = writer_name(w, at, &inner);
-    return WRITER_PUT(w, at, "[");
+    at = WRITER_PUT(w, at, "{");
+    return writer_inner(w, at, row->form);
 }
 
 /* Adds what closes the body, as it is now. */
@@ -3142,8 +3132,8 @@ MSC4203_PRIVATE size_t writer_turn(struct msc4203_writer_state *w, const writer_
                               !(open & WRITER_LISTS)))
         w->error = MSC4203_E_ORDER;
     if (kind & WRITER_LISTS && open & WRITER_LISTS) {
-        at = kind == MSC4203_DEVICE_LEFT ? WRITER_PUT(w, at, "],\"left\":[")
-                                         : WRITER_PUT(w, at, "],\"changed\":[");
+        at = WRITER_PUT(w, at, "],");
+        at = writer_inner(w, at, row->form);
     } else {
         at = writer_close(w, at);
         at = writer_open(w, at, row, &item->sender, &item->type);
@@ -3201,12 +3191,6 @@ MSC4203_API int msc4203_writer_begin(msc4203_writer *writer, int shape, unsigned
     return MSC4203_OK;
 }
 
-/* How many more bytes there is room for. */
-MSC4203_PRIVATE size_t writer_left(const struct msc4203_writer_state *w)
-{
-    return w->buffer != NULL ? w->room - w->tail - w->at.used : SIZE_MAX;
-}
-
 MSC4203_API int msc4203_writer_reserve(msc4203_writer *writer, size_t bytes)
 {
     struct msc4203_writer_state *w = &writer->priv;
@@ -3215,7 +3199,7 @@ MSC4203_API int msc4203_writer_reserve(msc4203_writer *writer, size_t bytes)
         return w->error;
     if (!w->open)
         return MSC4203_E_USAGE;
-    if (bytes > writer_left(w))
+    if (w->buffer != NULL && bytes > w->room - w->tail - w->at.used)
         return MSC4203_E_FULL;
     w->reserve = bytes;
     return MSC4203_OK;
@@ -3343,7 +3327,7 @@ MSC4203_API size_t msc4203_alignof(int object)
 #undef MSC4203_MEMBERS
 #undef json_vector_first
 #undef READER_FF4
-#undef READER_AT
+#undef READER_FIELD_BIT
 #undef ITEM_BIT
 #undef ITEM_UNKNOWN
 #undef ITEM_KEY
