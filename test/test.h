@@ -2,10 +2,10 @@
  *
  * A test program is one file test/test_NAME.c, linked with msc4203.c. It calls CHECK() as often as
  * it likes and ends with `return test_end("NAME");`, which prints `NAME: N passed, N failed` and
- * returns 1 when anything failed. TEST_SCALE (an environment variable, default 1) makes a suite run longer:
- * multiply the number of random cases by test_scale(). TEST_SHARE (default 1) makes it shorter, for
- * slow machines and instrumented builds: do one case in test_share() of what is exhaustive or many.
- * TEST_SEED sets the random seed. */
+ * returns 1 when anything failed. TEST_SCALE (an environment variable, default 1) makes a suite run
+ * longer: multiply the number of random cases by test_scale(). TEST_SHARE (default 1) makes it
+ * shorter, for slow machines and instrumented builds: do one case in test_share() of what is
+ * exhaustive or many. TEST_SEED sets the random seed. */
 #ifndef TEST_H
 #define TEST_H
 

@@ -461,6 +461,55 @@ static void check_broken_strings(void)
     check_string("0123456789abcdef0123456789abcdef0123456\x01", 40, "SYNTAX", 39);
 }
 
+/* Reads an event with the number BEFORE, `zeros` times 0, BEHIND, in little scratch. Tells whether
+ * it is one that no double holds. */
+static int is_huge(const char *before, size_t zeros, const char *behind)
+{
+    static char chunk[65536], scratch[64];
+    const char *parts[3];
+    msc4203_reader reader;
+    const msc4203_item *item;
+    size_t part, left, bytes;
+    int huge = -1, result = MSC4203_MORE;
+    memset(chunk, '0', sizeof chunk);
+    parts[0] = before;
+    parts[1] = chunk;
+    parts[2] = behind;
+    msc4203_reader_init(&reader, MSC4203_TRANSACTION, MSC4203_EVENT, scratch, sizeof scratch);
+    for (part = 0; part < 3; part++)
+        for (left = part == 1 ? zeros : strlen(parts[part]); left != 0; left -= bytes) {
+            bytes = left < sizeof chunk ? left : sizeof chunk;
+            msc4203_reader_feed(&reader, parts[part], bytes, 0);
+            while ((result = msc4203_reader_next(&reader, &item)) == MSC4203_ITEM)
+                huge = (item->flags & MSC4203_HUGE_NUMBER) != 0;
+        }
+    CHECK(result == MSC4203_MORE);
+    return huge;
+}
+
+/* Many zeros, and an exponent that makes up for them: up to a length of 64 MiB. */
+static void check_long_numbers(void)
+{
+    static const size_t lengths[] = {0, 1, 1000, 100000, 67108830};
+    char behind[64];
+    size_t i;
+    for (i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        unsigned long n = (unsigned long)lengths[i];
+        if (n > 1000000 && test_share() > 1)
+            continue;
+        sprintf(behind, "1e%lu}]}", n + 309); /* 1e308 */
+        CHECK(is_huge("{\"events\":[{\"a\":0.", n, behind) == 0);
+        sprintf(behind, "1e%lu}]}", n + 310);
+        CHECK(is_huge("{\"events\":[{\"a\":0.", n, behind) == 1);
+        sprintf(behind, "e%ld}]}", 308 - (long)n);
+        CHECK(is_huge("{\"events\":[{\"a\":-1", n, behind) == 0);
+        sprintf(behind, "e%ld}]}", 309 - (long)n);
+        CHECK(is_huge("{\"events\":[{\"a\":-1", n, behind) == 1);
+        CHECK(is_huge("{\"events\":[{\"a\":0.", n, "1e671088640}]}") == 1);
+        CHECK(is_huge("{\"events\":[{\"a\":-1", n, "e-671088640}]}") == 0);
+    }
+}
+
 int main(void)
 {
     static const size_t depths[] = {1025, 65535, 65536, 65537, 66560, 131072, 1000000};
@@ -478,6 +527,7 @@ int main(void)
     check_open(300000, "{\"a\":");
     check_all_long();
     check_long_keys();
+    check_long_numbers();
     check_many_bad();
     check_broken_strings();
     return test_end("hostile");
