@@ -2227,8 +2227,8 @@ MSC4203_HOT void reader_element(struct msc4203_reader_state *s, unsigned first)
 
 #ifdef MSC4203_MEMBERS
 /* What an event's five members look like in most bodies, behind the key's first quote: the bytes,
- * and which of sixteen they are; then their number, the field and its bit, whether /sync has it, and
- * which comes next in most bodies. (A row of 64 bytes is found without a multiplication.) */
+ * and which of sixteen they are; then their number, the field and its bit, whether /sync has it,
+ * and which comes next in most bodies. (A row of 64 bytes is found without a multiplication.) */
 static const struct reader_pattern {
     char text[16];
     unsigned char mask[16];
