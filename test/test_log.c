@@ -261,6 +261,35 @@ static void say(const char *what, const struct contract *c, const struct bench *
            c->dropped, c->expired, c->fulls, c->quotas, (unsigned long)b->log.priv.lap - 1);
 }
 
+/* Lets the ring's end come near to where it goes round. */
+static void bench_age(struct bench *b, size_t messages)
+{
+    static const char text[1500] = "{}";
+    msc4203_message message;
+    uint64_t first;
+    uint32_t batch, channel = MSC4203_CHANNEL_PARKED;
+    int result;
+
+    memset(&message, 0, sizeof message);
+    message.channels = (uint32_t)1 << channel;
+    message.item.content.ptr = text;
+    message.item.content.len = sizeof text;
+    for (; messages != 0; messages--) {
+        result = b->queue.begin(b->queue.context, &batch);
+        if (result == MSC4203_OK)
+            result = b->queue.push(b->queue.context, batch, &message);
+        if (result == MSC4203_OK)
+            result = b->queue.commit(b->queue.context, batch, NULL, &first);
+        if (result == MSC4203_OK)
+            result = b->queue.flush(b->queue.context);
+        if (result == MSC4203_OK)
+            result = b->queue.done(b->queue.context, channel, NULL, first, NULL);
+        if (result == MSC4203_OK)
+            result = b->queue.flush(b->queue.context);
+        CHECK(result == MSC4203_OK);
+    }
+}
+
 /* ---- the tests ---- */
 
 static void test_model(const char *what, size_t bytes, int in_memory, unsigned long operations,
@@ -303,6 +332,8 @@ static void test_power(unsigned long histories)
         c->size_max = test_below(2) ? 1800 : 200;
         c->devices = 4;
         contract_begin(c);
+        if (i & 1)
+            bench_age(&b, test_below(28));
         while (steps-- != 0 && test_failed == before) {
             if (b.fake.fail_at == 0 && test_below(10) == 0) {
                 b.fake.fail_at = b.fake.calls + 1 + test_below(40);
