@@ -898,23 +898,25 @@ typedef struct msc4203_log {
 #ifndef MSC4203_NO_LOG
 /* Tells how many bytes of memory a log with this configuration needs in a region of `bytes` bytes:
  * the buffer for msc4203_log_open(). Depends on the devices, the requests and the openings, never on
- * the messages. 0 when the region is too small, or too large (8 GiB). */
-MSC4203_API size_t msc4203_log_memory(const msc4203_log_config *config, uint64_t bytes);
+ * the messages. 0 when the region is too small, or too large (8 GiB). `log` is only worked with. */
+MSC4203_API size_t msc4203_log_memory(msc4203_log *log, const msc4203_log_config *config,
+                                      uint64_t bytes);
 
 /* Makes an empty log in a region; what was in it is lost. `config` may be NULL, for the defaults.
- * `random` are 64 random bits.
+ * `random` are 64 random bits. `log` is only worked with.
  *
  * Returns MSC4203_OK, after power loss too; MSC4203_E_REGION when the region is too small for the
  * configuration or too large; MSC4203_E_STORAGE. */
-MSC4203_API int msc4203_log_format(const msc4203_storage *storage,
+MSC4203_API int msc4203_log_format(msc4203_log *log, const msc4203_storage *storage,
                                    const msc4203_log_config *config, uint64_t random);
 
 /* Tells the configuration with which the log in a region was made, and so how much memory opening it
- * needs.
+ * needs. `log` is only worked with.
  *
  * Returns MSC4203_OK; MSC4203_E_FORMAT when there is no log, or one of a later version;
  * MSC4203_E_REGION when the log was made for a region of another size; MSC4203_E_STORAGE. */
-MSC4203_API int msc4203_log_inspect(const msc4203_storage *storage, msc4203_log_config *config);
+MSC4203_API int msc4203_log_inspect(msc4203_log *log, const msc4203_storage *storage,
+                                    msc4203_log_config *config);
 
 /* Opens the log in a region. `memory`, aligned as for a uint32_t and of `bytes` bytes, and `storage`
  * must live as long as the log is used. `random` are 64 random bits, by which this opening is known
@@ -963,7 +965,8 @@ typedef struct msc4203_log_entry {
 
 /* Reads through all that is in a region, as far as it can be read, open or not, and calls `see` for
  * each record and each damaged place; a result of `see` other than 0 ends it. Changes nothing.
- * `memory` must hold the largest message (entries that do not fit come without strings).
+ * `memory`, aligned as for a uint64_t, must hold 400 bytes and the largest message (entries that do
+ * not fit come without strings).
  *
  * Returns MSC4203_OK, MSC4203_E_FORMAT, MSC4203_E_REGION, MSC4203_E_STORAGE, or what `see` said. */
 MSC4203_API int msc4203_log_scan(const msc4203_storage *storage, void *memory, size_t bytes,
@@ -972,6 +975,42 @@ MSC4203_API int msc4203_log_scan(const msc4203_storage *storage, void *memory, s
 
 /* Storage in memory: `bytes` bytes at `memory`, aligned to 4 bytes. */
 MSC4203_API void msc4203_memory_storage(msc4203_storage *storage, void *memory, uint64_t bytes);
+
+#if !defined(MSC4203_NO_FILE) && (defined(MSC4203_FILE) || !defined(MSC4203_STATIC))
+/* Storage in a file, of POSIX systems. Compiled by msc4203.c, and by this header where MSC4203_FILE is
+ * defined (then with _POSIX_C_SOURCE 200809L, and _FILE_OFFSET_BITS 64 on 32-bit systems). */
+typedef struct msc4203_file {
+    struct {
+        msc4203_log log;            /* for making one */
+        int fd, error;
+        uint32_t used;              /* bytes at `at` that are still to be written */
+        uint64_t at;
+        char name[1024];
+        unsigned char buffer[65536];
+    } priv;
+} msc4203_file;
+
+/* Makes a file of `bytes` bytes with an empty log in it: mode 0600, all its blocks allocated. It is
+ * made beside `path`, as PATH.new, and takes its name when it is whole and durable; what had that name
+ * is replaced. `config` and `random` as for msc4203_log_format(). `file` is only worked with.
+ *
+ * Returns MSC4203_OK; the errors of msc4203_log_format(); MSC4203_E_LOCKED when another process is
+ * making it; MSC4203_E_STORAGE, and errno says why. */
+MSC4203_API int msc4203_file_create(msc4203_file *file, const char *path, uint64_t bytes,
+                                    const msc4203_log_config *config, uint64_t random);
+
+/* Opens a file as a storage, and locks it against other processes (by fcntl: a process that opens it
+ * twice locks nothing). `writable` 0: only for reading, and not locked. `file` must live as long as
+ * the storage is used.
+ *
+ * Returns MSC4203_OK; MSC4203_END when there is no such file; MSC4203_E_LOCKED; MSC4203_E_STORAGE, and
+ * errno says why. */
+MSC4203_API int msc4203_file_open(msc4203_file *file, const char *path, int writable,
+                                  msc4203_storage *storage);
+
+/* Closes the file. What was not synced may be lost with the power, as always. */
+MSC4203_API int msc4203_file_close(msc4203_file *file);
+#endif /* MSC4203_NO_FILE */
 #endif /* MSC4203_NO_LOG */
 
 /* ------------------------------------------------------------------------------------------------
@@ -3681,6 +3720,13 @@ MSC4203_API uint32_t msc4203_route(const msc4203_appservice *services, size_t co
 #include <arm_acle.h>
 #endif
 
+/* Functions that stay out of others, for the sake of the stack. */
+#if defined(__GNUC__) || defined(__clang__)
+#define LOG_APART MSC4203_PRIVATE __attribute__((noinline))
+#else
+#define LOG_APART MSC4203_PRIVATE
+#endif
+
 enum {
     LOG_HEADER = 96,        /* bytes of an image's header */
     LOG_FIXED = 56,         /* bytes of a message before its links */
@@ -3785,7 +3831,7 @@ MSC4203_PRIVATE uint32_t log_crc(uint32_t crc, const void *data, size_t bytes)
         crc = __crc32cw(crc, log_get(p));
     for (; p != end; p++)
         crc = __crc32cb(crc, *p);
-#else
+#elif defined(__OPTIMIZE_SIZE__)
     static const uint32_t table[16] = {
         0x00000000u, 0x105EC76Fu, 0x20BD8EDEu, 0x30E349B1u, 0x417B1DBCu, 0x5125DAD3u,
         0x61C69362u, 0x7198540Du, 0x82F63B78u, 0x92A8FC17u, 0xA24BB5A6u, 0xB21572C9u,
@@ -3796,6 +3842,46 @@ MSC4203_PRIVATE uint32_t log_crc(uint32_t crc, const void *data, size_t bytes)
         crc ^= *p;
         crc = crc >> 4 ^ table[crc & 15];
         crc = crc >> 4 ^ table[crc & 15];
+    }
+#else
+    /* What each half of a byte of 4 does to the CRC behind them. */
+    static const uint32_t table[8][16] = {
+        {0x00000000u, 0xDD45AAB8u, 0xBF672381u, 0x62228939u, 0x7B2231F3u, 0xA6679B4Bu,
+         0xC4451272u, 0x1900B8CAu, 0xF64463E6u, 0x2B01C95Eu, 0x49234067u, 0x9466EADFu,
+         0x8D665215u, 0x5023F8ADu, 0x32017194u, 0xEF44DB2Cu},
+        {0x00000000u, 0xE964B13Du, 0xD725148Bu, 0x3E41A5B6u, 0xABA65FE7u, 0x42C2EEDAu,
+         0x7C834B6Cu, 0x95E7FA51u, 0x52A0C93Fu, 0xBBC47802u, 0x8585DDB4u, 0x6CE16C89u,
+         0xF90696D8u, 0x106227E5u, 0x2E238253u, 0xC747336Eu},
+        {0x00000000u, 0xA541927Eu, 0x4F6F520Du, 0xEA2EC073u, 0x9EDEA41Au, 0x3B9F3664u,
+         0xD1B1F617u, 0x74F06469u, 0x38513EC5u, 0x9D10ACBBu, 0x773E6CC8u, 0xD27FFEB6u,
+         0xA68F9ADFu, 0x03CE08A1u, 0xE9E0C8D2u, 0x4CA15AACu},
+        {0x00000000u, 0x70A27D8Au, 0xE144FB14u, 0x91E6869Eu, 0xC76580D9u, 0xB7C7FD53u,
+         0x26217BCDu, 0x56830647u, 0x8B277743u, 0xFB850AC9u, 0x6A638C57u, 0x1AC1F1DDu,
+         0x4C42F79Au, 0x3CE08A10u, 0xAD060C8Eu, 0xDDA47104u},
+        {0x00000000u, 0x13A29877u, 0x274530EEu, 0x34E7A899u, 0x4E8A61DCu, 0x5D28F9ABu,
+         0x69CF5132u, 0x7A6DC945u, 0x9D14C3B8u, 0x8EB65BCFu, 0xBA51F356u, 0xA9F36B21u,
+         0xD39EA264u, 0xC03C3A13u, 0xF4DB928Au, 0xE7790AFDu},
+        {0x00000000u, 0x3FC5F181u, 0x7F8BE302u, 0x404E1283u, 0xFF17C604u, 0xC0D23785u,
+         0x809C2506u, 0xBF59D487u, 0xFBC3FAF9u, 0xC4060B78u, 0x844819FBu, 0xBB8DE87Au,
+         0x04D43CFDu, 0x3B11CD7Cu, 0x7B5FDFFFu, 0x449A2E7Eu},
+        {0x00000000u, 0xF26B8303u, 0xE13B70F7u, 0x1350F3F4u, 0xC79A971Fu, 0x35F1141Cu,
+         0x26A1E7E8u, 0xD4CA64EBu, 0x8AD958CFu, 0x78B2DBCCu, 0x6BE22838u, 0x9989AB3Bu,
+         0x4D43CFD0u, 0xBF284CD3u, 0xAC78BF27u, 0x5E133C24u},
+        {0x00000000u, 0x105EC76Fu, 0x20BD8EDEu, 0x30E349B1u, 0x417B1DBCu, 0x5125DAD3u,
+         0x61C69362u, 0x7198540Du, 0x82F63B78u, 0x92A8FC17u, 0xA24BB5A6u, 0xB21572C9u,
+         0xC38D26C4u, 0xD3D3E1ABu, 0xE330A81Au, 0xF36E6F75u}
+    };
+
+    for (; end - p >= 4; p += 4) {
+        crc ^= log_get(p);
+        crc = table[0][crc & 15] ^ table[1][crc >> 4 & 15] ^ table[2][crc >> 8 & 15] ^
+              table[3][crc >> 12 & 15] ^ table[4][crc >> 16 & 15] ^ table[5][crc >> 20 & 15] ^
+              table[6][crc >> 24 & 15] ^ table[7][crc >> 28];
+    }
+    for (; p != end; p++) {
+        crc ^= *p;
+        crc = crc >> 4 ^ table[7][crc & 15];
+        crc = crc >> 4 ^ table[7][crc & 15];
     }
 #endif
     return crc;
@@ -4007,7 +4093,7 @@ MSC4203_PRIVATE uint64_t log_word64(const struct msc4203_log_state *s, uint32_t 
 /* Bytes from 16 on that the second checksum covers. */
 MSC4203_PRIVATE size_t log_fixed(uint32_t type)
 {
-    return type <= LOG_COPY ? LOG_FIXED - 16 : type == LOG_CHANNEL ? 8 : 0;
+    return type <= LOG_COPY ? (size_t)LOG_FIXED - 16 : type == LOG_CHANNEL ? 8u : 0u;
 }
 
 MSC4203_PRIVATE uint32_t log_fixed_crc(const struct msc4203_log_state *s, uint64_t place,
@@ -4022,12 +4108,12 @@ MSC4203_PRIVATE uint32_t log_fixed_crc(const struct msc4203_log_state *s, uint64
 }
 
 /* Reads what is fixed of a record. Returns its type, or 0 when there is no valid one. */
-MSC4203_PRIVATE uint32_t log_load_at(struct msc4203_log_state *s, uint64_t place,
+LOG_APART uint32_t log_load_at(struct msc4203_log_state *s, uint64_t place,
                                      struct log_message *m)
 {
     unsigned char b[LOG_FIXED];
     uint32_t unit = (uint32_t)place, room = s->units - unit;
-    size_t bytes = room < LOG_FIXED / 8 ? room * 8 : LOG_FIXED;
+    size_t bytes = room < LOG_FIXED / 8 ? room * 8 : (size_t)LOG_FIXED;
 
     m->at = unit + 1;
     m->type = 0;
@@ -4072,7 +4158,7 @@ MSC4203_PRIVATE int log_load(struct msc4203_log_state *s, uint32_t at, struct lo
 }
 
 /* Puts together what is fixed of a record, and writes it. */
-MSC4203_PRIVATE void log_store(struct msc4203_log_state *s, const struct log_message *m)
+LOG_APART void log_store(struct msc4203_log_state *s, const struct log_message *m)
 {
     unsigned char b[LOG_FIXED];
     unsigned i;
@@ -4108,7 +4194,7 @@ MSC4203_PRIVATE void log_store(struct msc4203_log_state *s, const struct log_mes
 }
 
 /* Takes room for a record at the ring's end. */
-MSC4203_PRIVATE uint32_t log_append(struct msc4203_log_state *s, uint32_t units)
+LOG_APART uint32_t log_append(struct msc4203_log_state *s, uint32_t units)
 {
     uint32_t at, rest = s->units - s->head;
 
@@ -4159,7 +4245,7 @@ MSC4203_PRIVATE uint32_t log_body_bytes(const struct log_message *m)
 /* ---- the journal ---- */
 
 /* Writes down the pairs so far; `last` makes the operation count. */
-MSC4203_PRIVATE void log_journal(struct msc4203_log_state *s, int last)
+LOG_APART void log_journal(struct msc4203_log_state *s, int last)
 {
     unsigned char *b = log_buffer(s);
     uint32_t units = 4 + (uint32_t)s->pairs, at = log_append(s, units);
@@ -4277,7 +4363,7 @@ MSC4203_PRIVATE void log_put_message(struct msc4203_log_state *s, const struct l
 
 /* Writes the cells of the journal from `place` on to the ring's end; or, opening, changes the words
  * of the index too, to `end`, and only cells that may not be durable. */
-MSC4203_PRIVATE void log_apply(struct msc4203_log_state *s, uint64_t place, uint64_t end,
+LOG_APART void log_apply(struct msc4203_log_state *s, uint64_t place, uint64_t end,
                                int opening)
 {
     struct log_message m;
@@ -4302,7 +4388,7 @@ MSC4203_PRIVATE void log_apply(struct msc4203_log_state *s, uint64_t place, uint
 }
 
 /* Makes everything so far durable. */
-MSC4203_PRIVATE void log_flush(struct msc4203_log_state *s)
+LOG_APART void log_flush(struct msc4203_log_state *s)
 {
     uint64_t end, before = s->durable;
 
@@ -4414,7 +4500,7 @@ MSC4203_PRIVATE int log_is_in(const struct msc4203_log_state *s, const struct lo
                               m->hash[1] == s->word[w + DEVICE_HASH + 1];
 }
 
-MSC4203_PRIVATE void log_chain_add(struct msc4203_log_state *s, const struct log_message *m,
+LOG_APART void log_chain_add(struct msc4203_log_state *s, const struct log_message *m,
                                    uint32_t channel, uint32_t w)
 {
     uint32_t last = s->word[w + CHAIN_LAST];
@@ -4431,7 +4517,7 @@ MSC4203_PRIVATE void log_chain_add(struct msc4203_log_state *s, const struct log
 }
 
 /* Takes a message out of a chain. */
-MSC4203_PRIVATE void log_chain_remove(struct msc4203_log_state *s, const struct log_message *m,
+LOG_APART void log_chain_remove(struct msc4203_log_state *s, const struct log_message *m,
                                       uint32_t channel, uint32_t w)
 {
     struct log_message other;
@@ -4458,7 +4544,7 @@ MSC4203_PRIVATE void log_chain_remove(struct msc4203_log_state *s, const struct 
 }
 
 /* Finds the first message behind `after`, a message of a device's chain, that /sync has not had. */
-MSC4203_PRIVATE uint32_t log_unsynced(struct msc4203_log_state *s, const struct log_message *after,
+LOG_APART uint32_t log_unsynced(struct msc4203_log_state *s, const struct log_message *after,
                                       uint32_t w)
 {
     struct log_message m = *after;
@@ -4473,7 +4559,7 @@ MSC4203_PRIVATE uint32_t log_unsynced(struct msc4203_log_state *s, const struct 
 }
 
 /* Takes channels, for which it waits, out of a message's set. */
-MSC4203_PRIVATE void log_take(struct msc4203_log_state *s, struct log_message *m, uint32_t out)
+LOG_APART void log_take(struct msc4203_log_state *s, struct log_message *m, uint32_t out)
 {
     uint32_t left = log_waiting(s, m) & ~out, device = log_device(s, m->hash), c;
     uint32_t w = log_device_words(s, device - 1);
@@ -4506,7 +4592,7 @@ MSC4203_PRIVATE void log_take(struct msc4203_log_state *s, struct log_message *m
 }
 
 /* Gives a message its number, and puts it into its chains. */
-MSC4203_PRIVATE void log_give(struct msc4203_log_state *s, struct log_message *m, uint32_t device,
+LOG_APART void log_give(struct msc4203_log_state *s, struct log_message *m, uint32_t device,
                               uint64_t number)
 {
     uint32_t w = log_device_words(s, device - 1), c;
@@ -4547,21 +4633,10 @@ MSC4203_PRIVATE void log_give(struct msc4203_log_state *s, struct log_message *m
 
 /* ---- images of the index ---- */
 
-/* Writes an image: from now on, opening begins here. All before must be durable. */
-MSC4203_PRIVATE void log_image(struct msc4203_log_state *s)
+/* Puts together the header of an image. */
+MSC4203_PRIVATE void log_write_header(struct msc4203_log_state *s, unsigned char *b,
+                                      uint32_t words, uint32_t crc)
 {
-    unsigned char *b = log_buffer(s);
-    uint32_t words = log_device_words(s, s->word[LOG_USED]), i, n, crc = 0xFFFFFFFFu;
-    uint64_t at = s->body_at[++s->images & 1];
-
-    for (i = 0; i < words; i += n) {
-        uint32_t k;
-        n = words - i < LOG_BUFFER / 4 ? words - i : LOG_BUFFER / 4;
-        for (k = 0; k < n; k++)
-            log_set_bytes(b + 4 * k, s->word[i + k]);
-        crc = log_crc(crc, b, 4 * n);
-        log_write(s, at + (uint64_t)i * 4, b, 4 * n);
-    }
     memset(b, 0, LOG_HEADER);
     memcpy(b, "msc4203", 8);
     log_set_bytes(b + 8, 1);
@@ -4581,6 +4656,24 @@ MSC4203_PRIVATE void log_image(struct msc4203_log_state *s)
     log_set_bytes(b + 12, log_crc(log_crc(0xFFFFFFFFu, b, 12), b + 16, LOG_HEADER - 16));
     log_write(s, s->images & 1 ? 512 : 0, b, LOG_HEADER);
     log_sync(s);
+}
+
+/* Writes an image: from now on, opening begins here. All before must be durable. */
+LOG_APART void log_image(struct msc4203_log_state *s)
+{
+    unsigned char *b = log_buffer(s);
+    uint32_t words = log_device_words(s, s->word[LOG_USED]), i, n, crc = 0xFFFFFFFFu;
+    uint64_t at = s->body_at[++s->images & 1];
+
+    for (i = 0; i < words; i += n) {
+        uint32_t k;
+        n = words - i < LOG_BUFFER / 4 ? words - i : LOG_BUFFER / 4;
+        for (k = 0; k < n; k++)
+            log_set_bytes(b + 4 * k, s->word[i + k]);
+        crc = log_crc(crc, b, 4 * n);
+        log_write(s, at + (uint64_t)i * 4, b, 4 * n);
+    }
+    log_write_header(s, b, words, crc);
     if (!s->error)
         s->imaged = s->durable = s->firm = log_end_place(s);
 }
@@ -4598,7 +4691,7 @@ MSC4203_PRIVATE void log_images(struct msc4203_log_state *s)
 /* ---- mending ---- */
 
 /* Puts a chain in order again, leaving out what can't be read. */
-MSC4203_PRIVATE void log_heal_chain(struct msc4203_log_state *s, uint32_t channel, uint32_t w)
+LOG_APART void log_heal_chain(struct msc4203_log_state *s, uint32_t channel, uint32_t w)
 {
     struct log_message good, back, m;
     uint32_t at = s->word[w + CHAIN_FIRST], last = s->word[w + CHAIN_LAST];
@@ -4606,6 +4699,10 @@ MSC4203_PRIVATE void log_heal_chain(struct msc4203_log_state *s, uint32_t channe
 
     good.at = back.at = 0;
     good.number = 0;
+    if (last == 0)
+        at = s->word[w + CHAIN_FIRST] = 0;
+    if (last == 0)
+        return;
     if (at == 0)
         s->word[w + CHAIN_FIRST] = last;
     while (at != 0 && log_load(s, at, &m) && log_is_in(s, &m, channel, w) &&
@@ -4636,7 +4733,7 @@ MSC4203_PRIVATE void log_heal_chain(struct msc4203_log_state *s, uint32_t channe
 }
 
 /* Counts what is in a chain, and mends links back. */
-MSC4203_PRIVATE void log_heal_count(struct msc4203_log_state *s, uint32_t channel, uint32_t w)
+LOG_APART void log_heal_count(struct msc4203_log_state *s, uint32_t channel, uint32_t w)
 {
     uint32_t count = w + (channel != 0 ? (uint32_t)CHANNEL_COUNT : (uint32_t)DEVICE_COUNT);
     uint32_t at = s->word[w + CHAIN_FIRST], before = 0;
@@ -4672,7 +4769,7 @@ MSC4203_PRIVATE void log_heal_count(struct msc4203_log_state *s, uint32_t channe
 }
 
 /* Rebuilds what is in memory alone. */
-MSC4203_PRIVATE void log_index(struct msc4203_log_state *s)
+LOG_APART void log_index(struct msc4203_log_state *s)
 {
     uint32_t *memory = log_device_memory(s, 0);
     uint32_t i, n = log_requests(s);
@@ -4698,7 +4795,7 @@ MSC4203_PRIVATE void log_index(struct msc4203_log_state *s)
 }
 
 /* After damage: every chain without what can't be read, and the counts from what there is. */
-MSC4203_PRIVATE void log_heal(struct msc4203_log_state *s)
+LOG_APART void log_heal(struct msc4203_log_state *s)
 {
     uint32_t i, w;
     struct log_message m;
@@ -4783,7 +4880,7 @@ MSC4203_PRIVATE uint32_t log_capacity(const struct msc4203_log_state *s)
 }
 
 /* Forgets an open batch. `state` is 0, or 2 when whoever has it open must be told. */
-MSC4203_PRIVATE void log_batch_end(struct msc4203_log_state *s, uint32_t *b, uint32_t state)
+LOG_APART void log_batch_end(struct msc4203_log_state *s, uint32_t *b, uint32_t state)
 {
     uint32_t at = b[BATCH_FIRST], i, c;
     struct log_message m;
@@ -4807,7 +4904,7 @@ MSC4203_PRIVATE void log_batch_end(struct msc4203_log_state *s, uint32_t *b, uin
 }
 
 /* Tells whether a message that seems to wait is where its device's chain says. */
-MSC4203_PRIVATE int log_is_linked(struct msc4203_log_state *s, const struct log_message *m)
+LOG_APART int log_is_linked(struct msc4203_log_state *s, const struct log_message *m)
 {
     uint32_t device = log_device(s, m->hash), w = log_device_words(s, device - 1), previous;
     struct log_message before;
@@ -4845,7 +4942,7 @@ MSC4203_PRIVATE int log_is_kept(struct msc4203_log_state *s, const struct log_me
 }
 
 /* Copies a record to the ring's end, where nothing knows of it yet. */
-MSC4203_PRIVATE void log_copy(struct msc4203_log_state *s, const struct log_message *m)
+LOG_APART void log_copy(struct msc4203_log_state *s, const struct log_message *m)
 {
     struct log_message copy = *m;
     uint32_t done = m->type == LOG_CHANNEL ? 24 : LOG_FIXED, n;
@@ -4868,7 +4965,7 @@ MSC4203_PRIVATE void log_copy(struct msc4203_log_state *s, const struct log_mess
 
 /* Puts a durable copy in the place of what it was copied from. Opening, `cells` says whether what
  * this writes may not be durable. Reads the links of the old one, which nothing has changed since. */
-MSC4203_PRIVATE void log_switch(struct msc4203_log_state *s, const struct log_message *copy,
+LOG_APART void log_switch(struct msc4203_log_state *s, const struct log_message *copy,
                                 int cells)
 {
     struct log_message old = *copy, other;
@@ -4916,7 +5013,7 @@ MSC4203_PRIVATE void log_switch(struct msc4203_log_state *s, const struct log_me
 
 /* Moves the ring's beginning on, by a sixteenth of the ring if that is possible. Returns how many
  * units that was. */
-MSC4203_PRIVATE uint32_t log_clean_step(struct msc4203_log_state *s)
+LOG_APART uint32_t log_clean_step(struct msc4203_log_state *s)
 {
     uint64_t start = log_end_place(s), place = s->tail, end;
     uint32_t budget = log_free(s), seen = 0, copies = 0, healed = 0;
@@ -4960,7 +5057,7 @@ MSC4203_PRIVATE uint32_t log_clean_step(struct msc4203_log_state *s)
 }
 
 /* Sees to it that `units` can be appended, beside what open batches need, and `floor` stays. */
-MSC4203_PRIVATE int log_room(struct msc4203_log_state *s, uint32_t units, uint32_t floor)
+LOG_APART int log_room(struct msc4203_log_state *s, uint32_t units, uint32_t floor)
 {
     uint32_t seen = 0, step;
 
@@ -4980,7 +5077,7 @@ MSC4203_PRIVATE int log_room(struct msc4203_log_state *s, uint32_t units, uint32
 /* ---- finding messages ---- */
 
 /* Finds the first visible message after number `after` in a channel, or of a device (plus 1). */
-MSC4203_PRIVATE int log_seek(struct msc4203_log_state *s, uint32_t channel, uint32_t device,
+LOG_APART int log_seek(struct msc4203_log_state *s, uint32_t channel, uint32_t device,
                              uint64_t after, struct log_message *m)
 {
     uint32_t w = channel != 0 ? log_channel_words(channel) : log_device_words(s, device - 1);
@@ -5187,7 +5284,7 @@ MSC4203_PRIVATE int log_quota(const struct msc4203_log_state *s, const struct lo
 }
 
 /* Writes a message without a number to the ring's end. */
-MSC4203_PRIVATE void log_write_message(struct msc4203_log_state *s, const msc4203_span *strings,
+LOG_APART void log_write_message(struct msc4203_log_state *s, const msc4203_span *strings,
                                        struct log_message *m)
 {
     static const unsigned char none[8] = {0};
@@ -5500,7 +5597,7 @@ MSC4203_PRIVATE int log_load_channel(struct msc4203_log_state *s, uint32_t chann
 }
 
 /* Writes a channel's name (NULL: the one it has) and record. */
-MSC4203_PRIVATE void log_write_channel(struct msc4203_log_state *s, uint32_t channel,
+LOG_APART void log_write_channel(struct msc4203_log_state *s, uint32_t channel,
                                        const msc4203_span *name, const msc4203_span *record)
 {
     static const unsigned char none[8] = {0};
@@ -5590,7 +5687,7 @@ MSC4203_PRIVATE int log_hold(void *context, uint32_t channel, uint64_t through,
 
 /* Writes what a message has again, for other channels. Returns 0 when it is damaged; what was
  * written then has no number, and belongs to no batch. */
-MSC4203_PRIVATE int log_again(struct msc4203_log_state *s, const struct log_message *old,
+LOG_APART int log_again(struct msc4203_log_state *s, const struct log_message *old,
                               struct log_message *m)
 {
     static const unsigned char none[8] = {0};
@@ -5935,15 +6032,15 @@ MSC4203_PRIVATE size_t log_memory_bytes(const struct msc4203_log_state *s)
            LOG_BUFFER;
 }
 
-MSC4203_API size_t msc4203_log_memory(const msc4203_log_config *config, uint64_t bytes)
+MSC4203_API size_t msc4203_log_memory(msc4203_log *log, const msc4203_log_config *config,
+                                      uint64_t bytes)
 {
     msc4203_log_config full;
-    msc4203_log log;
     uint32_t word = 0;
 
     log_defaults(config, bytes, &full);
-    log.priv.word = &word; /* only to count from */
-    return log_layout(&log.priv, &full, bytes) ? log_memory_bytes(&log.priv) : 0;
+    log->priv.word = &word; /* only to count from */
+    return log_layout(&log->priv, &full, bytes) ? log_memory_bytes(&log->priv) : 0;
 }
 
 /* The salt of all checksums. */
@@ -5966,18 +6063,11 @@ MSC4203_PRIVATE uint64_t log_header(struct msc4203_log_state *s, int which, unsi
     return log_get64(b + 48);
 }
 
-MSC4203_PRIVATE void log_configuration(const unsigned char *b, msc4203_log_config *config)
+/* Finds the newest header, and takes from it what does not change. */
+LOG_APART int log_inspect(struct msc4203_log_state *s, const msc4203_storage *storage)
 {
-    config->devices = log_get(b + 24);
-    config->requests = log_get(b + 28);
-    config->openings = log_get(b + 32);
-    config->message_bytes = log_get(b + 36);
-}
-
-/* Finds the newest header: leaves it in `b`. */
-MSC4203_PRIVATE int log_inspect(struct msc4203_log_state *s, const msc4203_storage *storage,
-                                unsigned char *b)
-{
+    unsigned char b[LOG_HEADER];
+    msc4203_log_config config;
     int which;
 
     memset(s, 0, sizeof *s);
@@ -5991,29 +6081,37 @@ MSC4203_PRIVATE int log_inspect(struct msc4203_log_state *s, const msc4203_stora
         return MSC4203_E_STORAGE;
     if (s->images == 0)
         return MSC4203_E_FORMAT;
-    return log_get64(b + 16) == storage->bytes ? MSC4203_OK : MSC4203_E_REGION;
+    config.devices = log_get(b + 24);
+    config.requests = log_get(b + 28);
+    config.openings = log_get(b + 32);
+    config.message_bytes = log_get(b + 36);
+    s->key[0] = log_get(b + 40);
+    s->key[1] = log_get(b + 44);
+    s->lap = log_get(b + 60);
+    log_salt(s);
+    if (log_get64(b + 16) != storage->bytes)
+        return MSC4203_E_REGION;
+    return log_layout(s, &config, storage->bytes) ? MSC4203_OK : MSC4203_E_FORMAT;
 }
 
-MSC4203_API int msc4203_log_inspect(const msc4203_storage *storage, msc4203_log_config *config)
+MSC4203_API int msc4203_log_inspect(msc4203_log *log, const msc4203_storage *storage,
+                                    msc4203_log_config *config)
 {
-    msc4203_log log;
-    unsigned char *b = (unsigned char *)config;
-    unsigned char header[LOG_HEADER];
-    int result = log_inspect(&log.priv, storage, header);
+    int result = log_inspect(&log->priv, storage);
 
-    memset(b, 0, sizeof *config);
-    if (result == MSC4203_OK)
-        log_configuration(header, config);
+    config->devices = log->priv.devices;
+    config->requests = log->priv.requests;
+    config->openings = log->priv.openings;
+    config->message_bytes = log->priv.message_bytes;
     return result;
 }
 
-MSC4203_API int msc4203_log_format(const msc4203_storage *storage,
+MSC4203_API int msc4203_log_format(msc4203_log *log, const msc4203_storage *storage,
                                    const msc4203_log_config *config, uint64_t random)
 {
     unsigned char b[LOG_HEADER];
     msc4203_log_config full;
-    msc4203_log log;
-    struct msc4203_log_state *s = &log.priv;
+    struct msc4203_log_state *s = &log->priv;
     uint32_t words, i, crc = 0xFFFFFFFFu;
 
     memset(s, 0, sizeof *s);
@@ -6031,28 +6129,16 @@ MSC4203_API int msc4203_log_format(const msc4203_storage *storage,
         log_write(s, s->body_at[1] + (uint64_t)i * 4, b, 4);
         crc = log_crc(crc, b, 4);
     }
-    b[0] = 0;
-    memcpy(b, "msc4203", 8);
-    log_set_bytes(b + 8, 1);
-    log_set64(b + 16, storage->bytes);
-    log_set_bytes(b + 24, s->devices);
-    log_set_bytes(b + 28, s->requests);
-    log_set_bytes(b + 32, s->openings);
-    log_set_bytes(b + 36, s->message_bytes);
-    log_set64(b + 40, random);
-    log_set64(b + 48, 1);
-    log_set64(b + 56, (uint64_t)1 << 32);
-    log_set64(b + 64, (uint64_t)1 << 32);
-    log_set_bytes(b + 76, words);
-    log_set_bytes(b + 80, crc);
-    log_set_bytes(b + 12, log_crc(log_crc(0xFFFFFFFFu, b, 12), b + 16, LOG_HEADER - 16));
-    log_write(s, 512, b, LOG_HEADER);
-    log_sync(s);
+    s->key[0] = (uint32_t)random;
+    s->key[1] = (uint32_t)(random >> 32);
+    s->images = s->lap = 1;
+    s->tail = log_end_place(s);
+    log_write_header(s, b, words, crc);
     return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
 }
 
 /* Reads an image; returns 0 when it is damaged. */
-MSC4203_PRIVATE int log_load_image(struct msc4203_log_state *s, int which)
+LOG_APART int log_load_image(struct msc4203_log_state *s, int which)
 {
     unsigned char b[LOG_HEADER];
     uint32_t words, i, n, crc = 0xFFFFFFFFu;
@@ -6122,7 +6208,7 @@ MSC4203_PRIVATE void log_end_at(struct msc4203_log_state *s, uint64_t place)
 
 /* Finds the next record from the ring's end on, of which nothing may be left for the length of two
  * records. Returns 0 when there is none; the ring's end is then as it was. */
-MSC4203_PRIVATE int log_follow(struct msc4203_log_state *s, uint32_t epoch, int whole,
+LOG_APART int log_follow(struct msc4203_log_state *s, uint32_t epoch, int whole,
                                struct log_message *m)
 {
     uint64_t start = log_end_place(s);
@@ -6138,7 +6224,7 @@ MSC4203_PRIVATE int log_follow(struct msc4203_log_state *s, uint32_t epoch, int 
 }
 
 /* Looks ahead for what was durable. */
-MSC4203_PRIVATE void log_survey(struct msc4203_log_state *s)
+LOG_APART void log_survey(struct msc4203_log_state *s)
 {
     uint64_t start = log_end_place(s);
     uint32_t epoch = s->epoch;
@@ -6161,7 +6247,7 @@ MSC4203_PRIVATE void log_survey(struct msc4203_log_state *s)
 
 /* Repeats the journal. Returns 0 when there is damage in it. *numbers is greater than every number
  * that a message has. */
-MSC4203_PRIVATE int log_repeat(struct msc4203_log_state *s, uint64_t *numbers)
+LOG_APART int log_repeat(struct msc4203_log_state *s, uint64_t *numbers)
 {
     uint64_t part = 0, place, at;
     uint32_t epoch = s->epoch;
@@ -6208,7 +6294,7 @@ MSC4203_PRIVATE int log_repeat(struct msc4203_log_state *s, uint64_t *numbers)
 
 /* Looks whether what was broken still is: what is fixed of a message may have been written in part,
  * and the journal then has made it whole. Returns 0 when there is damage. */
-MSC4203_PRIVATE int log_is_whole(struct msc4203_log_state *s, uint64_t start, uint32_t epoch)
+LOG_APART int log_is_whole(struct msc4203_log_state *s, uint64_t start, uint32_t epoch)
 {
     uint64_t end = log_end_place(s), at;
     struct log_message m;
@@ -6232,7 +6318,7 @@ MSC4203_PRIVATE int log_is_whole(struct msc4203_log_state *s, uint64_t start, ui
 }
 
 /* Takes the numbers away from messages whose commit was lost. */
-MSC4203_PRIVATE void log_unnumber(struct msc4203_log_state *s, uint64_t start)
+LOG_APART void log_unnumber(struct msc4203_log_state *s, uint64_t start)
 {
     uint64_t end = log_end_place(s), next = log_word64(s, LOG_NEXT);
     struct log_message m;
@@ -6249,7 +6335,7 @@ MSC4203_PRIVATE void log_unnumber(struct msc4203_log_state *s, uint64_t start)
 }
 
 /* Ends what a crash interrupted. */
-MSC4203_PRIVATE int log_resume(struct msc4203_log_state *s)
+LOG_APART int log_resume(struct msc4203_log_state *s)
 {
     uint32_t i;
     int result = MSC4203_OK;
@@ -6283,22 +6369,14 @@ MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storag
                                  size_t bytes, uint64_t random)
 {
     struct msc4203_log_state *s = &log->priv;
-    unsigned char b[LOG_HEADER];
-    msc4203_log_config config;
     uint64_t start, numbers = 0;
     uint32_t epoch;
-    int result = log_inspect(s, storage, b), newest, good;
+    int result = log_inspect(s, storage), newest, good;
 
     s->error = 1; /* until it is open */
     if (result != MSC4203_OK)
         return result;
-    log_configuration(b, &config);
-    s->key[0] = log_get(b + 40);
-    s->key[1] = log_get(b + 44);
-    log_salt(s);
     s->word = (uint32_t *)memory;
-    if (!log_layout(s, &config, storage->bytes))
-        return MSC4203_E_FORMAT;
     if (bytes < log_memory_bytes(s))
         return MSC4203_E_INDEX;
     s->error = 0;
@@ -6404,31 +6482,29 @@ MSC4203_PRIVATE void log_tell(struct msc4203_log_state *s, const struct log_mess
         log_strings(m, memory, size, &entry->sender);
 }
 
+/* What msc4203_log_scan() works with, in the caller's memory. */
+struct log_scan {
+    struct msc4203_log_state state;
+    msc4203_log_entry entry;
+};
+
 MSC4203_API int msc4203_log_scan(const msc4203_storage *storage, void *memory, size_t bytes,
                                  int (*see)(void *context, const msc4203_log_entry *entry),
                                  void *context)
 {
-    msc4203_log *log = (msc4203_log *)memory;
-    struct msc4203_log_state *s = &log->priv;
-    unsigned char b[LOG_HEADER];
-    msc4203_log_config config;
-    msc4203_log_entry entry;
+    struct log_scan *scan = (struct log_scan *)memory;
+    struct msc4203_log_state *s = &scan->state;
+    msc4203_log_entry *entry = &scan->entry;
     struct log_message m;
     uint32_t unit = 0, bad = 0, lap = 0, last;
     int result;
 
-    if (bytes < sizeof *log)
+    if (bytes < sizeof *scan)
         return MSC4203_E_INDEX;
-    result = log_inspect(s, storage, b);
+    result = log_inspect(s, storage);
     if (result != MSC4203_OK)
         return result;
-    log_configuration(b, &config);
-    s->key[0] = log_get(b + 40);
-    s->key[1] = log_get(b + 44);
-    log_salt(s);
-    if (!log_layout(s, &config, storage->bytes))
-        return MSC4203_E_FORMAT;
-    last = log_get(b + 60) + 1; /* the latest round that a record can be of */
+    last = s->lap + 1; /* the latest round that a record can be of */
     while (unit < s->units && !s->error) {
         uint32_t try_lap = last, found = 0;
 
@@ -6439,23 +6515,23 @@ MSC4203_API int msc4203_log_scan(const msc4203_storage *storage, void *memory, s
             unit++;
             continue;
         }
-        memset(&entry, 0, sizeof entry);
+        memset(entry, 0, sizeof *entry);
         if (bad != 0 && lap == try_lap + 1) { /* between two of one round */
-            entry.at = s->ring_at + (uint64_t)(unit - bad) * 8;
-            entry.bytes = bad * 8;
-            entry.error = MSC4203_E_DAMAGED;
-            result = see(context, &entry);
-            memset(&entry, 0, sizeof entry);
+            entry->at = s->ring_at + (uint64_t)(unit - bad) * 8;
+            entry->bytes = bad * 8;
+            entry->error = MSC4203_E_DAMAGED;
+            result = see(context, entry);
+            memset(entry, 0, sizeof *entry);
         }
         bad = 0;
         lap = try_lap + 1;
-        entry.at = log_at(s, m.at);
-        entry.bytes = m.units * 8;
-        entry.kind = m.type;
+        entry->at = log_at(s, m.at);
+        entry->bytes = m.units * 8;
+        entry->kind = m.type;
         if (m.type <= LOG_COPY)
-            log_tell(s, &m, (char *)(log + 1), bytes - sizeof *log, &entry);
+            log_tell(s, &m, (char *)(scan + 1), bytes - sizeof *scan, entry);
         if (result == MSC4203_OK)
-            result = see(context, &entry);
+            result = see(context, entry);
         if (result != MSC4203_OK)
             return result;
         unit += m.units;
@@ -6470,6 +6546,234 @@ MSC4203_API void msc4203_memory_storage(msc4203_storage *storage, void *memory, 
     storage->bytes = bytes;
     storage->memory = (unsigned char *)memory;
 }
+
+/* ---- storage in a file ---- */
+
+#if defined(MSC4203_FILE) && !defined(MSC4203_NO_FILE)
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Calls go on where a signal or the system's limit ended them. */
+MSC4203_PRIVATE int file_write_all(int fd, uint64_t at, const unsigned char *data, size_t bytes)
+{
+    while (bytes != 0) {
+        ssize_t n = pwrite(fd, data, bytes, (off_t)at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return -1;
+        data += n;
+        at += (uint64_t)n;
+        bytes -= (size_t)n;
+    }
+    return 0;
+}
+
+/* Writes what is held back. After a failure nothing more is written. */
+MSC4203_PRIVATE int file_flush(msc4203_file *file)
+{
+    if (!file->priv.error && file->priv.used != 0 &&
+        file_write_all(file->priv.fd, file->priv.at, file->priv.buffer, file->priv.used) != 0)
+        file->priv.error = 1;
+    file->priv.used = 0;
+    return file->priv.error ? -1 : 0;
+}
+
+/* Most writes follow the one before, or change a little of it: these are held back, to be written in
+ * one call. */
+MSC4203_PRIVATE int file_write(void *context, uint64_t at, const void *data, size_t bytes)
+{
+    msc4203_file *file = (msc4203_file *)context;
+    uint64_t begin = file->priv.at, end = begin + file->priv.used;
+
+    if (file->priv.error)
+        return -1;
+    if (file->priv.used != 0 && at >= begin && at <= end &&
+        bytes <= sizeof file->priv.buffer - (size_t)(at - begin)) {
+        memcpy(file->priv.buffer + (at - begin), data, bytes);
+        if (at + bytes > end)
+            file->priv.used = (uint32_t)(at + bytes - begin);
+        return 0;
+    }
+    if (file->priv.used != 0 && (at + bytes <= begin || at > end)) /* elsewhere */
+        return file_write_all(file->priv.fd, at, (const unsigned char *)data, bytes);
+    if (file_flush(file) != 0)
+        return -1;
+    if (bytes > sizeof file->priv.buffer)
+        return file_write_all(file->priv.fd, at, (const unsigned char *)data, bytes);
+    memcpy(file->priv.buffer, data, bytes);
+    file->priv.at = at;
+    file->priv.used = (uint32_t)bytes;
+    return 0;
+}
+
+MSC4203_PRIVATE int file_read(void *context, uint64_t at, void *data, size_t bytes)
+{
+    msc4203_file *file = (msc4203_file *)context;
+    uint64_t begin = file->priv.at, end = begin + file->priv.used;
+    unsigned char *to = (unsigned char *)data;
+
+    if (file->priv.used != 0 && at < end && at + bytes > begin) {
+        if (at >= begin && at + bytes <= end) {
+            memcpy(data, file->priv.buffer + (at - begin), bytes);
+            return 0;
+        }
+        if (file_flush(file) != 0)
+            return -1;
+    }
+    while (bytes != 0) {
+        ssize_t n = pread(file->priv.fd, to, bytes, (off_t)at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return -1;
+        to += n;
+        at += (uint64_t)n;
+        bytes -= (size_t)n;
+    }
+    return 0;
+}
+
+MSC4203_PRIVATE int file_sync(void *context)
+{
+    msc4203_file *file = (msc4203_file *)context;
+
+    if (file_flush(file) != 0)
+        return -1;
+    if (fsync(file->priv.fd) != 0)
+        file->priv.error = 1; /* what was written may be lost, and asking again would not tell */
+    return file->priv.error ? -1 : 0;
+}
+
+MSC4203_PRIVATE void file_storage(msc4203_file *file, uint64_t bytes, msc4203_storage *storage)
+{
+    memset(storage, 0, sizeof *storage);
+    storage->version = 1;
+    storage->context = file;
+    storage->bytes = bytes;
+    storage->read = file_read;
+    storage->write = file_write;
+    storage->sync = file_sync;
+}
+
+/* Makes the names in the folder of `path` durable. `name` has room for it. */
+MSC4203_PRIVATE int file_sync_folder(const char *path, char *name)
+{
+    size_t n = strlen(path);
+    int fd, failed;
+
+    while (n != 0 && path[n - 1] != '/')
+        n--;
+    memcpy(name, path, n);
+    if (n == 0)
+        name[n++] = '.';
+    name[n] = 0;
+    fd = open(name, O_RDONLY);
+    if (fd < 0)
+        return -1;
+    failed = fsync(fd) != 0 && errno != EINVAL; /* some file systems can't, and need not */
+    close(fd);
+    return failed ? -1 : 0;
+}
+
+MSC4203_PRIVATE int file_lock(int fd)
+{
+    struct flock lock;
+
+    memset(&lock, 0, sizeof lock);
+    lock.l_type = F_WRLCK;
+    lock.l_whence = SEEK_SET;
+    return fcntl(fd, F_SETLK, &lock);
+}
+
+/* Writes a file full of zeros, so that it has all its blocks, and a log into it. */
+MSC4203_PRIVATE int file_fill(msc4203_file *file, uint64_t bytes, const msc4203_log_config *config,
+                              uint64_t random)
+{
+    static const unsigned char zeros[512] = {0};
+    msc4203_storage storage;
+    uint64_t at;
+    size_t n;
+
+    for (at = 0; at < bytes; at += n) {
+        n = bytes - at < sizeof zeros ? (size_t)(bytes - at) : sizeof zeros;
+        if (file_write(file, at, zeros, n) != 0)
+            return MSC4203_E_STORAGE;
+    }
+    file_storage(file, bytes, &storage);
+    return msc4203_log_format(&file->priv.log, &storage, config, random);
+}
+
+MSC4203_API int msc4203_file_create(msc4203_file *file, const char *path, uint64_t bytes,
+                                    const msc4203_log_config *config, uint64_t random)
+{
+    char *name = file->priv.name;
+    size_t n = strlen(path);
+    int result = MSC4203_E_STORAGE;
+
+    if (n > sizeof file->priv.name - 8) {
+        errno = ENAMETOOLONG;
+        return MSC4203_E_STORAGE;
+    }
+    memcpy(name, path, n);
+    memcpy(name + n, ".new", 5);
+    file->priv.error = 0;
+    file->priv.used = 0;
+    file->priv.fd = open(name, O_RDWR | O_CREAT, 0600);
+    if (file->priv.fd < 0)
+        return MSC4203_E_STORAGE;
+    if (file_lock(file->priv.fd) != 0)
+        result = errno == EACCES || errno == EAGAIN ? MSC4203_E_LOCKED : MSC4203_E_STORAGE;
+    else if (ftruncate(file->priv.fd, 0) == 0)
+        result = file_fill(file, bytes, config, random);
+    if (result == MSC4203_OK && (fsync(file->priv.fd) != 0 || rename(name, path) != 0 ||
+                                 file_sync_folder(path, name) != 0))
+        result = MSC4203_E_STORAGE;
+    else if (result != MSC4203_OK && result != MSC4203_E_LOCKED)
+        unlink(name);
+    close(file->priv.fd);
+    return result;
+}
+
+MSC4203_API int msc4203_file_open(msc4203_file *file, const char *path, int writable,
+                                  msc4203_storage *storage)
+{
+    struct stat status;
+    int result = MSC4203_OK;
+
+    memset(storage, 0, sizeof *storage);
+    file->priv.error = 0;
+    file->priv.used = 0;
+    file->priv.at = 0;
+    file->priv.fd = open(path, writable ? O_RDWR : O_RDONLY);
+    if (file->priv.fd < 0)
+        return errno == ENOENT ? MSC4203_END : MSC4203_E_STORAGE;
+    if (fstat(file->priv.fd, &status) != 0)
+        result = MSC4203_E_STORAGE;
+    else if (writable && file_lock(file->priv.fd) != 0)
+        result = errno == EACCES || errno == EAGAIN ? MSC4203_E_LOCKED : MSC4203_E_STORAGE;
+    if (result != MSC4203_OK) {
+        close(file->priv.fd);
+        file->priv.fd = -1;
+        return result;
+    }
+    file_storage(file, (uint64_t)status.st_size, storage);
+    return MSC4203_OK;
+}
+
+MSC4203_API int msc4203_file_close(msc4203_file *file)
+{
+    int failed = file_flush(file);
+
+    if (file->priv.fd >= 0 && close(file->priv.fd) != 0)
+        failed = 1;
+    file->priv.fd = -1;
+    return failed ? MSC4203_E_STORAGE : MSC4203_OK;
+}
+#endif /* MSC4203_FILE */
 #endif /* MSC4203_NO_LOG */
 
 /* ------------------------------------------------------------------------------------------------
@@ -6555,6 +6859,7 @@ MSC4203_API size_t msc4203_alignof(int object)
 #undef READER_NAME
 #undef READER_STABLE
 #undef LOG_IN_RING
+#undef LOG_APART
 
 #endif /* MSC4203_IMPLEMENTED */
 #endif /* MSC4203_IMPLEMENTATION */
