@@ -873,20 +873,21 @@ typedef struct msc4203_log_config {
 struct msc4203_log_state {
     const msc4203_storage *storage;
     uint32_t *word;                   /* the index, in the caller's buffer */
-    uint64_t ring_at, body_at[2];     /* bytes from the region's beginning */
-    uint64_t durable, firm, applied;  /* places: see the implementation */
-    uint64_t tail, safe, imaged;
+    uint64_t ring_at;                 /* bytes from the region's beginning */
     uint64_t settled;                 /* numbers below are visible */
-    uint64_t images;                  /* snapshots made */
-    uint32_t units, lap, head;        /* the ring, in units of 8 bytes; where it ends */
-    uint32_t devices, requests, openings, message_bytes;
+    uint32_t devices, requests, openings, message_bytes, key[2];
+    uint32_t images;                  /* of the index, so far */
+    uint32_t end, base, tail, epoch;  /* the ring's end, where that round began; its beginning */
+    uint32_t words, image_crc;        /* up to here as in an image's header */
+    uint32_t durable, firm, imaged, safe; /* places: see the implementation */
+    uint32_t units;                   /* of the ring, 8 bytes each */
+    uint32_t device_at, memory_at;    /* in the index */
     uint32_t device_mask, request_mask;
     uint32_t free_device, salt;
-    uint32_t key[2];
     uint32_t pending, need;           /* units of open batches, and of their journals to come */
     uint32_t moves, damaged;
     uint32_t channel_units, device_units; /* quotas */
-    uint16_t epoch, pairs;
+    uint16_t pairs;
     uint8_t error, stale, dirty, parts, healing;
 };
 
@@ -3728,10 +3729,10 @@ MSC4203_API uint32_t msc4203_route(const msc4203_appservice *services, size_t co
 #endif
 
 enum {
-    LOG_HEADER = 96,        /* bytes of an image's header */
-    LOG_FIXED = 56,         /* bytes of a message before its links */
+    LOG_HEADER = 24,        /* words of an image's header */
+    LOG_FIXED = 60,         /* bytes of a message before its links */
     LOG_PAIRS = 128,        /* that a journal record holds */
-    LOG_JOURNAL = 4 + LOG_PAIRS, /* units of the longest journal record */
+    LOG_JOURNAL = 3 + LOG_PAIRS, /* units of the longest journal record */
     LOG_BATCHES = 32,
     LOG_RECORD_MAX = 4096,
     LOG_NAME_MAX = 255,
@@ -3746,28 +3747,23 @@ enum log_words {
     LOG_LIVE = 2,     /* units that messages and channel records take */
     LOG_REQUEST = 3,  /* where the next request is remembered */
     LOG_OPENING = 4,  /* where the next opening is */
-    LOG_TIME = 5,     /* of the latest message, 2 words */
-    LOG_MESSAGES = 7, /* how many */
-    LOG_USED = 8,     /* devices that have ever been in use at a time */
-    LOG_CHANNEL_0 = 12,
+    LOG_MESSAGES = 5, /* how many */
+    LOG_USED = 6,     /* devices that have ever been in use at a time */
+    LOG_CHANNEL_0 = 8,
     /* of a chain: a channel or a device */
-    CHAIN_FIRST = 0, CHAIN_LAST = 1,
+    CHAIN_FIRST = 0, CHAIN_LAST = 1, CHAIN_COUNT = 8, CHAIN_UNITS = 9, CHAIN_WORDS = 12,
     /* of a channel */
     CHANNEL_NUMBER = 2, /* of its first message, 2 words */
     CHANNEL_DONE = 4,   /* taken out up to this, 2 words */
     CHANNEL_HELD = 6,   /* in flight up to this, 2 words */
-    CHANNEL_COUNT = 8, CHANNEL_UNITS = 9,
     CHANNEL_RECORD = 10, CHANNEL_RECORD_UNITS = 11,
-    CHANNEL_WORDS = 12,
-    LOG_OPENINGS = LOG_CHANNEL_0 + MSC4203_CHANNELS * CHANNEL_WORDS, /* 4 words each */
-    /* then requests, 4 words each; then devices */
+    /* of a device */
     DEVICE_HASH = 2,    /* 2 words */
     DEVICE_SYNCED = 4,  /* /sync has had them up to this, 2 words */
     DEVICE_DROP = 6,    /* being dropped up to this, 2 words */
-    DEVICE_NEXT = 8,    /* the first that /sync has not had */
-    DEVICE_COUNT = 9, DEVICE_UNITS = 10,
-    DEVICE_WORDS = 11,
-    /* in memory, after the devices: of a device */
+    DEVICE_NEXT = 10,   /* the first that /sync has not had */
+    LOG_OPENINGS = LOG_CHANNEL_0 + MSC4203_CHANNELS * CHAIN_WORDS, /* 4 words each */
+    /* then requests, 4 words each; then devices; in memory alone, of each device: */
     MEMORY_DEVICE = 2,  /* units in open batches; next of the same bucket, or free */
     /* of a batch */
     BATCH_OPEN = 0, BATCH_FIRST = 1, BATCH_LAST = 2, BATCH_COUNT = 3, BATCH_NEED = 4,
@@ -3778,42 +3774,39 @@ enum log_words {
 enum { LINK_NEXT = 0, LINK_PREVIOUS = 1 };
 #define LOG_IN_RING 0x80000000u
 
-/* What is fixed of a record, and of a message. */
+/* What is fixed of a record, as it stands in the ring; then where it is, and parts of the first
+ * words. */
 struct log_message {
-    uint32_t at, units, body, from, set, waiting;
-    uint32_t hash[2];
-    uint64_t number, time;
-    uint16_t length[4], epoch;
-    uint8_t type, pad, flags;
+    uint32_t head, about, body, crc, from, length[2];
+    uint32_t number_words[2], time[2], hash[2], set, waiting;
+    uint32_t at, units, type;
+    uint64_t number;
 };
 
 /* ---- bytes and checksums ---- */
 
-MSC4203_PRIVATE uint32_t log_get(const unsigned char *p)
+/* Between the machine's order of bytes and the ring's. */
+MSC4203_PRIVATE void log_swap(uint32_t *words, uint32_t count)
 {
-    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+    const uint32_t one = 1;
+    unsigned char first;
+
+    memcpy(&first, &one, 1);
+    for (; !first && count != 0; count--, words++)
+        *words = *words >> 24 | (*words >> 8 & 0xFF00) | (*words & 0xFF00) << 8 | *words << 24;
 }
 
-MSC4203_PRIVATE void log_set_bytes(unsigned char *p, uint32_t value)
+/* The word of 4 bytes, lowest first. */
+MSC4203_PRIVATE uint32_t log_get(const void *bytes)
 {
-    p[0] = (unsigned char)value;
-    p[1] = (unsigned char)(value >> 8);
-    p[2] = (unsigned char)(value >> 16);
-    p[3] = (unsigned char)(value >> 24);
+    uint32_t word;
+
+    memcpy(&word, bytes, 4);
+    log_swap(&word, 1);
+    return word;
 }
 
-MSC4203_PRIVATE uint64_t log_get64(const unsigned char *p)
-{
-    return log_get(p) | (uint64_t)log_get(p + 4) << 32;
-}
-
-MSC4203_PRIVATE void log_set64(unsigned char *p, uint64_t value)
-{
-    log_set_bytes(p, (uint32_t)value);
-    log_set_bytes(p + 4, (uint32_t)(value >> 32));
-}
-
-MSC4203_PRIVATE uint32_t log_crc(uint32_t crc, const void *data, size_t bytes)
+LOG_APART uint32_t log_crc(uint32_t crc, const void *data, size_t bytes)
 {
     const unsigned char *p = (const unsigned char *)data, *end = p + bytes;
 #if !defined(MSC4203_NO_SIMD) && defined(__SSE4_2__) && defined(__x86_64__)
@@ -3916,11 +3909,11 @@ MSC4203_PRIVATE void log_hash(const struct msc4203_log_state *s, const msc4203_s
 {
     uint32_t v[4], word = 0, bytes = 0;
     const msc4203_span *span = user;
-    unsigned char length[4];
-    const unsigned char *p = length, *end = length + 4;
+    uint32_t length = (uint32_t)user->len;
+    const unsigned char *p = (const unsigned char *)&length, *end = p + 4;
     int part = 0;
 
-    log_set_bytes(length, (uint32_t)user->len);
+    log_swap(&length, 1);
     v[0] = s->key[0];
     v[1] = s->key[1] ^ 0xEE;
     v[2] = s->key[0] ^ 0x6C796765u;
@@ -3937,7 +3930,7 @@ MSC4203_PRIVATE void log_hash(const struct msc4203_log_state *s, const msc4203_s
         if (part == 2)
             break;
         span = part++ == 0 ? user : device;
-        p = (const unsigned char *)(span->len != 0 ? span->ptr : (const char *)length);
+        p = (const unsigned char *)(span->len != 0 ? span->ptr : (const char *)&length);
         end = p + span->len;
     }
     word = (bytes & 3) == 0 ? 0 : word >> (32 - 8 * (bytes & 3));
@@ -3956,7 +3949,7 @@ MSC4203_PRIVATE void log_hash(const struct msc4203_log_state *s, const msc4203_s
 /* ---- the storage ---- */
 
 /* After a failure nothing more is written until the log is opened anew. */
-MSC4203_PRIVATE void log_read(struct msc4203_log_state *s, uint64_t at, void *data, size_t bytes)
+LOG_APART void log_read(struct msc4203_log_state *s, uint64_t at, void *data, size_t bytes)
 {
     if (s->storage->memory != NULL) {
         memcpy(data, s->storage->memory + at, bytes);
@@ -3966,7 +3959,7 @@ MSC4203_PRIVATE void log_read(struct msc4203_log_state *s, uint64_t at, void *da
     }
 }
 
-MSC4203_PRIVATE void log_write(struct msc4203_log_state *s, uint64_t at, const void *data,
+LOG_APART void log_write(struct msc4203_log_state *s, uint64_t at, const void *data,
                                size_t bytes)
 {
     if (s->error || bytes == 0)
@@ -3988,100 +3981,104 @@ MSC4203_PRIVATE uint64_t log_at(const struct msc4203_log_state *s, uint32_t at)
     return s->ring_at + (uint64_t)(at - 1) * 8;
 }
 
-/* The place of a unit that has been written. */
-MSC4203_PRIVATE uint64_t log_place(const struct msc4203_log_state *s, uint32_t unit)
+/* A place counts units from the ring's beginning in its first round on, modulo 2^32. */
+MSC4203_PRIVATE uint32_t log_place(const struct msc4203_log_state *s, uint32_t unit)
 {
-    return (uint64_t)(unit < s->head ? s->lap : s->lap - 1) << 32 | unit;
+    uint32_t place = s->base + unit;
+    return unit < s->end - s->base ? place : place - s->units;
 }
 
-MSC4203_PRIVATE uint64_t log_end_place(const struct msc4203_log_state *s)
+MSC4203_PRIVATE uint32_t log_unit(const struct msc4203_log_state *s, uint32_t place)
 {
-    return (uint64_t)s->lap << 32 | s->head;
+    uint32_t unit = place - s->base;
+    return unit < s->units ? unit : unit + s->units;
 }
 
-/* Units from one place to a later one, at most one round. */
-MSC4203_PRIVATE uint32_t log_between(const struct msc4203_log_state *s, uint64_t from, uint64_t to)
+MSC4203_PRIVATE int log_before(uint32_t place, uint32_t other)
 {
-    uint32_t units = (uint32_t)to - (uint32_t)from;
-    return (uint32_t)(to >> 32) != (uint32_t)(from >> 32) ? units + s->units : units;
+    return place - other >= LOG_IN_RING;
 }
 
 MSC4203_PRIVATE uint32_t log_free(const struct msc4203_log_state *s)
 {
-    return s->units - log_between(s, s->safe, log_end_place(s));
+    return s->units - (s->end - s->safe);
 }
 
 /* The place behind `units` units, where a record may begin. */
-MSC4203_PRIVATE uint64_t log_behind(const struct msc4203_log_state *s, uint64_t place,
+MSC4203_PRIVATE uint32_t log_behind(const struct msc4203_log_state *s, uint32_t place,
                                     uint32_t units)
 {
-    place += units;
-    if (s->units - (uint32_t)place < 2)
-        place = ((place >> 32) + 1) << 32;
-    return place;
+    uint32_t rest = s->base - (place += units);
+
+    if (rest >= LOG_IN_RING) /* of this round */
+        rest += s->units;
+    return rest < 2 ? place + rest : place;
+}
+
+/* Sets the ring's end to a place, at most a round away. */
+MSC4203_PRIVATE void log_end_at(struct msc4203_log_state *s, uint32_t place)
+{
+    s->end = place;
+    if (place - s->base >= s->units)
+        s->base += log_before(place, s->base) ? 0 - s->units : s->units;
 }
 
 /* ---- words of the index ---- */
 
-MSC4203_PRIVATE uint32_t log_requests(const struct msc4203_log_state *s)
-{
-    return LOG_OPENINGS + 4 * s->openings;
-}
-
 MSC4203_PRIVATE uint32_t log_device_words(const struct msc4203_log_state *s, uint32_t device)
 {
-    return log_requests(s) + 4 * s->requests + DEVICE_WORDS * device;
+    return s->device_at + CHAIN_WORDS * device;
 }
 
 MSC4203_PRIVATE uint32_t log_channel_words(uint32_t channel)
 {
-    return LOG_CHANNEL_0 + CHANNEL_WORDS * channel;
+    return LOG_CHANNEL_0 + CHAIN_WORDS * channel;
 }
 
 /* In memory alone. */
 MSC4203_PRIVATE uint32_t *log_device_memory(const struct msc4203_log_state *s, uint32_t device)
 {
-    return s->word + log_device_words(s, s->devices) + MEMORY_DEVICE * device;
+    return s->word + s->memory_at + MEMORY_DEVICE * device;
 }
 
-MSC4203_PRIVATE uint32_t *log_device_buckets(const struct msc4203_log_state *s)
+MSC4203_PRIVATE uint32_t *log_device_bucket(const struct msc4203_log_state *s, uint32_t hash)
 {
-    return log_device_memory(s, s->devices);
+    return log_device_memory(s, s->devices) + (hash & s->device_mask);
 }
 
 MSC4203_PRIVATE uint32_t *log_request_memory(const struct msc4203_log_state *s)
 {
-    return log_device_buckets(s) + s->device_mask + 1;
+    return log_device_bucket(s, s->device_mask) + 1;
 }
 
-MSC4203_PRIVATE uint32_t *log_request_buckets(const struct msc4203_log_state *s)
+MSC4203_PRIVATE uint32_t *log_request_bucket(const struct msc4203_log_state *s, uint32_t hash)
 {
-    return log_request_memory(s) + s->requests;
+    return log_request_memory(s) + s->requests + (hash & s->request_mask);
+}
+
+/* A journal record in the making; when there is none, room for anything. */
+MSC4203_PRIVATE uint32_t *log_buffer(const struct msc4203_log_state *s)
+{
+    return log_request_bucket(s, s->request_mask) + 1;
+}
+
+enum { LOG_BUFFER = 8 * LOG_JOURNAL };
+
+MSC4203_PRIVATE uint32_t *log_batch(const struct msc4203_log_state *s, uint32_t batch)
+{
+    return log_buffer(s) + 2 * LOG_JOURNAL + BATCH_WORDS * batch;
 }
 
 /* Units in open batches, by channel. */
 MSC4203_PRIVATE uint32_t *log_channel_memory(const struct msc4203_log_state *s)
 {
-    return log_request_buckets(s) + s->request_mask + 1;
-}
-
-MSC4203_PRIVATE uint32_t *log_batch(const struct msc4203_log_state *s, uint32_t batch)
-{
-    return log_channel_memory(s) + MSC4203_CHANNELS + BATCH_WORDS * batch;
+    return log_batch(s, LOG_BATCHES);
 }
 
 MSC4203_PRIVATE uint32_t *log_cursor(const struct msc4203_log_state *s, uint32_t channel)
 {
-    return log_batch(s, LOG_BATCHES) + CURSOR_WORDS * channel;
+    return log_channel_memory(s) + MSC4203_CHANNELS + CURSOR_WORDS * channel;
 }
-
-/* A journal record in the making; when there is none, room for anything. */
-MSC4203_PRIVATE unsigned char *log_buffer(const struct msc4203_log_state *s)
-{
-    return (unsigned char *)log_cursor(s, MSC4203_CHANNELS);
-}
-
-enum { LOG_BUFFER = 8 * LOG_JOURNAL };
 
 MSC4203_PRIVATE uint64_t log_word64(const struct msc4203_log_state *s, uint32_t at)
 {
@@ -4090,201 +4087,219 @@ MSC4203_PRIVATE uint64_t log_word64(const struct msc4203_log_state *s, uint32_t 
 
 /* ---- records ---- */
 
-/* Bytes from 16 on that the second checksum covers. */
-MSC4203_PRIVATE size_t log_fixed(uint32_t type)
+/* Bytes of a record before its links, or its body. */
+MSC4203_PRIVATE uint32_t log_fixed(uint32_t type)
 {
-    return type <= LOG_COPY ? (size_t)LOG_FIXED - 16 : type == LOG_CHANNEL ? 8u : 0u;
+    return type <= LOG_COPY ? (uint32_t)LOG_FIXED : type == LOG_CHANNEL ? 24u : 16u;
 }
 
-MSC4203_PRIVATE uint32_t log_fixed_crc(const struct msc4203_log_state *s, uint64_t place,
-                                       const unsigned char *bytes)
+/* The checksum of what is fixed, in the ring's order of bytes. */
+MSC4203_PRIVATE uint32_t log_fixed_crc(const struct msc4203_log_state *s, uint32_t place,
+                                       const uint32_t *words, uint32_t type)
 {
-    unsigned char seed[8];
     uint32_t crc;
 
-    log_set64(seed, place);
-    crc = log_crc(log_crc(s->salt, seed, 8), bytes, 12);
-    return log_crc(crc, bytes + 16, log_fixed(bytes[3]));
+    log_swap(&place, 1);
+    crc = log_crc(log_crc(s->salt, &place, 4), words, 12);
+    return log_crc(crc, words + 4, log_fixed(type) - 16);
 }
 
 /* Reads what is fixed of a record. Returns its type, or 0 when there is no valid one. */
-LOG_APART uint32_t log_load_at(struct msc4203_log_state *s, uint64_t place,
-                                     struct log_message *m)
+LOG_APART uint32_t log_load_at(struct msc4203_log_state *s, uint32_t place, struct log_message *m)
 {
-    unsigned char b[LOG_FIXED];
-    uint32_t unit = (uint32_t)place, room = s->units - unit;
-    size_t bytes = room < LOG_FIXED / 8 ? room * 8 : (size_t)LOG_FIXED;
+    uint32_t unit = log_unit(s, place), room = s->units - unit, bytes, crc;
 
     m->at = unit + 1;
     m->type = 0;
-    if (unit >= s->units || room < 2)
+    if (room < 2)
         return 0;
-    log_read(s, log_at(s, m->at), b, bytes);
-    m->units = log_get(b) & 0xFFFFFF;
-    if (b[3] < LOG_MESSAGE || b[3] > LOG_FILLER || m->units < 2 || m->units > room ||
-        (b[3] == LOG_PAIRS_OF && (m->units < 4 || m->units > LOG_JOURNAL)) ||
-        log_fixed(b[3]) + 16 > bytes || log_fixed_crc(s, place, b) != log_get(b + 12))
-        return 0;
-    m->epoch = (uint16_t)(b[4] | b[5] << 8);
-    m->pad = b[6];
-    m->flags = b[7];
-    m->body = log_get(b + 8);
-    m->type = b[3];
-    if (b[3] <= LOG_COPY) {
-        unsigned i;
-
-        m->number = log_get64(b + 16) & (((uint64_t)1 << 48) - 1);
-        m->time = log_get(b + 24) | (uint64_t)(b[22] | b[23] << 8) << 32;
-        m->from = log_get(b + 28);
-        for (i = 0; i < 4; i++)
-            m->length[i] = (uint16_t)(b[32 + 2 * i] | b[33 + 2 * i] << 8);
-        m->hash[0] = log_get(b + 40);
-        m->hash[1] = log_get(b + 44);
-        m->set = log_get(b + 48);
-        m->waiting = log_get(b + 52);
-    } else if (b[3] == LOG_CHANNEL) {
-        m->length[0] = (uint16_t)(b[16] | b[17] << 8);
-        m->length[1] = (uint16_t)(b[18] | b[19] << 8);
-        m->from = log_get(b + 20);
+    bytes = room < 8 ? room * 8 : (uint32_t)LOG_FIXED;
+    log_read(s, log_at(s, m->at), m, bytes);
+    log_swap(&m->head, 1);
+    m->type = m->head >> 24;
+    m->units = m->head & 0xFFFFFF;
+    log_swap(&m->head, 1);
+    if (m->type - 1 < LOG_FILLER && m->units >= 2 && m->units <= room &&
+        log_fixed(m->type) <= bytes &&
+        (m->type != LOG_PAIRS_OF || m->units - 3 <= LOG_PAIRS)) {
+        crc = log_fixed_crc(s, place, &m->head, m->type);
+        log_swap(&m->head, LOG_FIXED / 4);
+        m->number = m->number_words[0] | (uint64_t)m->number_words[1] << 32;
+        if (crc == m->crc)
+            return m->type;
     }
-    return m->type;
+    m->type = 0;
+    return 0;
 }
 
 /* Reads what is fixed of a message. Returns 0 when there is no valid one. */
 MSC4203_PRIVATE int log_load(struct msc4203_log_state *s, uint32_t at, struct log_message *m)
 {
-    return at != 0 && at <= s->units && log_load_at(s, log_place(s, at - 1), m) != 0 &&
+    return at - 1 < s->units && log_load_at(s, log_place(s, at - 1), m) != 0 &&
            m->type <= LOG_COPY;
 }
 
-/* Puts together what is fixed of a record, and writes it. */
-LOG_APART void log_store(struct msc4203_log_state *s, const struct log_message *m)
+/* Works out a record's first words and checksum. */
+LOG_APART void log_seal(struct msc4203_log_state *s, struct log_message *m)
 {
-    unsigned char b[LOG_FIXED];
-    unsigned i;
+    uint32_t crc;
 
-    memset(b, 0, sizeof b);
-    log_set_bytes(b, m->units);
-    b[3] = m->type;
-    b[4] = (unsigned char)m->epoch;
-    b[5] = (unsigned char)(m->epoch >> 8);
-    b[6] = m->pad;
-    b[7] = m->flags;
-    log_set_bytes(b + 8, m->body);
-    if (m->type == LOG_CHANNEL) {
-        log_set_bytes(b + 16, m->length[0] | (uint32_t)m->length[1] << 16);
-        log_set_bytes(b + 20, m->from);
-    } else if (m->type <= LOG_COPY) {
-        log_set64(b + 16, m->number);
-        log_set_bytes(b + 24, (uint32_t)m->time);
-        b[22] = (unsigned char)(m->time >> 32);
-        b[23] = (unsigned char)(m->time >> 40);
-        log_set_bytes(b + 28, m->from);
-        for (i = 0; i < 4; i++) {
-            b[32 + 2 * i] = (unsigned char)m->length[i];
-            b[33 + 2 * i] = (unsigned char)(m->length[i] >> 8);
-        }
-        log_set_bytes(b + 40, m->hash[0]);
-        log_set_bytes(b + 44, m->hash[1]);
-        log_set_bytes(b + 48, m->set);
-        log_set_bytes(b + 52, m->waiting);
-    }
-    log_set_bytes(b + 12, log_fixed_crc(s, log_place(s, m->at - 1), b));
-    log_write(s, log_at(s, m->at), b, 16 + log_fixed(m->type));
+    m->head = m->units | m->type << 24;
+    m->number_words[0] = (uint32_t)m->number;
+    m->number_words[1] = (uint32_t)(m->number >> 32);
+    log_swap(&m->head, LOG_FIXED / 4);
+    crc = log_fixed_crc(s, log_place(s, m->at - 1), &m->head, m->type);
+    log_swap(&m->head, LOG_FIXED / 4);
+    m->crc = crc;
+}
+
+/* Writes what is fixed of a record. */
+MSC4203_PRIVATE void log_store(struct msc4203_log_state *s, struct log_message *m)
+{
+    log_seal(s, m);
+    log_swap(&m->head, LOG_FIXED / 4);
+    log_write(s, log_at(s, m->at), m, log_fixed(m->type));
+    log_swap(&m->head, LOG_FIXED / 4);
+}
+
+MSC4203_PRIVATE uint32_t log_pad(const struct log_message *m)
+{
+    return m->about >> 16 & 7;
+}
+
+MSC4203_PRIVATE uint32_t log_flags(const struct log_message *m)
+{
+    return m->about >> 24;
+}
+
+/* Of the lengths of its strings, the `i`th. */
+MSC4203_PRIVATE uint32_t log_length(const struct log_message *m, unsigned i)
+{
+    return m->length[i >> 1] >> 16 * (i & 1) & 0xFFFF;
+}
+
+MSC4203_PRIVATE uint64_t log_time(const struct log_message *m)
+{
+    return m->time[0] | (uint64_t)m->time[1] << 32;
 }
 
 /* Takes room for a record at the ring's end. */
 LOG_APART uint32_t log_append(struct msc4203_log_state *s, uint32_t units)
 {
-    uint32_t at, rest = s->units - s->head;
+    uint32_t at = s->end - s->base, rest = s->units - at;
 
     if (units > rest) {
         struct log_message filler;
 
         memset(&filler, 0, sizeof filler);
-        filler.at = s->head + 1;
+        filler.at = at + 1;
         filler.units = rest;
         filler.type = LOG_FILLER;
-        filler.epoch = s->epoch;
-        s->head = s->units;
+        filler.about = s->epoch & 0xFFFF;
+        s->end += rest;
         log_store(s, &filler);
-        s->head = 0;
-        s->lap++;
+        s->base = s->end;
+        at = 0;
     }
-    at = s->head + 1;
-    s->head += units;
-    if (s->units - s->head < 2) {
-        s->head = 0;
-        s->lap++;
-    }
+    s->end = log_behind(s, s->end, units);
+    log_end_at(s, s->end);
     s->dirty = 1;
-    return at;
+    return at + 1;
 }
 
-/* Of a message: how many links it has, how many bytes of body. */
+/* Of a message: which of its links is a channel's. */
 MSC4203_PRIVATE uint32_t log_slot(uint32_t set, uint32_t channel)
 {
-    uint32_t slot = 0, c;
+    uint32_t slot = channel != 0;
 
-    if (channel != 0)
-        for (slot = 1, c = 1; c < channel; c++)
-            slot += set >> c & 1;
+    for (; channel > 1; channel--)
+        slot += (set >>= 1) & 1;
     return slot;
 }
 
+/* Units that its links take. */
 MSC4203_PRIVATE uint32_t log_links(uint32_t set)
 {
     return log_slot(set, MSC4203_CHANNELS);
 }
 
-MSC4203_PRIVATE uint32_t log_body_bytes(const struct log_message *m)
+/* Where a record's body begins, in bytes from the region's beginning, and how long it is. */
+LOG_APART uint64_t log_body(const struct msc4203_log_state *s, const struct log_message *m,
+                            uint32_t *bytes)
 {
-    return m->units * 8 - LOG_FIXED - 8 * log_links(m->set) - m->pad;
+    uint32_t skip = log_fixed(m->type);
+
+    if (m->type <= LOG_COPY)
+        skip += 8 * log_links(m->set);
+    *bytes = m->units * 8 - skip - log_pad(m);
+    if (*bytes > m->units * 8) /* it can't be */
+        *bytes = 0;
+    return log_at(s, m->at) + skip;
+}
+
+/* Copies bytes in the ring by way of the buffer; only reads them when `to` is 0. Returns their
+ * checksum. */
+LOG_APART uint32_t log_transfer(struct msc4203_log_state *s, uint64_t from, uint64_t to,
+                                uint32_t bytes)
+{
+    uint32_t n, crc = s->salt;
+
+    for (; bytes != 0; bytes -= n, from += n) {
+        n = bytes < LOG_BUFFER ? bytes : (uint32_t)LOG_BUFFER;
+        log_read(s, from, log_buffer(s), n);
+        crc = log_crc(crc, log_buffer(s), n);
+        if (to != 0) {
+            log_write(s, to, log_buffer(s), n);
+            to += n;
+        }
+    }
+    return crc;
 }
 
 /* ---- the journal ---- */
 
 /* Writes down the pairs so far; `last` makes the operation count. */
-LOG_APART void log_journal(struct msc4203_log_state *s, int last)
+LOG_APART void log_journal(struct msc4203_log_state *s, uint32_t last)
 {
-    unsigned char *b = log_buffer(s);
-    uint32_t units = 4 + (uint32_t)s->pairs, at = log_append(s, units);
+    uint32_t *b = log_buffer(s), words = 2 * ((uint32_t)s->pairs + 3), at = log_append(s, words / 2);
 
-    log_set_bytes(b, units | (uint32_t)LOG_PAIRS_OF << 24);
-    b[4] = (unsigned char)s->epoch;
-    b[5] = (unsigned char)(s->epoch >> 8);
-    b[6] = 0;
-    b[7] = (unsigned char)last;
-    log_set64(b + 16, s->durable);
-    log_set64(b + 24, s->firm);
-    log_set_bytes(b + 8, log_crc(s->salt, b + 16, units * 8 - 16));
-    log_set_bytes(b + 12, log_fixed_crc(s, log_place(s, at - 1), b));
-    log_write(s, log_at(s, at), b, units * 8);
+    b[0] = words / 2 | (uint32_t)LOG_PAIRS_OF << 24;
+    b[1] = (s->epoch & 0xFFFF) | last << 24;
+    b[4] = s->durable;
+    b[5] = s->firm;
+    log_swap(b, words);
+    b[2] = log_crc(s->salt, b + 4, words * 4 - 16);
+    log_swap(b + 2, 1);
+    b[3] = log_fixed_crc(s, log_place(s, at - 1), b, LOG_PAIRS_OF);
+    log_swap(b + 3, 1);
+    log_write(s, log_at(s, at), b, words * 4);
     s->pairs = 0;
     s->parts = !last;
 }
 
 MSC4203_PRIVATE void log_note(struct msc4203_log_state *s, uint32_t address, uint32_t value)
 {
-    unsigned char *pairs = log_buffer(s) + 32;
-    uint32_t i = s->pairs, stop = i > 24 ? i - 24 : 0;
+    uint32_t *first = log_buffer(s) + 6, *pair;
 
     if (s->healing)
         return;
-    if (!(address & LOG_IN_RING)) /* what is counted up changes again and again */
-        while (i-- > stop)
-            if (log_get(pairs + 8 * i) == address) {
-                log_set_bytes(pairs + 8 * i + 4, value);
-                return;
-            }
     if (s->pairs == LOG_PAIRS)
         log_journal(s, 0);
-    log_set_bytes(pairs + 8 * s->pairs, address);
-    log_set_bytes(pairs + 8 * s->pairs + 4, value);
+    pair = first + 2 * s->pairs;
+    if (!(address & LOG_IN_RING)) { /* what is counted changes again and again */
+        uint32_t *old = pair, *stop = s->pairs > 24 ? pair - 48 : first;
+        while (old != stop)
+            if (*(old -= 2) == address) {
+                old[1] = value;
+                return;
+            }
+    }
+    pair[0] = address;
+    pair[1] = value;
     s->pairs++;
 }
 
-MSC4203_PRIVATE void log_set(struct msc4203_log_state *s, uint32_t word, uint32_t value)
+LOG_APART void log_set(struct msc4203_log_state *s, uint32_t word, uint32_t value)
 {
     if (s->word[word] == value)
         return;
@@ -4292,7 +4307,12 @@ MSC4203_PRIVATE void log_set(struct msc4203_log_state *s, uint32_t word, uint32_
     log_note(s, word, value);
 }
 
-MSC4203_PRIVATE void log_set_word64(struct msc4203_log_state *s, uint32_t word, uint64_t value)
+MSC4203_PRIVATE void log_add(struct msc4203_log_state *s, uint32_t word, uint32_t by)
+{
+    log_set(s, word, s->word[word] + by);
+}
+
+LOG_APART void log_set_word64(struct msc4203_log_state *s, uint32_t word, uint64_t value)
 {
     log_set(s, word, (uint32_t)value);
     log_set(s, word + 1, (uint32_t)(value >> 32));
@@ -4306,82 +4326,73 @@ MSC4203_PRIVATE void log_end(struct msc4203_log_state *s)
 }
 
 /* Cells are the ring's 4-byte words, addressed from its beginning. */
-MSC4203_PRIVATE uint32_t log_link(const struct log_message *m, uint32_t channel, uint32_t which)
+LOG_APART uint32_t log_link(const struct log_message *m, uint32_t channel, uint32_t which)
 {
     return (m->at - 1) * 2 + LOG_FIXED / 4 + 2 * log_slot(m->set, channel) + which;
 }
 
-MSC4203_PRIVATE uint32_t log_cell(struct msc4203_log_state *s, uint32_t cell)
+LOG_APART uint32_t log_cell(struct msc4203_log_state *s, uint32_t cell)
 {
-    const unsigned char *pairs = log_buffer(s) + 32;
-    unsigned char b[4];
-    uint32_t i;
+    const uint32_t *first = log_buffer(s) + 6, *pair = first + 2 * s->pairs;
+    uint32_t word;
 
-    if (s->stale)
-        for (i = s->pairs; i-- != 0;)
-            if (log_get(pairs + 8 * i) == (cell | LOG_IN_RING))
-                return log_get(pairs + 8 * i + 4);
-    log_read(s, s->ring_at + (uint64_t)cell * 4, b, 4);
-    return log_get(b);
+    while (s->stale && pair != first)
+        if (*(pair -= 2) == (cell | LOG_IN_RING))
+            return pair[1];
+    log_read(s, s->ring_at + (uint64_t)cell * 4, &word, 4);
+    log_swap(&word, 1);
+    return word;
 }
 
-MSC4203_PRIVATE void log_cell_write(struct msc4203_log_state *s, uint32_t cell, uint32_t value)
+LOG_APART void log_cell_write(struct msc4203_log_state *s, uint32_t cell, uint32_t value)
 {
-    unsigned char b[4];
-
-    log_set_bytes(b, value);
-    log_write(s, s->ring_at + (uint64_t)cell * 4, b, 4);
+    log_swap(&value, 1);
+    log_write(s, s->ring_at + (uint64_t)cell * 4, &value, 4);
 }
 
 /* Changes a cell: `now`, or after the journal is durable. What is not durable itself can be changed
  * now, whatever it is. */
-MSC4203_PRIVATE void log_put(struct msc4203_log_state *s, uint32_t cell, uint32_t value, int now)
+LOG_APART void log_put(struct msc4203_log_state *s, uint32_t cell, uint32_t value, int now)
 {
-    uint64_t place = log_place(s, cell / 2);
+    uint32_t place = log_place(s, cell / 2);
 
     log_note(s, cell | LOG_IN_RING, value);
-    if (now || s->healing || (place >= s->durable && place >= s->imaged))
+    if (now || s->healing || (!log_before(place, s->durable) && !log_before(place, s->imaged)))
         log_cell_write(s, cell, value);
     else
         s->stale = 1;
 }
 
 /* Writes a message's number and what it waits for. */
-MSC4203_PRIVATE void log_put_message(struct msc4203_log_state *s, const struct log_message *m)
+LOG_APART void log_put_message(struct msc4203_log_state *s, struct log_message *m)
 {
-    unsigned char b[LOG_FIXED];
     uint32_t cell = (m->at - 1) * 2;
 
-    log_read(s, log_at(s, m->at), b, LOG_FIXED);
-    log_set64(b + 16, m->number | (uint64_t)(m->time >> 32) << 48);
-    log_set_bytes(b + 52, m->waiting);
-    log_put(s, cell + 4, log_get(b + 16), 0);
-    log_put(s, cell + 5, log_get(b + 20), 0);
-    log_put(s, cell + 13, m->waiting, 0);
-    log_put(s, cell + 3, log_fixed_crc(s, log_place(s, m->at - 1), b), 0);
+    log_seal(s, m);
+    log_put(s, cell + 3, m->crc, 0);
+    log_put(s, cell + 7, m->number_words[0], 0);
+    log_put(s, cell + 8, m->number_words[1], 0);
+    log_put(s, cell + 14, m->waiting, 0);
 }
 
-/* Writes the cells of the journal from `place` on to the ring's end; or, opening, changes the words
- * of the index too, to `end`, and only cells that may not be durable. */
-LOG_APART void log_apply(struct msc4203_log_state *s, uint64_t place, uint64_t end,
-                               int opening)
+/* Writes the cells of the journal from `place` on to `end`; or, opening, changes the words of the
+ * index too, and only cells that may not be durable. */
+LOG_APART void log_apply(struct msc4203_log_state *s, uint32_t place, uint32_t end, int opening)
 {
     struct log_message m;
-    const unsigned char *pair = log_buffer(s);
-    uint32_t i;
 
-    while (place < end && log_load_at(s, place, &m) != 0) {
-        if (m.type == LOG_PAIRS_OF)
+    while (log_before(place, end) && log_load_at(s, place, &m) != 0) {
+        const uint32_t *pair = log_buffer(s) + 6, *stop = log_buffer(s) + 2 * m.units;
+
+        if (m.type == LOG_PAIRS_OF) {
             log_read(s, log_at(s, m.at), log_buffer(s), m.units * 8);
-        for (i = 4; m.type == LOG_PAIRS_OF && i < m.units; i++) {
-            uint32_t address = log_get(pair + 8 * i), value = log_get(pair + 8 * i + 4);
-
-            if (!(address & LOG_IN_RING)) {
-                if (opening && address < log_device_words(s, s->devices))
-                    s->word[address] = value;
-            } else if (address - LOG_IN_RING < s->units * 2 && (!opening || place >= s->firm)) {
-                log_cell_write(s, address - LOG_IN_RING, value);
-            }
+            log_swap(log_buffer(s), m.units * 2);
+            for (; pair != stop; pair += 2)
+                if (pair[0] < s->memory_at && opening)
+                    s->word[pair[0]] = pair[1];
+                else if (pair[0] - LOG_IN_RING < s->units * 2 &&
+                         (!opening || !log_before(place, s->firm)))
+                    log_cell_write(s, pair[0] - LOG_IN_RING, pair[1]);
         }
         place = log_behind(s, place, m.units);
     }
@@ -4390,21 +4401,20 @@ LOG_APART void log_apply(struct msc4203_log_state *s, uint64_t place, uint64_t e
 /* Makes everything so far durable. */
 LOG_APART void log_flush(struct msc4203_log_state *s)
 {
-    uint64_t end, before = s->durable;
+    uint32_t end, before = s->durable;
 
     log_end(s);
     if (!s->dirty || s->error)
         return;
-    end = log_end_place(s);
+    end = s->end;
     log_sync(s);
     if (s->error)
         return;
-    s->durable = end;
-    if (s->stale)
+    s->durable = s->firm = end;
+    if (s->stale) {
         log_apply(s, before, end, 0);
-    else
-        before = end;
-    s->firm = before;
+        s->firm = before;
+    }
     s->stale = 0;
     log_journal(s, 1); /* tells that this was durable; its own turn comes with the next */
     s->dirty = 0;
@@ -4421,7 +4431,7 @@ MSC4203_PRIVATE void log_damage(struct msc4203_log_state *s)
 /* Returns the device with this hash, plus 1; 0 when there is none. */
 MSC4203_PRIVATE uint32_t log_device(const struct msc4203_log_state *s, const uint32_t hash[2])
 {
-    uint32_t device = log_device_buckets(s)[hash[0] & s->device_mask];
+    uint32_t device = *log_device_bucket(s, hash[0]);
 
     while (device != 0) {
         const uint32_t *d = s->word + log_device_words(s, device - 1);
@@ -4441,12 +4451,12 @@ MSC4203_PRIVATE uint32_t log_device_make(struct msc4203_log_state *s, const uint
         return device;
     device = s->free_device;
     memory = log_device_memory(s, device - 1);
-    bucket = &log_device_buckets(s)[hash[0] & s->device_mask];
+    bucket = log_device_bucket(s, hash[0]);
     s->free_device = memory[1];
     memory[0] = 0;
     memory[1] = *bucket;
     *bucket = device;
-    memset(s->word + log_device_words(s, device - 1), 0, DEVICE_WORDS * sizeof(uint32_t));
+    memset(s->word + log_device_words(s, device - 1), 0, CHAIN_WORDS * sizeof(uint32_t));
     s->word[log_device_words(s, device - 1) + DEVICE_HASH] = hash[0];
     s->word[log_device_words(s, device - 1) + DEVICE_HASH + 1] = hash[1];
     return device;
@@ -4456,9 +4466,9 @@ MSC4203_PRIVATE uint32_t log_device_make(struct msc4203_log_state *s, const uint
 MSC4203_PRIVATE void log_device_free(struct msc4203_log_state *s, uint32_t device)
 {
     uint32_t w = log_device_words(s, device - 1), *memory = log_device_memory(s, device - 1);
-    uint32_t *at = &log_device_buckets(s)[s->word[w + DEVICE_HASH] & s->device_mask];
+    uint32_t *at = log_device_bucket(s, s->word[w + DEVICE_HASH]);
 
-    if (s->word[w + DEVICE_COUNT] != 0 || memory[0] != 0)
+    if (s->word[w + CHAIN_COUNT] != 0 || memory[0] != 0)
         return;
     while (*at != device && *at != 0)
         at = &log_device_memory(s, *at - 1)[1];
@@ -4484,7 +4494,7 @@ MSC4203_PRIVATE uint32_t log_waiting(const struct msc4203_log_state *s,
     }
     if (set & 1) {
         uint32_t device = log_device(s, m->hash), w = log_device_words(s, device - 1);
-        if (device == 0 || s->word[w + DEVICE_COUNT] == 0 ||
+        if (device == 0 || s->word[w + CHAIN_COUNT] == 0 ||
             m->number <= log_word64(s, w + DEVICE_SYNCED))
             set &= ~(uint32_t)1;
     }
@@ -4570,8 +4580,8 @@ LOG_APART void log_take(struct msc4203_log_state *s, struct log_message *m, uint
 
         if ((out >> c & 1) == 0)
             continue;
-        log_set(s, channel + CHANNEL_COUNT, s->word[channel + CHANNEL_COUNT] - 1);
-        log_set(s, channel + CHANNEL_UNITS, s->word[channel + CHANNEL_UNITS] - m->units);
+        log_add(s, channel + CHAIN_COUNT, UINT32_MAX);
+        log_add(s, channel + CHAIN_UNITS, 0 - m->units);
         if (c != 0)
             log_chain_remove(s, m, c, channel);
         else if (s->word[w + DEVICE_NEXT] == m->at)
@@ -4584,10 +4594,10 @@ LOG_APART void log_take(struct msc4203_log_state *s, struct log_message *m, uint
     if (left != 0 || device == 0)
         return;
     log_chain_remove(s, m, 0, w);
-    log_set(s, w + DEVICE_COUNT, s->word[w + DEVICE_COUNT] - 1);
-    log_set(s, w + DEVICE_UNITS, s->word[w + DEVICE_UNITS] - m->units);
-    log_set(s, LOG_LIVE, s->word[LOG_LIVE] - m->units);
-    log_set(s, LOG_MESSAGES, s->word[LOG_MESSAGES] - 1);
+    log_add(s, w + CHAIN_COUNT, UINT32_MAX);
+    log_add(s, w + CHAIN_UNITS, 0 - m->units);
+    log_add(s, LOG_LIVE, 0 - m->units);
+    log_add(s, LOG_MESSAGES, UINT32_MAX);
     log_device_free(s, device);
 }
 
@@ -4599,7 +4609,7 @@ LOG_APART void log_give(struct msc4203_log_state *s, struct log_message *m, uint
 
     m->number = number;
     log_put_message(s, m);
-    if (s->word[w + DEVICE_COUNT] == 0) { /* what comes before is none of this device's */
+    if (s->word[w + CHAIN_COUNT] == 0) { /* what comes before is none of this device's */
         log_note(s, w + DEVICE_HASH, m->hash[0]);
         log_note(s, w + DEVICE_HASH + 1, m->hash[1]);
         log_set_word64(s, w + DEVICE_DROP, 0);
@@ -4611,8 +4621,8 @@ LOG_APART void log_give(struct msc4203_log_state *s, struct log_message *m, uint
     log_chain_add(s, m, 0, w);
     if ((m->set & 1) != 0 && s->word[w + DEVICE_NEXT] == 0)
         log_set(s, w + DEVICE_NEXT, m->at);
-    log_set(s, w + DEVICE_COUNT, s->word[w + DEVICE_COUNT] + 1);
-    log_set(s, w + DEVICE_UNITS, s->word[w + DEVICE_UNITS] + m->units);
+    log_add(s, w + CHAIN_COUNT, 1);
+    log_add(s, w + CHAIN_UNITS, m->units);
     for (c = 0; c < MSC4203_CHANNELS; c++) {
         uint32_t channel = log_channel_words(c);
 
@@ -4622,60 +4632,55 @@ LOG_APART void log_give(struct msc4203_log_state *s, struct log_message *m, uint
             log_set_word64(s, channel + CHANNEL_NUMBER, number);
         if (c != 0)
             log_chain_add(s, m, c, channel);
-        log_set(s, channel + CHANNEL_COUNT, s->word[channel + CHANNEL_COUNT] + 1);
-        log_set(s, channel + CHANNEL_UNITS, s->word[channel + CHANNEL_UNITS] + m->units);
+        log_add(s, channel + CHAIN_COUNT, 1);
+        log_add(s, channel + CHAIN_UNITS, m->units);
     }
-    log_set(s, LOG_LIVE, s->word[LOG_LIVE] + m->units);
-    log_set(s, LOG_MESSAGES, s->word[LOG_MESSAGES] + 1);
-    if (m->time > log_word64(s, LOG_TIME))
-        log_set_word64(s, LOG_TIME, m->time);
+    log_add(s, LOG_LIVE, m->units);
+    log_add(s, LOG_MESSAGES, 1);
 }
 
 /* ---- images of the index ---- */
 
-/* Puts together the header of an image. */
-MSC4203_PRIVATE void log_write_header(struct msc4203_log_state *s, unsigned char *b,
-                                      uint32_t words, uint32_t crc)
+/* Where an image is. */
+MSC4203_PRIVATE uint64_t log_image_at(const struct msc4203_log_state *s, uint32_t image)
 {
-    memset(b, 0, LOG_HEADER);
+    return image & 1 ? 1024 + (s->ring_at - 1024) / 2 : 1024;
+}
+
+/* Writes the header of an image: what the log's state begins with. */
+MSC4203_PRIVATE void log_write_header(struct msc4203_log_state *s)
+{
+    uint32_t b[LOG_HEADER], i;
+
+    memset(b, 0, sizeof b);
+    memcpy(b + 6, &s->devices, 13 * sizeof *b);
+    b[2] = 1;
+    b[4] = (uint32_t)s->storage->bytes;
+    b[5] = (uint32_t)(s->storage->bytes >> 32);
+    log_swap(b, LOG_HEADER);
     memcpy(b, "msc4203", 8);
-    log_set_bytes(b + 8, 1);
-    log_set64(b + 16, s->storage->bytes);
-    log_set_bytes(b + 24, s->devices);
-    log_set_bytes(b + 28, s->requests);
-    log_set_bytes(b + 32, s->openings);
-    log_set_bytes(b + 36, s->message_bytes);
-    log_set_bytes(b + 40, s->key[0]);
-    log_set_bytes(b + 44, s->key[1]);
-    log_set64(b + 48, s->images);
-    log_set64(b + 56, log_end_place(s));
-    log_set64(b + 64, s->tail);
-    log_set_bytes(b + 72, s->epoch);
-    log_set_bytes(b + 76, words);
-    log_set_bytes(b + 80, crc);
-    log_set_bytes(b + 12, log_crc(log_crc(0xFFFFFFFFu, b, 12), b + 16, LOG_HEADER - 16));
-    log_write(s, s->images & 1 ? 512 : 0, b, LOG_HEADER);
+    i = log_crc(log_crc(0xFFFFFFFFu, b, 12), b + 4, sizeof b - 16);
+    log_swap(&i, 1);
+    b[3] = i;
+    log_write(s, s->images & 1 ? 512 : 0, b, sizeof b);
     log_sync(s);
 }
 
 /* Writes an image: from now on, opening begins here. All before must be durable. */
 LOG_APART void log_image(struct msc4203_log_state *s)
 {
-    unsigned char *b = log_buffer(s);
-    uint32_t words = log_device_words(s, s->word[LOG_USED]), i, n, crc = 0xFFFFFFFFu;
-    uint64_t at = s->body_at[++s->images & 1];
+    uint32_t bytes;
 
-    for (i = 0; i < words; i += n) {
-        uint32_t k;
-        n = words - i < LOG_BUFFER / 4 ? words - i : LOG_BUFFER / 4;
-        for (k = 0; k < n; k++)
-            log_set_bytes(b + 4 * k, s->word[i + k]);
-        crc = log_crc(crc, b, 4 * n);
-        log_write(s, at + (uint64_t)i * 4, b, 4 * n);
-    }
-    log_write_header(s, b, words, crc);
+    s->images++;
+    s->words = log_device_words(s, s->word[LOG_USED]);
+    bytes = s->words * 4;
+    log_swap(s->word, s->words);
+    s->image_crc = log_crc(0xFFFFFFFFu, s->word, bytes);
+    log_write(s, log_image_at(s, s->images), s->word, bytes);
+    log_swap(s->word, s->words);
+    log_write_header(s);
     if (!s->error)
-        s->imaged = s->durable = s->firm = log_end_place(s);
+        s->imaged = s->durable = s->firm = s->end;
 }
 
 /* Both images anew: what lies before the ring's beginning is free now. */
@@ -4735,7 +4740,7 @@ LOG_APART void log_heal_chain(struct msc4203_log_state *s, uint32_t channel, uin
 /* Counts what is in a chain, and mends links back. */
 LOG_APART void log_heal_count(struct msc4203_log_state *s, uint32_t channel, uint32_t w)
 {
-    uint32_t count = w + (channel != 0 ? (uint32_t)CHANNEL_COUNT : (uint32_t)DEVICE_COUNT);
+    uint32_t count = w + CHAIN_COUNT;
     uint32_t at = s->word[w + CHAIN_FIRST], before = 0;
     struct log_message m;
 
@@ -4757,8 +4762,8 @@ LOG_APART void log_heal_count(struct msc4203_log_state *s, uint32_t channel, uin
             s->word[LOG_LIVE] += m.units;
             s->word[LOG_MESSAGES]++;
             if ((log_waiting(s, &m) & 1) != 0) {
-                s->word[log_channel_words(0) + CHANNEL_COUNT]++;
-                s->word[log_channel_words(0) + CHANNEL_UNITS] += m.units;
+                s->word[log_channel_words(0) + CHAIN_COUNT]++;
+                s->word[log_channel_words(0) + CHAIN_UNITS] += m.units;
                 if (s->word[w + DEVICE_NEXT] == 0)
                     s->word[w + DEVICE_NEXT] = at;
             }
@@ -4772,20 +4777,20 @@ LOG_APART void log_heal_count(struct msc4203_log_state *s, uint32_t channel, uin
 LOG_APART void log_index(struct msc4203_log_state *s)
 {
     uint32_t *memory = log_device_memory(s, 0);
-    uint32_t i, n = log_requests(s);
+    uint32_t i, n = LOG_OPENINGS + 4 * s->openings;
 
-    memset(memory, 0, (size_t)((uint32_t *)(void *)log_buffer(s) - memory) * sizeof(uint32_t));
+    memset(memory, 0, (size_t)(log_cursor(s, MSC4203_CHANNELS) - memory) * sizeof *memory);
     s->free_device = s->pending = s->need = 0;
     for (i = s->devices; i != 0; i--) {
         uint32_t w = log_device_words(s, i - 1), *at = &s->free_device;
 
-        if (i <= s->word[LOG_USED] && s->word[w + DEVICE_COUNT] != 0)
-            at = &log_device_buckets(s)[s->word[w + DEVICE_HASH] & s->device_mask];
+        if (i <= s->word[LOG_USED] && s->word[w + CHAIN_COUNT] != 0)
+            at = log_device_bucket(s, s->word[w + DEVICE_HASH]);
         log_device_memory(s, i - 1)[1] = *at;
         *at = i;
     }
     for (i = 0; i < s->requests; i++, n += 4) {
-        uint32_t *bucket = &log_request_buckets(s)[s->word[n + 2] & s->request_mask];
+        uint32_t *bucket = log_request_bucket(s, s->word[n + 2]);
 
         if ((s->word[n] | s->word[n + 1] | s->word[n + 2] | s->word[n + 3]) == 0)
             continue;
@@ -4805,9 +4810,9 @@ LOG_APART void log_heal(struct msc4203_log_state *s)
     for (i = 1; i <= s->word[LOG_USED]; i++) {
         w = log_device_words(s, i - 1);
         if (s->word[w + CHAIN_LAST] != 0 && log_load(s, s->word[w + CHAIN_LAST], &m) &&
-            s->word[w + DEVICE_COUNT] == 0)
+            s->word[w + CHAIN_COUNT] == 0)
             memcpy(s->word + w + DEVICE_HASH, m.hash, sizeof m.hash);
-        s->word[w + DEVICE_COUNT] = s->word[w + CHAIN_LAST] != 0;
+        s->word[w + CHAIN_COUNT] = s->word[w + CHAIN_LAST] != 0;
     }
     log_index(s);
     for (i = 1; i < MSC4203_CHANNELS; i++)
@@ -4815,8 +4820,8 @@ LOG_APART void log_heal(struct msc4203_log_state *s)
     for (i = 0; i < s->word[LOG_USED]; i++)
         log_heal_chain(s, 0, log_device_words(s, i));
     s->word[LOG_LIVE] = s->word[LOG_MESSAGES] = 0;
-    s->word[log_channel_words(0) + CHANNEL_COUNT] = 0;
-    s->word[log_channel_words(0) + CHANNEL_UNITS] = 0;
+    s->word[log_channel_words(0) + CHAIN_COUNT] = 0;
+    s->word[log_channel_words(0) + CHAIN_UNITS] = 0;
     for (i = 0; i < s->word[LOG_USED]; i++)
         log_heal_count(s, 0, log_device_words(s, i));
     for (i = 0; i < MSC4203_CHANNELS; i++) {
@@ -4825,7 +4830,7 @@ LOG_APART void log_heal(struct msc4203_log_state *s)
             log_heal_count(s, i, w);
         if (s->word[w + CHANNEL_RECORD] != 0 &&
             (log_load_at(s, log_place(s, s->word[w + CHANNEL_RECORD] - 1), &m) != LOG_CHANNEL ||
-             m.flags != i)) {
+             log_flags(&m) != i)) {
             s->word[w + CHANNEL_RECORD] = s->word[w + CHANNEL_RECORD_UNITS] = 0;
             log_damage(s);
         }
@@ -4875,7 +4880,7 @@ MSC4203_PRIVATE uint32_t log_floor(const struct msc4203_log_state *s)
 MSC4203_PRIVATE uint32_t log_capacity(const struct msc4203_log_state *s)
 {
     uint32_t rest = log_floor(s) + log_longest(s) + log_channel_max(s) + 4 * LOG_JOURNAL +
-                    s->units / 128 + 32;
+                    s->units / 256 + 32;
     return rest < s->units ? s->units - rest : 0;
 }
 
@@ -4923,13 +4928,13 @@ LOG_APART int log_is_linked(struct msc4203_log_state *s, const struct log_messag
 MSC4203_PRIVATE int log_is_kept(struct msc4203_log_state *s, const struct log_message *m)
 {
     if (m->type == LOG_CHANNEL)
-        return s->word[log_channel_words(m->flags & 31) + CHANNEL_RECORD] == m->at;
+        return s->word[log_channel_words(log_flags(m) & 31) + CHANNEL_RECORD] == m->at;
     if (m->type > LOG_COPY)
         return 0;
     if (m->number == 0) {
-        uint32_t *b = log_batch(s, m->flags & (LOG_BATCHES - 1));
-        if (m->flags < LOG_BATCHES && b[BATCH_OPEN] == 1 && b[BATCH_COUNT] != 0 &&
-            log_place(s, b[BATCH_FIRST] - 1) <= log_place(s, m->at - 1))
+        uint32_t *b = log_batch(s, log_flags(m) & (LOG_BATCHES - 1));
+        if (log_flags(m) < LOG_BATCHES && b[BATCH_OPEN] == 1 && b[BATCH_COUNT] != 0 &&
+            !log_before(log_place(s, m->at - 1), log_place(s, b[BATCH_FIRST] - 1)))
             log_batch_end(s, b, 2);
         return 0;
     }
@@ -4945,21 +4950,16 @@ MSC4203_PRIVATE int log_is_kept(struct msc4203_log_state *s, const struct log_me
 LOG_APART void log_copy(struct msc4203_log_state *s, const struct log_message *m)
 {
     struct log_message copy = *m;
-    uint32_t done = m->type == LOG_CHANNEL ? 24 : LOG_FIXED, n;
+    uint32_t skip = log_fixed(m->type);
 
     copy.at = log_append(s, m->units);
     copy.from = m->at;
-    copy.epoch = s->epoch;
+    copy.about = (m->about & 0xFFFF0000u) | (s->epoch & 0xFFFF);
     if (m->type != LOG_CHANNEL) {
         copy.type = LOG_COPY;
-        copy.flags = 0;
         copy.waiting = log_waiting(s, m);
     }
-    for (; done < m->units * 8; done += n) {
-        n = m->units * 8 - done < LOG_BUFFER ? m->units * 8 - done : (uint32_t)LOG_BUFFER;
-        log_read(s, log_at(s, m->at) + done, log_buffer(s), n);
-        log_write(s, log_at(s, copy.at) + done, log_buffer(s), n);
-    }
+    log_transfer(s, log_at(s, m->at) + skip, log_at(s, copy.at) + skip, m->units * 8 - skip);
     log_store(s, &copy);
 }
 
@@ -5004,7 +5004,7 @@ LOG_APART void log_switch(struct msc4203_log_state *s, const struct log_message 
             log_cell_write(s, log_link(&other, c, LINK_PREVIOUS), copy->at);
     }
     if (copy->type == LOG_CHANNEL) {
-        c = log_channel_words(copy->flags & 31) + CHANNEL_RECORD;
+        c = log_channel_words(log_flags(copy) & 31) + CHANNEL_RECORD;
         if (s->word[c] == old.at)
             s->word[c] = copy->at;
     }
@@ -5015,7 +5015,7 @@ LOG_APART void log_switch(struct msc4203_log_state *s, const struct log_message 
  * units that was. */
 LOG_APART uint32_t log_clean_step(struct msc4203_log_state *s)
 {
-    uint64_t start = log_end_place(s), place = s->tail, end;
+    uint32_t start = s->end, place = s->tail, end;
     uint32_t budget = log_free(s), seen = 0, copies = 0, healed = 0;
     struct log_message m;
 
@@ -5027,7 +5027,7 @@ LOG_APART uint32_t log_clean_step(struct msc4203_log_state *s)
             }
             m.units = 1;
         } else if (log_is_kept(s, &m)) {
-            uint32_t cost = m.units, rest = s->units - s->head;
+            uint32_t cost = m.units, rest = s->units - (s->end - s->base);
 
             if (cost > rest)
                 cost += rest;
@@ -5042,7 +5042,7 @@ LOG_APART uint32_t log_clean_step(struct msc4203_log_state *s)
     }
     if (copies != 0) {
         log_sync(s);
-        for (end = log_end_place(s); start != end && !s->error;
+        for (end = s->end; start != end && !s->error;
              start = log_behind(s, start, m.units)) {
             if (log_load_at(s, start, &m) == 0)
                 s->error = 1;
@@ -5139,7 +5139,7 @@ MSC4203_PRIVATE int log_check(const struct msc4203_log_state *s, uint32_t channe
     if (device != NULL) {
         log_hash(s, &device->user_id, &device->device_id, hash);
         *number = log_device(s, hash);
-        if (*number != 0 && s->word[log_device_words(s, *number - 1) + DEVICE_COUNT] == 0)
+        if (*number != 0 && s->word[log_device_words(s, *number - 1) + CHAIN_COUNT] == 0)
             *number = 0;
     }
     return MSC4203_OK;
@@ -5154,11 +5154,12 @@ MSC4203_PRIVATE struct msc4203_log_state *log_of(void *context)
 MSC4203_PRIVATE void log_strings(const struct log_message *m, const char *text, uint32_t bytes,
                                  msc4203_span *strings)
 {
-    uint32_t at = 0, i;
+    uint32_t at = 0;
+    unsigned i;
 
     for (i = 0; i < 5; i++) {
         strings[i].ptr = text + at;
-        strings[i].len = i < 4 ? m->length[i] : bytes - at;
+        strings[i].len = i < 4 ? log_length(m, i) : bytes - at;
         at += (uint32_t)strings[i].len;
     }
 }
@@ -5174,6 +5175,7 @@ MSC4203_PRIVATE int log_next(void *context, uint32_t channel, const msc4203_devi
     struct msc4203_log_state *s = log_of(context);
     struct log_message m;
     uint32_t number, size;
+    uint64_t at;
     int result = log_check(s, channel, device, &number);
 
     memset(message, 0, sizeof *message);
@@ -5186,12 +5188,13 @@ MSC4203_PRIVATE int log_next(void *context, uint32_t channel, const msc4203_devi
         if (result != MSC4203_ITEM)
             break;
         after = message->number = m.number;
-        message->time_ms = m.time;
+        message->time_ms = log_time(&m);
         message->channels = log_waiting(s, &m);
-        message->bytes = size = log_body_bytes(&m);
+        at = log_body(s, &m, &size);
+        message->bytes = size;
         if (size > bytes)
             return MSC4203_E_TOO_LARGE;
-        log_read(s, log_at(s, m.at) + LOG_FIXED + 8 * log_links(m.set), memory, size);
+        log_read(s, at, memory, size);
         if (s->error)
             break;
         if (log_crc(s->salt, memory, size) != m.body) {
@@ -5246,62 +5249,80 @@ MSC4203_PRIVATE uint32_t *log_open_batch(struct msc4203_log_state *s, uint32_t b
     return *result == MSC4203_OK ? b : NULL;
 }
 
-/* Lays a message out: lengths and units. Returns 0 when it is too large. */
-MSC4203_PRIVATE int log_measure(const struct msc4203_log_state *s, const msc4203_span *strings,
-                                struct log_message *m)
+/* Begins to fill in a message without a number, with `bytes` of body. */
+MSC4203_PRIVATE void log_begin_message(struct msc4203_log_state *s, struct log_message *m,
+                                       uint32_t set, uint32_t flags, uint32_t bytes)
 {
-    size_t bytes = 0;
-    uint32_t i;
+    bytes += LOG_FIXED + 8 * log_links(set);
+    m->units = (bytes + 7) >> 3;
+    m->about = (s->epoch & 0xFFFF) | ((0 - bytes) & 7) << 16 | flags << 24;
+    m->type = LOG_MESSAGE;
+    m->set = m->waiting = set;
+    m->number = 0;
+    m->from = 0;
+}
+
+/* Takes the lengths of a message's strings. Returns their sum, UINT32_MAX when it is too large. */
+MSC4203_PRIVATE uint32_t log_measure(const struct msc4203_log_state *s,
+                                     const msc4203_span *strings, struct log_message *m)
+{
+    uint32_t bytes = 0;
+    unsigned i;
 
     for (i = 0; i < 5; i++) {
         if (strings[i].len > s->message_bytes - bytes || (i < 4 && strings[i].len > 65535))
-            return 0;
-        bytes += strings[i].len;
+            return UINT32_MAX;
+        bytes += (uint32_t)strings[i].len;
         if (i < 4)
-            m->length[i] = (uint16_t)strings[i].len;
+            m->length[i >> 1] |= (uint32_t)strings[i].len << 16 * (i & 1);
     }
-    bytes += LOG_FIXED + 8 * log_links(m->set);
-    m->units = (uint32_t)(bytes + 7) / 8;
-    m->pad = (uint8_t)(m->units * 8 - bytes);
-    return 1;
+    return bytes;
 }
 
 /* Whether a message may wait where it is to: quotas. */
 MSC4203_PRIVATE int log_quota(const struct msc4203_log_state *s, const struct log_message *m,
                               uint32_t device)
 {
-    uint32_t w = log_device_words(s, device - 1) + DEVICE_UNITS, c;
+    uint32_t w = log_device_words(s, device - 1) + CHAIN_UNITS, c;
 
     if (s->device_units != 0 &&
         s->word[w] + log_device_memory(s, device - 1)[0] + m->units > s->device_units)
         return MSC4203_E_QUOTA;
     for (c = 1; c < MSC4203_CHANNELS; c++)
         if ((m->set >> c & 1) != 0 && s->channel_units != 0 &&
-            s->word[log_channel_words(c) + CHANNEL_UNITS] + log_channel_memory(s)[c] + m->units >
+            s->word[log_channel_words(c) + CHAIN_UNITS] + log_channel_memory(s)[c] + m->units >
                 s->channel_units)
             return MSC4203_E_QUOTA;
     return MSC4203_OK;
 }
 
+/* Writes zeros: fewer than 256. */
+MSC4203_PRIVATE void log_zeros(struct msc4203_log_state *s, uint64_t at, uint32_t bytes)
+{
+    static const unsigned char zeros[256] = {0};
+
+    log_write(s, at, zeros, bytes);
+}
+
 /* Writes a message without a number to the ring's end. */
 LOG_APART void log_write_message(struct msc4203_log_state *s, const msc4203_span *strings,
-                                       struct log_message *m)
+                                 struct log_message *m)
 {
-    static const unsigned char none[8] = {0};
-    uint32_t i, links = log_links(m->set);
+    uint32_t links = 8 * log_links(m->set);
     uint64_t at;
+    unsigned i;
 
     m->at = log_append(s, m->units);
     at = log_at(s, m->at) + LOG_FIXED;
     m->body = s->salt;
-    for (i = 0; i < links; i++, at += 8)
-        log_write(s, at, none, 8);
+    log_zeros(s, at, links);
+    at += links;
     for (i = 0; i < 5; i++) {
         log_write(s, at, strings[i].ptr, strings[i].len);
         m->body = log_crc(m->body, strings[i].ptr, strings[i].len);
         at += strings[i].len;
     }
-    log_write(s, at, none, m->pad);
+    log_zeros(s, at, log_pad(m));
     log_store(s, m);
 }
 
@@ -5310,7 +5331,7 @@ MSC4203_PRIVATE int log_push(void *context, uint32_t batch, const msc4203_messag
     struct msc4203_log_state *s = log_of(context);
     const msc4203_span *strings = &message->item.sender;
     struct log_message m;
-    uint32_t *b, c, device, need;
+    uint32_t *b, c, device, need, bytes;
     int result;
 
     b = log_open_batch(s, batch, &result);
@@ -5319,9 +5340,10 @@ MSC4203_PRIVATE int log_push(void *context, uint32_t batch, const msc4203_messag
     if (message->channels == 0)
         return MSC4203_E_USAGE;
     memset(&m, 0, sizeof m);
-    m.set = m.waiting = message->channels;
-    if (!log_measure(s, strings, &m))
+    bytes = log_measure(s, strings, &m);
+    if (bytes == UINT32_MAX)
         return MSC4203_E_TOO_LARGE;
+    log_begin_message(s, &m, message->channels, batch - 1, bytes);
     need = 18 + 8 * log_links(m.set);
     if (s->word[LOG_LIVE] + s->pending + s->need + need + m.units > log_capacity(s))
         return MSC4203_E_QUEUE_FULL;
@@ -5339,10 +5361,8 @@ MSC4203_PRIVATE int log_push(void *context, uint32_t batch, const msc4203_messag
         log_device_free(s, device);
         return result;
     }
-    m.type = LOG_MESSAGE;
-    m.flags = (uint8_t)(batch - 1);
-    m.epoch = s->epoch;
-    m.time = message->time_ms & (((uint64_t)1 << 48) - 1);
+    m.time[0] = (uint32_t)message->time_ms;
+    m.time[1] = (uint32_t)(message->time_ms >> 32);
     log_write_message(s, strings, &m);
     if (b[BATCH_COUNT]++ == 0)
         b[BATCH_FIRST] = m.at;
@@ -5381,9 +5401,9 @@ MSC4203_PRIVATE int log_known(void *context, const msc4203_request *request)
         return MSC4203_E_STORAGE;
     if (!log_request(request, id))
         return MSC4203_OK;
-    for (at = log_request_buckets(s)[id[2] & s->request_mask]; at != 0;
+    for (at = *log_request_bucket(s, id[2]); at != 0;
          at = log_request_memory(s)[at - 1])
-        if (memcmp(s->word + log_requests(s) + 4 * (at - 1), id, sizeof id) == 0)
+        if (memcmp(s->word + (LOG_OPENINGS + 4 * s->openings) + 4 * (at - 1), id, sizeof id) == 0)
             return MSC4203_KNOWN;
     return MSC4203_OK;
 }
@@ -5391,8 +5411,8 @@ MSC4203_PRIVATE int log_known(void *context, const msc4203_request *request)
 /* Forgets the request in a place of the index. */
 MSC4203_PRIVATE void log_forget(struct msc4203_log_state *s, uint32_t which)
 {
-    uint32_t w = log_requests(s) + 4 * which, i;
-    uint32_t *at = &log_request_buckets(s)[s->word[w + 2] & s->request_mask];
+    uint32_t w = (LOG_OPENINGS + 4 * s->openings) + 4 * which, i;
+    uint32_t *at = log_request_bucket(s, s->word[w + 2]);
 
     while (*at != 0 && *at != which + 1)
         at = &log_request_memory(s)[*at - 1];
@@ -5410,8 +5430,8 @@ MSC4203_PRIVATE void log_remember(struct msc4203_log_state *s, const msc4203_req
         return;
     log_forget(s, which);
     for (i = 0; i < 4; i++)
-        log_set(s, log_requests(s) + 4 * which + i, id[i]);
-    bucket = &log_request_buckets(s)[id[2] & s->request_mask];
+        log_set(s, (LOG_OPENINGS + 4 * s->openings) + 4 * which + i, id[i]);
+    bucket = log_request_bucket(s, id[2]);
     log_request_memory(s)[which] = *bucket;
     *bucket = which + 1;
     log_set(s, LOG_REQUEST, which + 1 == s->requests ? 0 : which + 1);
@@ -5481,7 +5501,7 @@ MSC4203_PRIVATE int log_flush_all(void *context)
     log_flush(s);
     if (!s->error)
         s->settled = log_word64(s, LOG_NEXT);
-    if (!s->error && log_between(s, s->imaged, log_end_place(s)) > s->units / 8) {
+    if (!s->error && s->end - s->imaged > s->units / 8) {
         log_sync(s);
         log_image(s);
     }
@@ -5543,9 +5563,9 @@ MSC4203_PRIVATE int log_sync_sweep(struct msc4203_log_state *s, uint32_t device,
     struct log_message m;
     int result = MSC4203_OK;
 
-    while (result == MSC4203_OK && s->word[w + DEVICE_COUNT] != 0) {
+    while (result == MSC4203_OK && s->word[w + CHAIN_COUNT] != 0) {
         result = log_seek(s, 0, device, log_word64(s, w + DEVICE_SYNCED), &m);
-        if (result != MSC4203_ITEM || m.number > through || m.time >= before)
+        if (result != MSC4203_ITEM || m.number > through || log_time(&m) >= before)
             break;
         log_set_word64(s, w + DEVICE_SYNCED, m.number);
         m.waiting |= 1; /* it did until now */
@@ -5564,7 +5584,7 @@ MSC4203_PRIVATE int log_drop_sweep(struct msc4203_log_state *s, uint32_t device)
     struct log_message m;
     int result = MSC4203_OK;
 
-    while (at != 0 && s->word[w + DEVICE_COUNT] != 0 && result == MSC4203_OK) {
+    while (at != 0 && s->word[w + CHAIN_COUNT] != 0 && result == MSC4203_OK) {
         uint32_t out, moves;
 
         if (!log_load(s, at, &m) || m.number > through)
@@ -5583,7 +5603,7 @@ MSC4203_PRIVATE int log_drop_sweep(struct msc4203_log_state *s, uint32_t device)
             result = log_step(s);
         at = moves == s->moves ? next : s->word[w + CHAIN_FIRST];
     }
-    if (s->word[w + DEVICE_COUNT] != 0)
+    if (s->word[w + CHAIN_COUNT] != 0)
         log_set_word64(s, w + DEVICE_DROP, 0);
     return log_finish(s, result);
 }
@@ -5600,35 +5620,32 @@ MSC4203_PRIVATE int log_load_channel(struct msc4203_log_state *s, uint32_t chann
 LOG_APART void log_write_channel(struct msc4203_log_state *s, uint32_t channel,
                                        const msc4203_span *name, const msc4203_span *record)
 {
-    static const unsigned char none[8] = {0};
     struct log_message m, old;
-    uint32_t w = log_channel_words(channel), bytes;
-    unsigned char *text = log_buffer(s) + LOG_BUFFER / 2; /* nothing is in the making */
+    uint32_t w = log_channel_words(channel), bytes, size = 0;
+    unsigned char *text = (unsigned char *)log_buffer(s); /* nothing is in the making */
     uint64_t at;
 
     memset(&m, 0, sizeof m);
     if (name != NULL) {
-        m.length[0] = (uint16_t)name->len;
-        memcpy(text, name->ptr, name->len);
+        size = (uint32_t)name->len;
+        memcpy(text, name->ptr, size);
     } else if (log_load_channel(s, channel, &old)) {
-        m.length[0] = old.length[0];
-        log_read(s, log_at(s, old.at) + 24, text, old.length[0]);
+        size = log_length(&old, 0);
+        log_read(s, log_at(s, old.at) + 24, text, size);
     }
-    m.length[1] = (uint16_t)record->len;
-    bytes = 24 + m.length[0] + (uint32_t)m.length[1];
-    m.units = (bytes + 7) / 8;
-    m.pad = (uint8_t)(m.units * 8 - bytes);
+    m.length[0] = size | (uint32_t)record->len << 16;
+    bytes = 24 + size + (uint32_t)record->len;
+    m.units = (bytes + 7) >> 3;
+    m.about = (s->epoch & 0xFFFF) | ((0 - bytes) & 7) << 16 | channel << 24;
     m.type = LOG_CHANNEL;
-    m.flags = (uint8_t)channel;
-    m.epoch = s->epoch;
-    m.body = log_crc(log_crc(s->salt, text, m.length[0]), record->ptr, m.length[1]);
+    m.body = log_crc(log_crc(s->salt, text, size), record->ptr, record->len);
     m.at = log_append(s, m.units);
     at = log_at(s, m.at) + 24;
-    log_write(s, at, text, m.length[0]);
-    log_write(s, at + m.length[0], record->ptr, record->len);
-    log_write(s, at + m.length[0] + record->len, none, m.pad);
+    log_write(s, at, text, size);
+    log_write(s, at + size, record->ptr, record->len);
+    log_zeros(s, at + size + record->len, log_pad(&m));
     log_store(s, &m);
-    log_set(s, LOG_LIVE, s->word[LOG_LIVE] + m.units - s->word[w + CHANNEL_RECORD_UNITS]);
+    log_add(s, LOG_LIVE, m.units - s->word[w + CHANNEL_RECORD_UNITS]);
     log_set(s, w + CHANNEL_RECORD, m.at);
     log_set(s, w + CHANNEL_RECORD_UNITS, m.units);
 }
@@ -5688,23 +5705,16 @@ MSC4203_PRIVATE int log_hold(void *context, uint32_t channel, uint64_t through,
 /* Writes what a message has again, for other channels. Returns 0 when it is damaged; what was
  * written then has no number, and belongs to no batch. */
 LOG_APART int log_again(struct msc4203_log_state *s, const struct log_message *old,
-                              struct log_message *m)
+                        struct log_message *m)
 {
-    static const unsigned char none[8] = {0};
-    uint32_t bytes = log_body_bytes(old), done, n, crc = s->salt, links = log_links(m->set);
-    uint64_t from = log_at(s, old->at) + LOG_FIXED + 8 * log_links(old->set), to;
+    uint32_t bytes, links = 8 * log_links(m->set), crc;
+    uint64_t from = log_body(s, old, &bytes), to;
 
     m->at = log_append(s, m->units);
     to = log_at(s, m->at) + LOG_FIXED;
-    for (n = 0; n < links; n++, to += 8)
-        log_write(s, to, none, 8);
-    for (done = 0; done < bytes; done += n) {
-        n = bytes - done < LOG_BUFFER ? bytes - done : (uint32_t)LOG_BUFFER;
-        log_read(s, from + done, log_buffer(s), n);
-        crc = log_crc(crc, log_buffer(s), n);
-        log_write(s, to + done, log_buffer(s), n);
-    }
-    log_write(s, to + bytes, none, m->pad);
+    log_zeros(s, to, links);
+    crc = log_transfer(s, from, to + links, bytes);
+    log_zeros(s, to + links + bytes, log_pad(m));
     log_store(s, m);
     return crc == old->body;
 }
@@ -5732,11 +5742,8 @@ MSC4203_PRIVATE int log_move(void *context, uint32_t channel, const msc4203_devi
         if (result != MSC4203_ITEM)
             return result;
         m = old;
-        m.number = 0;
-        m.set = m.waiting = channels;
-        bytes = log_body_bytes(&old) + LOG_FIXED + 8 * log_links(m.set);
-        m.units = (bytes + 7) / 8;
-        m.pad = (uint8_t)(m.units * 8 - bytes);
+        log_body(s, &old, &bytes);
+        log_begin_message(s, &m, channels, LOG_BATCHES, bytes);
         if (again)
             break;
         if (log_waiting(s, &old) != (uint32_t)1 << channel && channels != 0 &&
@@ -5747,10 +5754,6 @@ MSC4203_PRIVATE int log_move(void *context, uint32_t channel, const msc4203_devi
             return result;
     }
     w = log_device_words(s, log_device(s, old.hash) - 1);
-    m.type = LOG_MESSAGE;
-    m.flags = LOG_BATCHES;
-    m.epoch = s->epoch;
-    m.from = 0;
     if (channels != 0) {
         if (!log_again(s, &old, &m))
             return s->error ? MSC4203_E_STORAGE : MSC4203_E_DAMAGED;
@@ -5780,7 +5783,7 @@ MSC4203_PRIVATE int log_drop(void *context, const msc4203_device *device, const 
         id[0] = log_get(who);
         id[1] = log_get(who + 4);
         for (i = 0; i < s->requests && result == MSC4203_OK; i++)
-            if (memcmp(s->word + log_requests(s) + 4 * i, id, sizeof id) == 0) {
+            if (memcmp(s->word + (LOG_OPENINGS + 4 * s->openings) + 4 * i, id, sizeof id) == 0) {
                 log_forget(s, i);
                 if (log_step_due(s))
                     result = log_step(s);
@@ -5803,7 +5806,7 @@ MSC4203_PRIVATE int log_expire(void *context, uint64_t before_ms, uint64_t *expi
     int result = s->error ? MSC4203_E_STORAGE : MSC4203_OK;
 
     for (i = 1; i <= s->word[LOG_USED] && result == MSC4203_OK; i++)
-        if (s->word[log_device_words(s, i - 1) + DEVICE_COUNT] != 0) {
+        if (s->word[log_device_words(s, i - 1) + CHAIN_COUNT] != 0) {
             result = log_room(s, 2 * LOG_JOURNAL, log_floor(s));
             if (result == MSC4203_OK)
                 result = log_sync_sweep(s, i, s->settled - 1, before_ms, &taken);
@@ -5821,7 +5824,7 @@ MSC4203_PRIVATE int log_is_named(struct msc4203_log_state *s, uint32_t channel,
 {
     struct log_message m;
 
-    if (!log_load_channel(s, channel, &m) || m.length[0] != name->len)
+    if (!log_load_channel(s, channel, &m) || log_length(&m, 0) != name->len)
         return 0;
     log_read(s, log_at(s, m.at) + 24, log_buffer(s), name->len);
     return memcmp(log_buffer(s), name->ptr, name->len) == 0;
@@ -5847,7 +5850,7 @@ MSC4203_PRIVATE int log_channel(void *context, const msc4203_span *name, int mak
                 *channel = c;
                 return MSC4203_OK;
             }
-        } else if (found == 0 && s->word[w + CHANNEL_COUNT] == 0 &&
+        } else if (found == 0 && s->word[w + CHAIN_COUNT] == 0 &&
                    log_channel_memory(s)[c] == 0) {
             found = c;
         }
@@ -5875,12 +5878,12 @@ MSC4203_PRIVATE int log_release(void *context, uint32_t channel)
         return MSC4203_E_STORAGE;
     if (channel == 0 || channel >= MSC4203_CHANNELS)
         return MSC4203_E_USAGE;
-    if (s->word[w + CHANNEL_COUNT] != 0 || log_channel_memory(s)[channel] != 0)
+    if (s->word[w + CHAIN_COUNT] != 0 || log_channel_memory(s)[channel] != 0)
         return MSC4203_E_BUSY;
     result = log_room(s, 2 * LOG_JOURNAL, log_floor(s));
     if (result != MSC4203_OK)
         return result;
-    log_set(s, LOG_LIVE, s->word[LOG_LIVE] - s->word[w + CHANNEL_RECORD_UNITS]);
+    log_add(s, LOG_LIVE, 0 - s->word[w + CHANNEL_RECORD_UNITS]);
     log_set(s, w + CHANNEL_RECORD, 0);
     log_set(s, w + CHANNEL_RECORD_UNITS, 0);
     log_set_word64(s, w + CHANNEL_HELD, 0);
@@ -5907,7 +5910,7 @@ MSC4203_PRIVATE int log_record(void *context, uint32_t channel, void *memory, si
         s->error = 0;
         return failed ? MSC4203_E_STORAGE : MSC4203_E_DAMAGED;
     }
-    size = (size_t)m.length[0] + m.length[1];
+    size = log_length(&m, 0) + log_length(&m, 1);
     if (size > bytes)
         return MSC4203_E_TOO_LARGE;
     log_read(s, log_at(s, m.at) + 24, memory, size);
@@ -5917,11 +5920,11 @@ MSC4203_PRIVATE int log_record(void *context, uint32_t channel, void *memory, si
         return failed ? MSC4203_E_STORAGE : MSC4203_E_DAMAGED;
     if (name != NULL) {
         name->ptr = (const char *)memory;
-        name->len = m.length[0];
+        name->len = log_length(&m, 0);
     }
     if (record != NULL) {
-        record->ptr = (const char *)memory + m.length[0];
-        record->len = m.length[1];
+        record->ptr = (const char *)memory + log_length(&m, 0);
+        record->len = log_length(&m, 1);
     }
     return MSC4203_OK;
 }
@@ -5956,17 +5959,17 @@ MSC4203_PRIVATE int log_count(void *context, uint32_t channel, const msc4203_dev
         return result;
     if (device != NULL) {
         w = log_device_words(s, number - 1);
-        counts->messages = s->word[w + DEVICE_COUNT];
-        counts->bytes = (uint64_t)s->word[w + DEVICE_UNITS] * 8;
+        counts->messages = s->word[w + CHAIN_COUNT];
+        counts->bytes = (uint64_t)s->word[w + CHAIN_UNITS] * 8;
     } else {
-        counts->messages = s->word[w + CHANNEL_COUNT];
-        counts->bytes = (uint64_t)s->word[w + CHANNEL_UNITS] * 8;
+        counts->messages = s->word[w + CHAIN_COUNT];
+        counts->bytes = (uint64_t)s->word[w + CHAIN_UNITS] * 8;
         counts->through = log_word64(s, w + CHANNEL_HELD);
     }
     first = channel == 0 && device == NULL ? 0 : s->word[w + CHAIN_FIRST];
     if (first != 0 && log_load(s, first, &m)) {
         counts->first = m.number;
-        counts->time_ms = m.time;
+        counts->time_ms = log_time(&m);
     }
     failed = s->error;
     s->error = 0;
@@ -5987,8 +5990,6 @@ MSC4203_PRIVATE uint32_t log_mask(uint32_t n)
 MSC4203_PRIVATE int log_layout(struct msc4203_log_state *s, const msc4203_log_config *config,
                                uint64_t bytes)
 {
-    uint64_t area;
-
     s->devices = config->devices;
     s->requests = config->requests;
     s->openings = config->openings;
@@ -5998,10 +5999,9 @@ MSC4203_PRIVATE int log_layout(struct msc4203_log_state *s, const msc4203_log_co
         return 0;
     s->device_mask = log_mask(s->devices);
     s->request_mask = log_mask(s->requests);
-    area = ((uint64_t)log_device_words(s, s->devices) * 4 + 511) & ~(uint64_t)511;
-    s->body_at[0] = 1024;
-    s->body_at[1] = 1024 + area;
-    s->ring_at = 1024 + 2 * area;
+    s->device_at = LOG_OPENINGS + 4 * (s->openings + s->requests);
+    s->memory_at = log_device_words(s, s->devices);
+    s->ring_at = 1024 + 2 * (((uint64_t)s->memory_at * 4 + 511) & ~(uint64_t)511);
     if (bytes < s->ring_at || bytes - s->ring_at >= (uint64_t)1 << 33)
         return 0;
     s->units = (uint32_t)((bytes - s->ring_at) >> 3);
@@ -6028,8 +6028,7 @@ MSC4203_PRIVATE void log_defaults(const msc4203_log_config *config, uint64_t byt
 MSC4203_PRIVATE size_t log_memory_bytes(const struct msc4203_log_state *s)
 {
     const uint32_t *word = s->word;
-    return (size_t)((const unsigned char *)log_buffer(s) - (const unsigned char *)word) +
-           LOG_BUFFER;
+    return (size_t)(log_cursor(s, MSC4203_CHANNELS) - word) * sizeof *word;
 }
 
 MSC4203_API size_t msc4203_log_memory(msc4203_log *log, const msc4203_log_config *config,
@@ -6043,53 +6042,38 @@ MSC4203_API size_t msc4203_log_memory(msc4203_log *log, const msc4203_log_config
     return log_layout(&log->priv, &full, bytes) ? log_memory_bytes(&log->priv) : 0;
 }
 
-/* The salt of all checksums. */
-MSC4203_PRIVATE void log_salt(struct msc4203_log_state *s)
-{
-    unsigned char b[8];
-
-    log_set_bytes(b, s->key[0]);
-    log_set_bytes(b + 4, s->key[1]);
-    s->salt = log_crc(0xFFFFFFFFu, b, 8);
-}
-
 /* Reads the header of an image; returns its number, 0 when there is none. */
-MSC4203_PRIVATE uint64_t log_header(struct msc4203_log_state *s, int which, unsigned char *b)
+MSC4203_PRIVATE uint32_t log_header(struct msc4203_log_state *s, uint32_t which, uint32_t *b)
 {
-    log_read(s, which ? 512 : 0, b, LOG_HEADER);
-    if (memcmp(b, "msc4203", 8) != 0 || log_get(b + 8) != 1 ||
-        log_crc(log_crc(0xFFFFFFFFu, b, 12), b + 16, LOG_HEADER - 16) != log_get(b + 12))
+    log_read(s, which & 1 ? 512 : 0, b, LOG_HEADER * 4);
+    if (memcmp(b, "msc4203", 8) != 0 ||
+        log_crc(log_crc(0xFFFFFFFFu, b, 12), b + 4, LOG_HEADER * 4 - 16) != log_get(b + 3))
         return 0;
-    return log_get64(b + 48);
+    log_swap(b, LOG_HEADER);
+    memcpy(&s->devices, b + 6, 13 * sizeof *b);
+    return b[2] == 1 ? s->images : 0;
 }
 
-/* Finds the newest header, and takes from it what does not change. */
+/* Finds the newest header, and lays everything out. */
 LOG_APART int log_inspect(struct msc4203_log_state *s, const msc4203_storage *storage)
 {
-    unsigned char b[LOG_HEADER];
+    uint32_t b[LOG_HEADER], odd;
     msc4203_log_config config;
-    int which;
 
     memset(s, 0, sizeof *s);
     s->storage = storage;
     if (storage->bytes < 1024)
         return MSC4203_E_FORMAT;
-    s->images = log_header(s, 1, b);
-    which = log_header(s, 0, b) > s->images ? 0 : 1;
-    s->images = log_header(s, which, b);
+    odd = log_header(s, 1, b);
+    if (log_header(s, 0, b) <= odd && log_header(s, 1, b) == 0)
+        return s->error ? MSC4203_E_STORAGE : MSC4203_E_FORMAT;
     if (s->error)
         return MSC4203_E_STORAGE;
-    if (s->images == 0)
-        return MSC4203_E_FORMAT;
-    config.devices = log_get(b + 24);
-    config.requests = log_get(b + 28);
-    config.openings = log_get(b + 32);
-    config.message_bytes = log_get(b + 36);
-    s->key[0] = log_get(b + 40);
-    s->key[1] = log_get(b + 44);
-    s->lap = log_get(b + 60);
-    log_salt(s);
-    if (log_get64(b + 16) != storage->bytes)
+    memcpy(&config, &s->devices, sizeof config);
+    log_swap(s->key, 2);
+    s->salt = log_crc(0xFFFFFFFFu, s->key, 8);
+    log_swap(s->key, 2);
+    if ((b[4] | (uint64_t)b[5] << 32) != storage->bytes)
         return MSC4203_E_REGION;
     return log_layout(s, &config, storage->bytes) ? MSC4203_OK : MSC4203_E_FORMAT;
 }
@@ -6109,221 +6093,172 @@ MSC4203_API int msc4203_log_inspect(msc4203_log *log, const msc4203_storage *sto
 MSC4203_API int msc4203_log_format(msc4203_log *log, const msc4203_storage *storage,
                                    const msc4203_log_config *config, uint64_t random)
 {
-    unsigned char b[LOG_HEADER];
+    uint32_t one = 1;
     msc4203_log_config full;
     struct msc4203_log_state *s = &log->priv;
-    uint32_t words, i, crc = 0xFFFFFFFFu;
+    uint64_t at;
 
     memset(s, 0, sizeof *s);
     s->storage = storage;
     log_defaults(config, storage->bytes, &full);
     if (!log_layout(s, &full, storage->bytes))
         return MSC4203_E_REGION;
-    memset(b, 0, sizeof b); /* first, no log at all */
-    log_write(s, 0, b, LOG_HEADER);
-    log_write(s, 512, b, LOG_HEADER);
+    log_zeros(s, 0, LOG_HEADER * 4); /* first, no log at all */
+    log_zeros(s, 512, LOG_HEADER * 4);
     log_sync(s);
-    words = log_device_words(s, 0);
-    for (i = 0; i < words; i++) { /* all zeros but the next number, 1 */
-        b[0] = i == LOG_NEXT;
-        log_write(s, s->body_at[1] + (uint64_t)i * 4, b, 4);
-        crc = log_crc(crc, b, 4);
+    s->words = s->device_at; /* all zeros but the next number, 1 */
+    at = log_image_at(s, 1);
+    log_swap(&one, 1);
+    log_write(s, at, &one, 4);
+    s->image_crc = log_crc(0xFFFFFFFFu, &one, 4);
+    for (one = 0, full.devices = 1; full.devices < s->words; full.devices++) {
+        log_write(s, at += 4, &one, 4);
+        s->image_crc = log_crc(s->image_crc, &one, 4);
     }
     s->key[0] = (uint32_t)random;
     s->key[1] = (uint32_t)(random >> 32);
-    s->images = s->lap = 1;
-    s->tail = log_end_place(s);
-    log_write_header(s, b, words, crc);
+    s->images = 1;
+    log_write_header(s);
     return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
 }
 
 /* Reads an image; returns 0 when it is damaged. */
-LOG_APART int log_load_image(struct msc4203_log_state *s, int which)
+LOG_APART int log_load_image(struct msc4203_log_state *s, uint32_t which)
 {
-    unsigned char b[LOG_HEADER];
-    uint32_t words, i, n, crc = 0xFFFFFFFFu;
-    uint64_t at = s->body_at[which];
+    uint32_t b[LOG_HEADER], crc;
 
-    s->images = log_header(s, which, b);
-    words = log_get(b + 76);
-    if (s->images == 0 || words > log_device_words(s, s->devices) ||
-        words < log_device_words(s, 0))
+    if (log_header(s, which, b) == 0 || s->words > s->memory_at || s->words < s->device_at)
         return 0;
-    memset(s->word, 0, (size_t)log_device_words(s, s->devices) * 4);
-    for (i = 0; i < words; i += n) {
-        unsigned char *p = (unsigned char *)(s->word + i);
-        uint32_t k;
-
-        n = words - i < LOG_BUFFER / 4 ? words - i : LOG_BUFFER / 4;
-        log_read(s, at + (uint64_t)i * 4, p, 4 * n);
-        crc = log_crc(crc, p, 4 * n);
-        for (k = 0; k < n; k++)
-            s->word[i + k] = log_get(p + 4 * k);
-    }
-    s->lap = log_get(b + 60);
-    s->head = log_get(b + 56);
-    s->tail = s->safe = log_get64(b + 64);
-    s->epoch = (uint16_t)log_get(b + 72);
-    s->durable = s->firm = s->imaged = log_end_place(s);
-    return crc == log_get(b + 80) && !s->error && s->head < s->units &&
-           (uint32_t)s->safe < s->units && s->word[LOG_USED] <= s->devices &&
-           log_between(s, s->safe, s->imaged) <= s->units;
+    memset(s->word, 0, (size_t)s->memory_at * 4);
+    log_read(s, log_image_at(s, which), s->word, s->words * 4);
+    crc = log_crc(0xFFFFFFFFu, s->word, s->words * 4);
+    log_swap(s->word, s->words);
+    s->durable = s->firm = s->imaged = s->end;
+    s->safe = s->tail;
+    return crc == s->image_crc && !s->error && s->end - s->base < s->units &&
+           s->end - s->safe <= s->units && s->word[LOG_USED] <= s->devices;
 }
 
 /* Tells whether a record can be at the ring's end: of this opening or a later one and, a journal or
  * with `whole`, with its body. */
-MSC4203_PRIVATE int log_follows(struct msc4203_log_state *s, uint64_t place, uint32_t epoch,
-                                int whole, struct log_message *m)
+MSC4203_PRIVATE int log_follows(struct msc4203_log_state *s, uint32_t epoch, int whole,
+                                struct log_message *m)
 {
-    uint32_t skip, bytes, done, n, crc = s->salt;
+    uint32_t bytes;
+    uint64_t at;
 
-    if (log_load_at(s, place, m) == 0 || (uint16_t)(m->epoch - epoch) > 0x7FFF ||
+    if (log_load_at(s, s->end, m) == 0 || (uint16_t)(m->about - epoch) > 0x7FFF ||
         m->units > log_free(s))
         return 0;
     if (m->type != LOG_PAIRS_OF && (!whole || m->type == LOG_FILLER))
         return 1;
-    skip = m->type == LOG_PAIRS_OF ? 16 : m->type == LOG_CHANNEL ? 24
-                                        : LOG_FIXED + 8 * log_links(m->set);
-    if (skip + m->pad > m->units * 8)
-        return 0;
-    bytes = m->units * 8 - skip - m->pad;
-    for (done = 0; done < bytes; done += n) {
-        n = bytes - done < LOG_BUFFER ? bytes - done : (uint32_t)LOG_BUFFER;
-        log_read(s, log_at(s, m->at) + skip + done, log_buffer(s), n);
-        crc = log_crc(crc, log_buffer(s), n);
-    }
-    if (crc != m->body)
-        return 0;
-    if (m->type == LOG_PAIRS_OF && bytes > LOG_BUFFER - 16)
-        return 0;
-    return 1;
+    at = log_body(s, m, &bytes);
+    return log_transfer(s, at, 0, bytes) == m->body;
 }
 
-/* Sets the ring's end to a place. */
-MSC4203_PRIVATE void log_end_at(struct msc4203_log_state *s, uint64_t place)
-{
-    s->lap = (uint32_t)(place >> 32);
-    s->head = (uint32_t)place;
-}
-
-/* Finds the next record from the ring's end on, of which nothing may be left for the length of two
+/* Finds the next record from the ring's end on, where nothing may be left for the length of two
  * records. Returns 0 when there is none; the ring's end is then as it was. */
 LOG_APART int log_follow(struct msc4203_log_state *s, uint32_t epoch, int whole,
-                               struct log_message *m)
+                         struct log_message *m)
 {
-    uint64_t start = log_end_place(s);
-    uint32_t tries = 2 * log_longest(s) + 2;
+    uint32_t start = s->end, tries = 2 * log_longest(s) + 2;
 
     while (tries-- != 0 && log_free(s) != 0) {
-        if (log_follows(s, log_end_place(s), epoch, whole, m))
+        if (log_follows(s, epoch, whole, m))
             return 1;
-        log_end_at(s, log_behind(s, log_end_place(s), 1));
+        log_end_at(s, log_behind(s, s->end, 1));
     }
     log_end_at(s, start);
     return 0;
 }
 
-/* Looks ahead for what was durable. */
-LOG_APART void log_survey(struct msc4203_log_state *s)
+/* Looks from `start` to the ring's end for what was durable. Returns 0 when something before that
+ * is broken. */
+LOG_APART int log_survey(struct msc4203_log_state *s, uint32_t start, uint32_t epoch)
 {
-    uint64_t start = log_end_place(s);
-    uint32_t epoch = s->epoch;
+    uint32_t end = s->end, at, found;
     struct log_message m;
+    int good = 1;
 
-    while (log_follow(s, epoch, 0, &m)) {
-        if (m.type == LOG_PAIRS_OF) {
-            uint64_t durable = log_get64(log_buffer(s)), firm = log_get64(log_buffer(s) + 8);
-
-            if (durable > s->durable)
-                s->durable = durable;
-            if (firm > s->firm)
-                s->firm = firm;
-        }
-        epoch = m.epoch;
-        log_end_at(s, log_behind(s, log_end_place(s), m.units));
-    }
     log_end_at(s, start);
+    do {
+        at = s->end;
+        found = (uint32_t)log_follow(s, epoch, 0, &m);
+        if ((!found || s->end != at) && log_before(at, s->durable)) {
+            log_damage(s);
+            good = 0;
+        }
+        if (found) {
+            if (m.type == LOG_PAIRS_OF) {
+                uint32_t *b = log_buffer(s);
+
+                log_swap(b, 2);
+                if (log_before(s->durable, b[0]))
+                    s->durable = b[0];
+                if (log_before(s->firm, b[1]))
+                    s->firm = b[1];
+            }
+            epoch = m.about;
+            log_end_at(s, log_behind(s, s->end, m.units));
+        }
+    } while (found);
+    log_end_at(s, end);
+    return good;
 }
 
 /* Repeats the journal. Returns 0 when there is damage in it. *numbers is greater than every number
  * that a message has. */
 LOG_APART int log_repeat(struct msc4203_log_state *s, uint64_t *numbers)
 {
-    uint64_t part = 0, place, at;
-    uint32_t epoch = s->epoch;
+    uint32_t part = 0, parts = 0, place, at, epoch = s->epoch;
     struct log_message m;
     int good = 1;
 
     for (;;) {
-        at = place = log_end_place(s);
-        if (!log_follow(s, epoch, at >= s->durable, &m))
+        at = s->end;
+        if (!log_follow(s, epoch, !log_before(at, s->durable), &m))
             break;
-        place = log_end_place(s);
+        place = s->end;
         if (place != at) {
-            if (at >= s->durable) { /* it was never promised */
+            if (!log_before(at, s->durable)) { /* it was never promised */
                 log_end_at(s, at);
                 break;
             }
             good = 0;
-            part = 0;
+            parts = 0;
         }
         log_end_at(s, log_behind(s, place, m.units));
-        if (m.epoch != epoch || m.type != LOG_PAIRS_OF)
-            part = 0;
-        epoch = m.epoch;
+        if ((uint16_t)(m.about - epoch) != 0 || m.type != LOG_PAIRS_OF)
+            parts = 0;
+        epoch = m.about;
         if (m.type <= LOG_COPY && m.number >= *numbers)
             *numbers = m.number + 1;
         if (m.type == LOG_COPY || (m.type == LOG_CHANNEL && m.from != 0))
-            log_switch(s, &m, place >= s->firm);
+            log_switch(s, &m, !log_before(place, s->firm));
         if (m.type != LOG_PAIRS_OF)
             continue;
-        if (part == 0)
+        if (parts++ == 0)
             part = place;
-        if (m.flags & 1) {
-            log_apply(s, part, log_end_place(s), 1);
-            part = 0;
+        if (log_flags(&m) != 0) {
+            log_apply(s, part, s->end, 1);
+            parts = 0;
         }
     }
-    if (at < s->durable) { /* the end itself is damaged */
+    if (log_before(at, s->durable)) { /* the end itself is damaged */
         good = 0;
         log_end_at(s, s->durable);
     }
-    s->epoch = (uint16_t)epoch;
-    return good;
-}
-
-/* Looks whether what was broken still is: what is fixed of a message may have been written in part,
- * and the journal then has made it whole. Returns 0 when there is damage. */
-LOG_APART int log_is_whole(struct msc4203_log_state *s, uint64_t start, uint32_t epoch)
-{
-    uint64_t end = log_end_place(s), at;
-    struct log_message m;
-    int good = 1;
-
-    log_end_at(s, start);
-    while ((at = log_end_place(s)) < s->durable) {
-        int found = log_follow(s, epoch, 0, &m);
-
-        if (!found || log_end_place(s) != at) {
-            log_damage(s);
-            good = 0;
-        }
-        if (!found)
-            break;
-        epoch = m.epoch;
-        log_end_at(s, log_behind(s, log_end_place(s), m.units));
-    }
-    log_end_at(s, end);
+    s->epoch += (uint16_t)(epoch - s->epoch);
     return good;
 }
 
 /* Takes the numbers away from messages whose commit was lost. */
-LOG_APART void log_unnumber(struct msc4203_log_state *s, uint64_t start)
+LOG_APART void log_unnumber(struct msc4203_log_state *s, uint32_t start)
 {
-    uint64_t end = log_end_place(s), next = log_word64(s, LOG_NEXT);
+    uint64_t next = log_word64(s, LOG_NEXT);
     struct log_message m;
 
-    while (start < end) {
+    while (log_before(start, s->end)) {
         if (log_load_at(s, start, &m) == 0) {
             m.units = 1;
         } else if (m.type == LOG_MESSAGE && m.number >= next) {
@@ -6344,7 +6279,7 @@ LOG_APART int log_resume(struct msc4203_log_state *s)
         result = log_sweep(s, i);
     for (i = 1; i <= s->word[LOG_USED] && result == MSC4203_OK; i++) {
         uint32_t w = log_device_words(s, i - 1);
-        if (s->word[w + DEVICE_COUNT] != 0 && log_word64(s, w + DEVICE_DROP) != 0)
+        if (s->word[w + CHAIN_COUNT] != 0 && log_word64(s, w + DEVICE_DROP) != 0)
             result = log_drop_sweep(s, i);
     }
     return s->error ? MSC4203_E_STORAGE : result;
@@ -6369,9 +6304,9 @@ MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storag
                                  size_t bytes, uint64_t random)
 {
     struct msc4203_log_state *s = &log->priv;
-    uint64_t start, numbers = 0;
-    uint32_t epoch;
-    int result = log_inspect(s, storage), newest, good;
+    uint64_t numbers = 0;
+    uint32_t start, epoch;
+    int result = log_inspect(s, storage), good;
 
     s->error = 1; /* until it is open */
     if (result != MSC4203_OK)
@@ -6380,20 +6315,21 @@ MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storag
     if (bytes < log_memory_bytes(s))
         return MSC4203_E_INDEX;
     s->error = 0;
-    newest = (int)(s->images & 1);
-    good = log_load_image(s, newest);
+    start = s->images;
+    good = log_load_image(s, start);
     if (!good && !s->error) /* the power went while it was written; or it is damaged */
-        good = log_load_image(s, !newest);
+        good = log_load_image(s, start + 1);
     if (!good) {
         result = s->error ? MSC4203_E_STORAGE : MSC4203_E_DAMAGED;
         s->error = 1;
         return result;
     }
     log_index(s);
-    start = log_end_place(s);
-    log_survey(s);
+    start = s->end;
     epoch = s->epoch;
-    good = log_repeat(s, &numbers) || log_is_whole(s, start, epoch);
+    log_survey(s, start, epoch);
+    s->damaged = 0;
+    good = log_repeat(s, &numbers) || log_survey(s, start, epoch);
     if (numbers > log_word64(s, LOG_NEXT))
         log_unnumber(s, start);
     log_index(s);
@@ -6458,7 +6394,7 @@ MSC4203_API void msc4203_log_usage_get(const msc4203_log *log, msc4203_log_usage
     usage->damaged = s->damaged;
     usage->devices = 0;
     for (i = 0; i < s->word[LOG_USED]; i++)
-        usage->devices += s->word[log_device_words(s, i) + DEVICE_COUNT] != 0;
+        usage->devices += s->word[log_device_words(s, i) + CHAIN_COUNT] != 0;
 }
 
 /* ---- reading a log without opening it ---- */
@@ -6467,15 +6403,16 @@ MSC4203_API void msc4203_log_usage_get(const msc4203_log *log, msc4203_log_usage
 MSC4203_PRIVATE void log_tell(struct msc4203_log_state *s, const struct log_message *m,
                               char *memory, size_t bytes, msc4203_log_entry *entry)
 {
-    uint32_t size = log_body_bytes(m);
+    uint32_t size;
+    uint64_t at = log_body(s, m, &size);
 
     entry->number = m->number;
-    entry->time_ms = m->time;
+    entry->time_ms = log_time(m);
     entry->channels = m->waiting;
-    if (LOG_FIXED + 8 * log_links(m->set) + m->pad > m->units * 8 || size > bytes ||
-        (uint32_t)m->length[0] + m->length[1] + m->length[2] + m->length[3] > size)
+    if (size > bytes ||
+        log_length(m, 0) + log_length(m, 1) + log_length(m, 2) + log_length(m, 3) > size)
         return;
-    log_read(s, log_at(s, m->at) + LOG_FIXED + 8 * log_links(m->set), memory, size);
+    log_read(s, at, memory, size);
     if (log_crc(s->salt, memory, size) != m->body)
         entry->error = MSC4203_E_DAMAGED;
     else
@@ -6496,7 +6433,7 @@ MSC4203_API int msc4203_log_scan(const msc4203_storage *storage, void *memory, s
     struct msc4203_log_state *s = &scan->state;
     msc4203_log_entry *entry = &scan->entry;
     struct log_message m;
-    uint32_t unit = 0, bad = 0, lap = 0, last;
+    uint32_t unit = 0, bad = 0, lap = 0, round;
     int result;
 
     if (bytes < sizeof *scan)
@@ -6504,19 +6441,23 @@ MSC4203_API int msc4203_log_scan(const msc4203_storage *storage, void *memory, s
     result = log_inspect(s, storage);
     if (result != MSC4203_OK)
         return result;
-    last = s->lap + 1; /* the latest round that a record can be of */
-    while (unit < s->units && !s->error) {
-        uint32_t try_lap = last, found = 0;
+    while (unit < s->units && !s->error) { /* of this round, of the next, or of the one before */
+        uint32_t type = 0;
 
-        for (; found == 0 && try_lap + 3 > last && try_lap != 0; try_lap--)
-            found = log_load_at(s, (uint64_t)try_lap << 32 | unit, &m);
-        if (found == 0) {
+        for (round = 3; type == 0 && round != 0; round--) {
+            uint32_t place = s->base + (round - 2) * s->units + unit, base = s->base;
+
+            s->base = place - unit;
+            type = log_load_at(s, place, &m);
+            s->base = base;
+        }
+        if (type == 0) {
             bad++;
             unit++;
             continue;
         }
         memset(entry, 0, sizeof *entry);
-        if (bad != 0 && lap == try_lap + 1) { /* between two of one round */
+        if (bad != 0 && lap == round) { /* between two of one round */
             entry->at = s->ring_at + (uint64_t)(unit - bad) * 8;
             entry->bytes = bad * 8;
             entry->error = MSC4203_E_DAMAGED;
@@ -6524,10 +6465,10 @@ MSC4203_API int msc4203_log_scan(const msc4203_storage *storage, void *memory, s
             memset(entry, 0, sizeof *entry);
         }
         bad = 0;
-        lap = try_lap + 1;
+        lap = round;
         entry->at = log_at(s, m.at);
         entry->bytes = m.units * 8;
-        entry->kind = m.type;
+        entry->kind = (int)m.type;
         if (m.type <= LOG_COPY)
             log_tell(s, &m, (char *)(scan + 1), bytes - sizeof *scan, entry);
         if (result == MSC4203_OK)

@@ -97,7 +97,7 @@ int main(void)
     contract_begin(&c);
     contract_run(&c, 2000 * test_scale() / test_share(), 499);
     printf("file: %lu operations, %lu messages, ring round %lu times\n", c.operations,
-           c.messages_kept, (unsigned long)f.log.priv.lap - 1);
+           c.messages_kept, (unsigned long)(f.log.priv.base / f.log.priv.units));
     CHECK(f.log.priv.damaged == 0);
     CHECK(msc4203_log_close(&f.log) == MSC4203_OK);
     CHECK(f.queue.flush(f.queue.context) == MSC4203_E_STORAGE);

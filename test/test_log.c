@@ -258,7 +258,7 @@ static void say(const char *what, const struct contract *c, const struct bench *
     printf("%s: %lu operations, %lu messages in %lu batches, %lu taken, %lu moved, %lu repeats, "
            "%lu drops, %lu expired, %lu full, %lu quota, ring round %lu times\n", what,
            c->operations, c->messages_kept, c->batches_kept, c->taken, c->moves, c->repeats,
-           c->dropped, c->expired, c->fulls, c->quotas, (unsigned long)b->log.priv.lap - 1);
+           c->dropped, c->expired, c->fulls, c->quotas, (unsigned long)(b->log.priv.base / b->log.priv.units));
 }
 
 /* Lets the ring's end come near to where it goes round. */
@@ -353,7 +353,7 @@ static void test_power(unsigned long histories)
         CHECK(b.log.priv.damaged == 0);
         crashes += c->crashes;
         torn += b.fake.torn;
-        laps += b.log.priv.lap - 1;
+        laps += b.log.priv.base / b.log.priv.units;
         moved += c->moves;
         fulls += c->fulls;
         back += c->states_back;
@@ -575,7 +575,7 @@ static void test_flips(unsigned long each)
         memcpy(image, b.fake.seen, b.fake.bytes);
         content_damaged(&b, c, &whole, &lost, &invented, &reported);
         CHECK(lost == 0 && invented == 0 && reported == 0);
-        bits = (unsigned long)(b.log.priv.ring_at + (uint64_t)(b.log.priv.head + 4) * 8) * 8;
+        bits = (unsigned long)(b.log.priv.ring_at + (uint64_t)(b.log.priv.end - b.log.priv.base + 4) * 8) * 8;
         for (bit = test_below(each); bit < bits && test_failed < 5; bit += 1 + test_below(2 * each - 1)) {
             memcpy(b.fake.seen, image, b.fake.bytes);
             b.fake.seen[bit / 8] ^= (unsigned char)(1 << bit % 8);
