@@ -9,11 +9,12 @@
  *
  *
  * CONTENTS
- *   1. What it does                 6. Results and errors
- *   2. A complete example           7. Memory
- *   3. Adding it to a program       8. Threads
- *   4. Reading                      9. Options
- *   5. Writing                     10. Limits
+ *   1. What it does                 7. The log
+ *   2. A complete example           8. Results and errors
+ *   3. Adding it to a program       9. Memory
+ *   4. Reading                     10. Threads
+ *   5. Writing                     11. Options
+ *   6. The queue                   12. Limits
  *   Then the declarations, with a comment each, and the implementation.
  *
  *
@@ -167,42 +168,130 @@
  * second sender or type are not noticed.)
  *
  *
- * 6. RESULTS AND ERRORS
+ * 6. THE QUEUE
+ *
+ * A to-device message waits until everyone who is to have it has had it. msc4203_route() says who
+ * that is, as a set of channels; a queue keeps the message for each of them.
+ *
+ *   the recipient, a local user's device                          route() says
+ *   in an exclusive namespace of a service that has opted in      that service
+ *   its sender user (sender_localpart)                            that service
+ *   in an inclusive namespace of one that has opted in            that service, and /sync
+ *   the same, but the service made the device                     that service
+ *   several of these                                              all of them; and /sync, unless
+ *   one
+ *                                                                 of them owns the user or made the
+ *                                                                 device
+ *   none of these                                                 /sync
+ *
+ * A service that has not opted in counts for nothing here. For each recipient device of a request:
+ *
+ *     queue->begin(queue->context, &batch);
+ *     for each device of each recipient {
+ *         message.channels = msc4203_route(services, count, &user_id, maker, match);
+ *         result = queue->push(queue->context, batch, &message);   // full: abort, answer 429
+ *     }
+ *     result = queue->commit(queue->context, batch, &request, &first);
+ *     queue->flush(queue->context);                                // then answer 200
+ *
+ * Delivering on a channel: next() after the last number that is done; hold() what goes out, before
+ * it goes; done() when it has arrived. For /sync, next() for the device, and done() when a `since`
+ * proves that it has arrived.
+ *
+ * Changing over. When a service opts in: for each device of which route() no longer says /sync,
+ * take each message from next(MSC4203_CHANNEL_SYNC, device) and move() it to what route() says now.
+ * When it opts out (or is no longer configured): for each message from next(channel, after what is
+ * in flight), move() it to what route() says now, less what it waits for already; with nothing
+ * left, move() takes it out of this channel alone. A crash in between leaves each message in
+ * exactly one of the two; go on with what is left. release() the channel when nothing waits for it.
+ *
+ * An event loop must not wait for a disk. Either one thread owns the queue, and the loop sends it
+ * what to do and gets told when a flush covered it; or, where waiting a few milliseconds is no
+ * harm, the loop flushes once for all that it has read, before it answers any of it: one flush
+ * serves all the commits that came before it.
+ *
+ * Your own database. msc4203_queue says what each function must do. Over SQL, one table does nearly
+ * all of it (example/queue_sqlite.c is that, complete):
+ *
+ *     CREATE TABLE message (number INTEGER PRIMARY KEY, channels INTEGER NOT NULL, time INTEGER,
+ *         user TEXT, device TEXT, sender TEXT, type TEXT, content BLOB);
+ *     CREATE INDEX by_device ON message (user, device, number);
+ *     next   SELECT ... WHERE channels & (1 << ?) AND number > ? ORDER BY number LIMIT 1
+ *     done   UPDATE message SET channels = channels & ~(1 << ?) WHERE number <= ? ...;
+ *            DELETE FROM message WHERE channels = 0; UPDATE channel SET record = ? ...; COMMIT
+ *     drop   UPDATE message SET channels = channels & in flight ... WHERE user = ? AND device = ?
+ *
+ *
+ * 7. THE LOG
+ *
+ * msc4203_log is a queue in a region of fixed size: memory, a file, or anything that can be read,
+ * written and synced. It never grows, and never overwrites what was accepted: when it is full,
+ * push() says so.
+ *
+ *     msc4203_file_create(&file, "queue.log", 16 << 20, NULL, random);      // when there is none
+ *     msc4203_file_open(&file, "queue.log", 1, &storage);
+ *     msc4203_log_inspect(&log, &storage, &config);
+ *     bytes = msc4203_log_memory(&log, &config, storage.bytes);
+ *     msc4203_log_open(&log, &storage, memory, bytes, random);
+ *     msc4203_log_queue(&log, &queue);
+ *
+ * Power loss at any moment leaves what the last completed flush covered, and of what came later
+ * each call whole or not at all, none without those before it. A damaged record is found by its
+ * checksum, counted (msc4203_log_usage_get), and costs only what was in it: a message, or what one
+ * call did; the chains that it was in are mended. A log of this format version will be read by
+ * every later version of this library.
+ *
+ * Cost. No operation's cost depends on how many messages wait, but expire()'s, and drop()'s on
+ * those of the device. Each message takes 76 bytes beside its strings, and 8 for each service that
+ * it waits for. When the ring's end comes round to messages that still wait, they are copied to its
+ * end: that is little while the log is at most half full, and may be all of them for one message
+ * when it is full to the brim.
+ *
+ * Memory. 56 bytes for each device that has waiting messages, 24 for each request and 16 for each
+ * opening that is remembered, and 4 KiB.
+ *
+ *
+ * 8. RESULTS AND ERRORS
  *
  * Functions return an int: zero or positive is progress, negative is an error. Errors come in
  * bands: -1 to -19 a body that cannot be read, -20 to -39 an item that cannot be used, -40 to -59
- * an item that cannot be written, -60 and below a mistake in the calling program. For each there is
- * a text (msc4203_result_text), a Matrix errcode (msc4203_result_errcode) and an HTTP status
- * (msc4203_result_status) to answer a request with. After any error an object can be begun anew.
+ * an item that cannot be written, -60 to -79 a mistake in the calling program, -80 and below a
+ * queue that cannot do what it was asked for. For each there is a text (msc4203_result_text), a
+ * Matrix errcode (msc4203_result_errcode) and an HTTP status (msc4203_result_status) to answer a
+ * request with. After any error an object can be begun anew.
  *
  *
- * 7. MEMORY
+ * 9. MEMORY
  *
  * All memory is the caller's. On a 64-bit machine: msc4203_reader at most 384 bytes, msc4203_writer
- * at most 384 bytes, whatever the body's size; no function needs more than 256 bytes of stack. (Ask
- * msc4203_sizeof() for the sizes on yours.) No heap, no recursion, no static data that is written
- * to.
+ * at most 384 bytes, whatever the body's size, msc4203_log at most 256; no function needs more than
+ * 256 bytes of stack. (Ask msc4203_sizeof() for the sizes on yours.) No heap, no recursion, no
+ * static data that is written to.
  *
  *
- * 8. THREADS
+ * 10. THREADS
  *
  * There is no global state: different objects may be used by different threads at the same time,
- * one object by one thread at a time. No function blocks, calls back, or reads a clock.
+ * one object by one thread at a time. No function blocks, calls back, or reads a clock, but for
+ * those of a log, which call its storage, and msc4203_route().
  *
  *
- * 9. OPTIONS
+ * 11. OPTIONS
  *
  * Define before the implementation is included:
  *   MSC4203_STATIC      all functions are static, for use in one source file
  *   MSC4203_NO_READER   leaves out reading (section 3 of the implementation)
  *   MSC4203_NO_WRITER   leaves out writing (section 4 of the implementation)
+ *   MSC4203_NO_LOG      leaves out the log (section 6 of the implementation)
+ *   MSC4203_NO_FILE     leaves out the log's storage in a file, in msc4203.c
+ *   MSC4203_FILE        has that storage where MSC4203_IMPLEMENTATION is defined
  *   MSC4203_NO_SIMD     uses no vector instructions, where the compiler offers them
  *   MSC4203_NO_WORDS    looks at strings byte by byte (smaller code; the default on machines
  *                       that are not 64-bit little-endian)
  * No option changes a struct or a result.
  *
  *
- * 10. LIMITS
+ * 12. LIMITS
  *
  * Nesting: 1,024 levels, the outermost object being the first. An item whose content goes deeper
  * has the error MSC4203_E_TOO_DEEP; skipped values may go deeper. Below that level only strings are
@@ -629,8 +718,8 @@ MSC4203_API int msc4203_writer_clear(msc4203_writer *writer);
  * Queue: what a server implements to keep messages in its own storage, and route()
  * --------------------------------------------------------------------------------------------- */
 
-/* A message waits for a set of channels, bits of a uint32_t: when it has been delivered on one, that
- * one is taken out of its set, and when the set is empty, the message is gone. */
+/* A message waits for a set of channels, bits of a uint32_t: when it has been delivered on one,
+ * that one is taken out of its set, and when the set is empty, the message is gone. */
 enum msc4203_channel {
     MSC4203_CHANNEL_SYNC = 0,    /* the device's own /sync */
     MSC4203_CHANNEL_FIRST = 1,   /* 1 to 30: an application service each, by name */
@@ -672,11 +761,11 @@ typedef struct msc4203_counts {
 /* A queue: the functions by which this library, and a server, use it. Fill one in for your own
  * storage, or let msc4203_log_queue() do it.
  *
- * For all functions. `context` is passed on. Strings and structs need not live longer than the call.
- * Every function can return MSC4203_E_STORAGE: the storage has failed, and what the call should have
- * done is not done; the queue MAY then refuse everything until it is opened anew, but MUST NOT lose
- * what was accepted. MSC4203_E_USAGE is a mistake in the calling program (a channel that is none, a
- * batch that is not open). Any other error leaves everything as it was.
+ * For all functions. `context` is passed on. Strings and structs need not live longer than the
+ * call. Every function can return MSC4203_E_STORAGE: the storage has failed, and what the call
+ * should have done is not done; the queue MAY then refuse everything until it is opened anew, but
+ * MUST NOT lose what was accepted. MSC4203_E_USAGE is a mistake in the calling program (a channel
+ * that is none, a batch that is not open). Any other error leaves everything as it was.
  *
  * Numbers. Each message gets a sequence number when its batch is committed, those of a batch in one
  * run. Numbers only grow; none MUST ever be given twice, not after a crash, and not if a commit was
@@ -695,8 +784,8 @@ typedef struct msc4203_queue {
     void *context;
 
     /* Begins a batch: messages that are kept together or not at all. Several may be open at once.
-     * Nothing is held up by an open batch, but a queue of fixed size MAY give up one that stays open
-     * very long: push and commit then return MSC4203_E_BATCH.
+     * Nothing is held up by an open batch, but a queue of fixed size MAY give up one that stays
+     * open very long: push and commit then return MSC4203_E_BATCH.
      *
      * Returns MSC4203_OK and *batch, a handle other than 0; MSC4203_E_QUEUE_FULL when too many are
      * open. */
@@ -713,10 +802,10 @@ typedef struct msc4203_queue {
     /* Ends a batch and gives its messages their numbers, *first and the following ones. They become
      * visible with the next flush().
      *
-     * Returns MSC4203_OK; MSC4203_KNOWN when the same request was committed before, by another batch
-     * maybe while this one was open: nothing of this one is kept (answer the request as if it had
-     * been, but only after a flush()); or an error of push(), and then nothing is kept. The batch is
-     * closed, whatever is returned. */
+     * Returns MSC4203_OK; MSC4203_KNOWN when the same request was committed before, by another
+     * batch maybe while this one was open: nothing of this one is kept (answer the request as if it
+     * had been, but only after a flush()); or an error of push(), and then nothing is kept. The
+     * batch is closed, whatever is returned. */
     int (*commit)(void *context, uint32_t batch, const msc4203_request *request, uint64_t *first);
 
     /* Ends a batch and forgets its messages. */
@@ -737,42 +826,43 @@ typedef struct msc4203_queue {
      * NULL for all others. Its strings are put into `memory`, of `bytes` bytes, and are valid until
      * that is used again. MUST NOT change anything.
      *
-     * Returns MSC4203_ITEM; MSC4203_END when there is none; MSC4203_E_TOO_LARGE when `memory` is too
-     * small: message->bytes tells what is needed; MSC4203_E_DAMAGED when the storage no longer holds
-     * what it was given: message->number tells which; ask for the next one after it. */
+     * Returns MSC4203_ITEM; MSC4203_END when there is none; MSC4203_E_TOO_LARGE when `memory` is
+     * too small: message->bytes tells what is needed; MSC4203_E_DAMAGED when the storage no longer
+     * holds what it was given: message->number tells which; ask for the next one after it. */
     int (*next)(void *context, uint32_t channel, const msc4203_device *device, uint64_t after,
                 void *memory, size_t bytes, msc4203_message *message);
 
-    /* Takes `channel` out of all its messages with numbers up to `through` (of the `device`, which is
-     * given as for next()). With a `record`, that replaces the channel's record, as if by hold(), in
-     * the same step, which a crash MUST NOT split (but for MSC4203_CHANNEL_SYNC, of which the older
-     * messages may be taken and the newer ones not). Numbers that are not visible yet are not taken.
-     * MUST NOT fail for lack of room.
+    /* Takes `channel` out of all its messages with numbers up to `through` (of the `device`, which
+     * is given as for next()). With a `record`, that replaces the channel's record, as if by
+     * hold(), in the same step, which a crash MUST NOT split (but for MSC4203_CHANNEL_SYNC, of
+     * which the older messages may be taken and the newer ones not). Numbers that are not visible
+     * yet are not taken. MUST NOT fail for lack of room.
      *
      * Returns MSC4203_OK, also when nothing waited. */
     int (*done)(void *context, uint32_t channel, const msc4203_device *device, uint64_t through,
                 const msc4203_span *record);
 
-    /* Says that the channel's messages with numbers up to `through` are in flight: they stay, whatever
-     * happens, until done() or move() takes them out. Replaces the channel's record (at most 4,096
-     * bytes; the state of whoever delivers on it) in the same step.
+    /* Says that the channel's messages with numbers up to `through` are in flight: they stay,
+     * whatever happens, until done() or move() takes them out. Replaces the channel's record (at
+     * most 4,096 bytes; the state of whoever delivers on it) in the same step.
      *
      * Returns MSC4203_OK; MSC4203_E_TOO_LARGE; MSC4203_E_QUEUE_FULL. */
     int (*hold)(void *context, uint32_t channel, uint64_t through, const msc4203_span *record);
 
-    /* Takes message `number` out of `channel` (and `device`, as for next()) and, if `channels` is not
-     * empty, puts it into those under a new number, in one step: for a change-over, and for parking.
-     * The other channels that it waits for keep it under its old number. What was moved becomes
-     * visible under its new number with the next flush().
+    /* Takes message `number` out of `channel` (and `device`, as for next()) and, if `channels` is
+     * not empty, puts it into those under a new number, in one step: for a change-over, and for
+     * parking. The other channels that it waits for keep it under its old number. What was moved
+     * becomes visible under its new number with the next flush().
      *
-     * Returns MSC4203_OK and, if `moved` is not NULL, its new number in *moved (0 if there is none);
-     * MSC4203_END when that message does not wait there; MSC4203_E_QUEUE_FULL; MSC4203_E_DAMAGED. */
+     * Returns MSC4203_OK and, if `moved` is not NULL, its new number in *moved (0 if there is
+     * none); MSC4203_END when that message does not wait there; MSC4203_E_QUEUE_FULL;
+     * MSC4203_E_DAMAGED. */
     int (*move)(void *context, uint32_t channel, const msc4203_device *device, uint64_t number,
                 uint32_t channels, uint64_t *moved);
 
-    /* Takes out all that waits for a device, for whatever channel, but for what is in flight; with a
-     * `who` that is not NULL, forgets that sender's requests too. A device that is made later under
-     * the same name never gets an earlier one's messages. */
+    /* Takes out all that waits for a device, for whatever channel, but for what is in flight; with
+     * a `who` that is not NULL, forgets that sender's requests too. A device that is made later
+     * under the same name never gets an earlier one's messages. */
     int (*drop)(void *context, const msc4203_device *device, const uint8_t *who);
 
     /* Takes MSC4203_CHANNEL_SYNC out of each device's visible messages, from its oldest one to the
@@ -780,8 +870,8 @@ typedef struct msc4203_queue {
      * were. A crash may leave it done in part. */
     int (*expire)(void *context, uint64_t before_ms, uint64_t *expired);
 
-    /* Finds the channel of the application service `name` (its id: 1 to 255 bytes); if there is none
-     * and `make` is not 0, gives it one that nothing waits for.
+    /* Finds the channel of the application service `name` (its id: 1 to 255 bytes); if there is
+     * none and `make` is not 0, gives it one that nothing waits for.
      *
      * Returns MSC4203_OK and *channel; MSC4203_END when it has none; MSC4203_E_QUEUE_FULL when all
      * are in use. */
@@ -807,8 +897,9 @@ typedef struct msc4203_queue {
      * Returns MSC4203_OK, *random and *first; MSC4203_END when there are no more. */
     int (*opening)(void *context, uint32_t back, uint64_t *random, uint64_t *first);
 
-    /* Counts what waits for a channel (MSC4203_CHANNEL_SYNC without a device: for all of them; with a
-     * device: what waits for it on any channel). What is not flushed yet may be counted already. */
+    /* Counts what waits for a channel (MSC4203_CHANNEL_SYNC without a device: for all of them; with
+     * a device: what waits for it on any channel). What is not flushed yet may be counted already.
+     * */
     int (*count)(void *context, uint32_t channel, const msc4203_device *device,
                  msc4203_counts *counts);
 } msc4203_queue;
@@ -847,8 +938,8 @@ MSC4203_API uint32_t msc4203_route(const msc4203_appservice *services, size_t co
 /* A region of fixed size, for a log to be in. Each function returns 0, or anything else when it
  * failed. `write` MAY keep what it is given in a cache, and lose any part of it in a power loss, or
  * keep the parts in any order; `read` MUST tell what was written last; when `sync` has returned 0,
- * all that was written before it MUST stay. Nothing outside the bytes of a write may change, whenever
- * the power goes. */
+ * all that was written before it MUST stay. Nothing outside the bytes of a write may change,
+ * whenever the power goes. */
 typedef struct msc4203_storage {
     uint32_t version;   /* 1 */
     void *context;      /* passed on */
@@ -898,8 +989,9 @@ typedef struct msc4203_log {
 
 #ifndef MSC4203_NO_LOG
 /* Tells how many bytes of memory a log with this configuration needs in a region of `bytes` bytes:
- * the buffer for msc4203_log_open(). Depends on the devices, the requests and the openings, never on
- * the messages. 0 when the region is too small, or too large (8 GiB). `log` is only worked with. */
+ * the buffer for msc4203_log_open(). Depends on the devices, the requests and the openings, never
+ * on the messages. 0 when the region is too small, or too large (8 GiB). `log` is only worked with.
+ * */
 MSC4203_API size_t msc4203_log_memory(msc4203_log *log, const msc4203_log_config *config,
                                       uint64_t bytes);
 
@@ -911,17 +1003,17 @@ MSC4203_API size_t msc4203_log_memory(msc4203_log *log, const msc4203_log_config
 MSC4203_API int msc4203_log_format(msc4203_log *log, const msc4203_storage *storage,
                                    const msc4203_log_config *config, uint64_t random);
 
-/* Tells the configuration with which the log in a region was made, and so how much memory opening it
- * needs. `log` is only worked with.
+/* Tells the configuration with which the log in a region was made, and so how much memory opening
+ * it needs. `log` is only worked with.
  *
  * Returns MSC4203_OK; MSC4203_E_FORMAT when there is no log, or one of a later version;
  * MSC4203_E_REGION when the log was made for a region of another size; MSC4203_E_STORAGE. */
 MSC4203_API int msc4203_log_inspect(msc4203_log *log, const msc4203_storage *storage,
                                     msc4203_log_config *config);
 
-/* Opens the log in a region. `memory`, aligned as for a uint32_t and of `bytes` bytes, and `storage`
- * must live as long as the log is used. `random` are 64 random bits, by which this opening is known
- * from now on. May be called at any time, also after an error, to open a log anew.
+/* Opens the log in a region. `memory`, aligned as for a uint32_t and of `bytes` bytes, and
+ * `storage` must live as long as the log is used. `random` are 64 random bits, by which this
+ * opening is known from now on. May be called at any time, also after an error, to open a log anew.
  *
  * After power loss at any moment, in this function too, the log is as the last completed flush left
  * it, and what came later is there whole or not at all.
@@ -978,8 +1070,8 @@ MSC4203_API int msc4203_log_scan(const msc4203_storage *storage, void *memory, s
 MSC4203_API void msc4203_memory_storage(msc4203_storage *storage, void *memory, uint64_t bytes);
 
 #if !defined(MSC4203_NO_FILE) && (defined(MSC4203_FILE) || !defined(MSC4203_STATIC))
-/* Storage in a file, of POSIX systems. Compiled by msc4203.c, and by this header where MSC4203_FILE is
- * defined (then with _POSIX_C_SOURCE 200809L, and _FILE_OFFSET_BITS 64 on 32-bit systems). */
+/* Storage in a file, of POSIX systems. Compiled by msc4203.c, and by this header where MSC4203_FILE
+ * is defined (then with _POSIX_C_SOURCE 200809L, and _FILE_OFFSET_BITS 64 on 32-bit systems). */
 typedef struct msc4203_file {
     struct {
         msc4203_log log;            /* for making one */
@@ -992,20 +1084,20 @@ typedef struct msc4203_file {
 } msc4203_file;
 
 /* Makes a file of `bytes` bytes with an empty log in it: mode 0600, all its blocks allocated. It is
- * made beside `path`, as PATH.new, and takes its name when it is whole and durable; what had that name
- * is replaced. `config` and `random` as for msc4203_log_format(). `file` is only worked with.
+ * made beside `path`, as PATH.new, and takes its name when it is whole and durable; what had that
+ * name is replaced. `config` and `random` as for msc4203_log_format(). `file` is only worked with.
  *
  * Returns MSC4203_OK; the errors of msc4203_log_format(); MSC4203_E_LOCKED when another process is
  * making it; MSC4203_E_STORAGE, and errno says why. */
 MSC4203_API int msc4203_file_create(msc4203_file *file, const char *path, uint64_t bytes,
                                     const msc4203_log_config *config, uint64_t random);
 
-/* Opens a file as a storage, and locks it against other processes (by fcntl: a process that opens it
- * twice locks nothing). `writable` 0: only for reading, and not locked. `file` must live as long as
- * the storage is used.
+/* Opens a file as a storage, and locks it against other processes (by fcntl: a process that opens
+ * it twice locks nothing). `writable` 0: only for reading, and not locked. `file` must live as long
+ * as the storage is used.
  *
- * Returns MSC4203_OK; MSC4203_END when there is no such file; MSC4203_E_LOCKED; MSC4203_E_STORAGE, and
- * errno says why. */
+ * Returns MSC4203_OK; MSC4203_END when there is no such file; MSC4203_E_LOCKED; MSC4203_E_STORAGE,
+ * and errno says why. */
 MSC4203_API int msc4203_file_open(msc4203_file *file, const char *path, int writable,
                                   msc4203_storage *storage);
 
@@ -2046,7 +2138,8 @@ MSC4203_API const char *msc4203_result_errcode(int result)
 {
     /* Each behind its letter, and not in a table of pointers: see above. */
     static const char codes[] =
-        "NM_NOT_JSON\0BM_BAD_JSON\0PM_MISSING_PARAM\0LM_TOO_LARGE\0UM_UNKNOWN\0QM_LIMIT_EXCEEDED\0-";
+        "NM_NOT_JSON\0BM_BAD_JSON\0PM_MISSING_PARAM\0LM_TOO_LARGE\0UM_UNKNOWN\0"
+        "QM_LIMIT_EXCEEDED\0-";
     const char *code = codes;
 
     while (*code != item_result(result)[1])
@@ -3658,42 +3751,44 @@ MSC4203_API uint32_t msc4203_route(const msc4203_appservice *services, size_t co
  * THE FORMAT, version 1. All numbers are little-endian. The region holds
  *
  *   0      header of image 0, 96 bytes        1024   image 0: the index, as 32-bit words
- *   512    header of image 1                  then   image 1, of the same size
- *   ring   records, to the region's end; aligned to 512 bytes
+ *   512    header of image 1                  then   image 1, with as much room (512 * n bytes)
+ *   ring   records, to the region's end
  *
  * The CRC is CRC-32C (polynomial 0x82F63B78, reflected) without a final inversion. The salt that a
  * ring's checksums begin with is the CRC of the 8 random bytes in the header, begun with
  * 0xFFFFFFFF: so nobody who can only send messages can make what looks like a record.
  *
- * A header: 0 "msc4203" and a NUL; 8 version, 4 bytes; 12 CRC of the 96 bytes but these 4, begun
- * with 0xFFFFFFFF; 16 bytes of the region, 8; 24 devices, 4; 28 requests, 4; 32 openings, 4; 36
- * bytes of the largest message, 4; 40 random, 8; 48 number of the image, 8 (image n is in area n mod
- * 2); 56 place where the ring ended, 8; 64 place where it began, 8; 72 opening, 4; 76 words in the
- * image, 4; 80 CRC of the image, begun with 0xFFFFFFFF, 4; 84 zeros.
+ * A header: 0 "msc4203" and a NUL; 8 version; 12 CRC of the 96 bytes but these 4, begun with
+ * 0xFFFFFFFF; 16 bytes of the region, 8 bytes; 24 devices; 28 requests; 32 openings; 36 bytes of
+ * the largest message; 40 random, 8 bytes; 48 number of the image (image n is in area n mod 2); 52
+ * place of the ring's end; 56 place where that round began; 60 place of the ring's beginning; 64
+ * number of the opening; 68 words in the image; 72 CRC of the image, begun with 0xFFFFFFFF; 76
+ * zeros. 4 bytes each where nothing is said.
  *
- * A place in the ring is how many times it has gone round (upper 32 bits) and the unit of 8 bytes
- * (lower 32). A position, in the index and in links, is that unit plus 1; 0 is none.
+ * A place counts units of 8 bytes from the ring's beginning in its first round on, modulo 2^32. A
+ * position, in the index and in links, is the unit in the ring plus 1; 0 is none.
  *
- * A record: 0 type (upper 8 bits) and length in units (lower 24); 4 opening, lower 16 bits; 6 bytes
- * of padding at its end, 1; 7 flags, 1; 8 CRC of the body, begun with the salt; 12 CRC of what is
- * fixed (bytes 0 to 11, and from 16 to where the body or the links begin), begun with the CRC of the
- * record's place; 16 the rest. No record crosses the ring's end: a filler goes before, or the last
- * unit stays empty.
+ * A record: 0 length in units, 3 bytes; 3 type; 4 number of the opening, lower 16 bits; 6 bytes of
+ * padding at its end; 7 flags; 8 CRC of the body, begun with the salt; 12 CRC of what is fixed
+ * (bytes 0 to 11, and from 16 to where the links or the body begin), begun with the CRC of the
+ * record's place, which begins with the salt; 16 the rest. No record crosses the ring's end: a
+ * filler goes before, or the last unit stays empty.
  *
- *   1 message   fixed: 16 number, 6 bytes (0: not committed); 22 time in ms, 6 bytes, upper 2 first;
- *               28 position it was copied from, 4; 32 lengths of sender, type, user id and device id,
- *               2 each; 40 hash of the device, 8; 48 set of channels at first, 4; 52 set now, 4, but
- *               for what the index tells. 56 links, 8 bytes for the device's chain and for each of
- *               channels 1 to 31 in the first set, ascending: position of the next and of the
- *               previous message of the chain. Links have no checksum: of two neighbours each must
- *               name the other. Body: sender, type, user id, device id, content. Flags: the batch.
+ *   1 message   fixed: 16 position it was copied from; 20 lengths of sender, type, user id and
+ *   device
+ *               id, 2 bytes each; 28 number, 8 bytes (0: not committed); 36 time in ms, 8 bytes; 44
+ *               hash of the device, 8 bytes; 52 set of channels at first; 56 set now, but for what
+ *               the index tells. 60 links, 8 bytes for the device's chain and for each of channels
+ *               1 to 31 in the first set, ascending: position of the next and of the previous
+ *               message of the chain. Links have no checksum: of two neighbours each must name the
+ *               other. Body: sender, type, user id, device id, content. Flags: the batch.
  *   2 copy      a message that was moved forward, because the ring's end came to where it was
- *   3 journal   body: 16 place before which all was durable; 24 place before which the links were,
- *               too; 32 pairs of an address and a value, 4 bytes each. An address is that of a word
+ *   3 journal   body: 16 place before which all was durable; 20 place before which the links were,
+ *               too; 24 pairs of an address and a value, 4 bytes each. An address is that of a word
  *               of the index or, with the upper bit set, of the ring. Flags: 1, the operation's
  *               last: a journal counts only from its first to its last record.
- *   4 channel   fixed: 16 length of its name, 2; 18 of its record, 2; 20 position it was copied
- *               from, 4. Body: name, record. Flags: the channel.
+ *   4 channel   fixed: 16 position it was copied from; 20 length of its name, 2 bytes; 22 of its
+ *               record, 2 bytes. Body: name, record. Flags: the channel.
  *   5 filler    nothing
  *
  * The index, in words: log_words below. What it says of a message is its first and last on a chain.
@@ -3701,17 +3796,17 @@ MSC4203_API uint32_t msc4203_route(const msc4203_appservice *services, size_t co
  * HOW IT WORKS. An operation changes words of the index in memory and links in the ring, and notes
  * each change as a pair; its journal record makes it one step. Opening reads an image of the index
  * and repeats the journal from there. Links that are only added to a chain's end are written at
- * once: if their journal is lost, that message is the last again, and what it links to is not looked
- * at. Other links are written after the journal is durable.
+ * once: if their journal is lost, that message is the last again, and what it links to is not
+ * looked at. Other links are written after the journal is durable.
  *
  * Free space is what lies before the ring's beginning. It moves on over what waits for nobody; what
  * still waits is copied to the end. The space counts as free only when two images say so: so
  * whichever of them opening has to use, all that its journal speaks of is still there.
  *
- * Where the ring ends: opening follows records that are valid at their place and of this opening, or
- * a later one. The last ones may have been written in part. Each journal tells what was durable when
- * it was written. What is broken before that place is damage, and skipped; what is broken after it
- * was never promised, and the ring ends there.
+ * Where the ring ends: opening follows records that are valid at their place and of this opening,
+ * or a later one. The last ones may have been written in part. Each journal tells what was durable
+ * when it was written. What is broken before that place is damage, and skipped; what is broken
+ * after it was never promised, and the ring ends there.
  * --------------------------------------------------------------------------------------------- */
 #ifndef MSC4203_NO_LOG
 
@@ -4261,7 +4356,8 @@ LOG_APART uint32_t log_transfer(struct msc4203_log_state *s, uint64_t from, uint
 /* Writes down the pairs so far; `last` makes the operation count. */
 LOG_APART void log_journal(struct msc4203_log_state *s, uint32_t last)
 {
-    uint32_t *b = log_buffer(s), words = 2 * ((uint32_t)s->pairs + 3), at = log_append(s, words / 2);
+    uint32_t *b = log_buffer(s), words = 2 * ((uint32_t)s->pairs + 3);
+    uint32_t at = log_append(s, words / 2);
 
     b[0] = words / 2 | (uint32_t)LOG_PAIRS_OF << 24;
     b[1] = (s->epoch & 0xFFFF) | last << 24;
@@ -4487,9 +4583,9 @@ MSC4203_PRIVATE uint32_t log_waiting(const struct msc4203_log_state *s,
     if (m->number == 0)
         return 0;
     for (c = 1; c < MSC4203_CHANNELS; c++) {
-        const uint32_t *channel = s->word + log_channel_words(c);
-        if ((set >> c & 1) != 0 && (channel[CHAIN_LAST] == 0 ||
-                                    m->number < log_word64(s, log_channel_words(c) + CHANNEL_NUMBER)))
+        uint32_t w = log_channel_words(c);
+        if ((set >> c & 1) != 0 && (s->word[w + CHAIN_LAST] == 0 ||
+                                    m->number < log_word64(s, w + CHANNEL_NUMBER)))
             set &= ~((uint32_t)1 << c);
     }
     if (set & 1) {
@@ -4964,7 +5060,8 @@ LOG_APART void log_copy(struct msc4203_log_state *s, const struct log_message *m
 }
 
 /* Puts a durable copy in the place of what it was copied from. Opening, `cells` says whether what
- * this writes may not be durable. Reads the links of the old one, which nothing has changed since. */
+ * this writes may not be durable. Reads the links of the old one, which nothing has changed since.
+ * */
 LOG_APART void log_switch(struct msc4203_log_state *s, const struct log_message *copy,
                                 int cells)
 {
@@ -5456,6 +5553,8 @@ MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_requ
     result = log_known(context, request);
     if (result == MSC4203_OK && b[BATCH_COUNT] == 0)
         result = log_room(s, LOG_JOURNAL, log_floor(s) + 2 * LOG_JOURNAL);
+    if (result == MSC4203_OK && number + b[BATCH_COUNT] - s->settled >= LOG_SKIP)
+        result = MSC4203_E_QUEUE_FULL; /* until the next flush */
     if (result != MSC4203_OK) {
         log_batch_end(s, b, 0);
         return result;
@@ -5719,15 +5818,37 @@ LOG_APART int log_again(struct msc4203_log_state *s, const struct log_message *o
     return crc == old->body;
 }
 
+/* Gives a message's contents a new number in `channels`, and takes it out of `channel`. */
+LOG_APART int log_move_on(struct msc4203_log_state *s, uint32_t channel, struct log_message *old,
+                          uint32_t channels, uint64_t *moved)
+{
+    uint32_t device = log_device(s, old->hash), w = log_device_words(s, device - 1), bytes;
+    uint64_t next = log_word64(s, LOG_NEXT);
+    struct log_message m = *old;
+
+    if (channels != 0) {
+        log_body(s, old, &bytes);
+        log_begin_message(s, &m, channels, LOG_BATCHES, bytes);
+        if (device == 0 || !log_again(s, old, &m))
+            return s->error ? MSC4203_E_STORAGE : MSC4203_E_DAMAGED;
+        log_give(s, &m, device, next);
+        log_set_word64(s, LOG_NEXT, next + 1);
+        if (moved != NULL)
+            *moved = next;
+    }
+    if (channel == 0 && s->word[w + DEVICE_NEXT] == old->at)
+        log_set_word64(s, w + DEVICE_SYNCED, old->number);
+    log_take(s, old, (uint32_t)1 << channel);
+    return log_finish(s, MSC4203_OK);
+}
+
 MSC4203_PRIVATE int log_move(void *context, uint32_t channel, const msc4203_device *device,
                              uint64_t number, uint32_t channels, uint64_t *moved)
 {
     struct msc4203_log_state *s = log_of(context);
-    uint64_t next = log_word64(s, LOG_NEXT);
-    uint32_t which, w, bytes;
-    int again;
-    struct log_message old, m;
-    int result = log_check(s, channel, device, &which);
+    uint32_t which, units;
+    int again, result = log_check(s, channel, device, &which);
+    struct log_message old;
 
     if (moved != NULL)
         *moved = 0;
@@ -5735,37 +5856,25 @@ MSC4203_PRIVATE int log_move(void *context, uint32_t channel, const msc4203_devi
         return result;
     if (number == 0 || (channel == 0 && which == 0))
         return MSC4203_END;
+    if (log_word64(s, LOG_NEXT) - s->settled >= LOG_SKIP)
+        return MSC4203_E_QUEUE_FULL; /* until the next flush */
     for (again = 0;; again = 1) { /* making room may have moved it */
         result = log_seek(s, channel, which, number - 1, &old);
         if (result == MSC4203_ITEM && old.number != number)
             result = MSC4203_END;
         if (result != MSC4203_ITEM)
             return result;
-        m = old;
-        log_body(s, &old, &bytes);
-        log_begin_message(s, &m, channels, LOG_BATCHES, bytes);
         if (again)
             break;
+        units = old.units + log_links(channels);
         if (log_waiting(s, &old) != (uint32_t)1 << channel && channels != 0 &&
-            s->word[LOG_LIVE] + s->pending + m.units > log_capacity(s))
+            s->word[LOG_LIVE] + s->pending + s->need + units > log_capacity(s))
             return MSC4203_E_QUEUE_FULL;
-        result = log_room(s, m.units + 3 * LOG_JOURNAL, log_floor(s));
+        result = log_room(s, units + 3 * LOG_JOURNAL, log_floor(s));
         if (result != MSC4203_OK)
             return result;
     }
-    w = log_device_words(s, log_device(s, old.hash) - 1);
-    if (channels != 0) {
-        if (!log_again(s, &old, &m))
-            return s->error ? MSC4203_E_STORAGE : MSC4203_E_DAMAGED;
-        log_give(s, &m, log_device(s, old.hash), next);
-        log_set_word64(s, LOG_NEXT, next + 1);
-        if (moved != NULL)
-            *moved = next;
-    }
-    if (channel == 0 && s->word[w + DEVICE_NEXT] == old.at)
-        log_set_word64(s, w + DEVICE_SYNCED, old.number);
-    log_take(s, &old, (uint32_t)1 << channel);
-    return log_finish(s, MSC4203_OK);
+    return log_move_on(s, channel, &old, channels, moved);
 }
 
 MSC4203_PRIVATE int log_drop(void *context, const msc4203_device *device, const uint8_t *who)
@@ -6523,8 +6632,8 @@ MSC4203_PRIVATE int file_flush(msc4203_file *file)
     return file->priv.error ? -1 : 0;
 }
 
-/* Most writes follow the one before, or change a little of it: these are held back, to be written in
- * one call. */
+/* Most writes follow the one before, or change a little of it: these are held back, to be written
+ * in one call. */
 MSC4203_PRIVATE int file_write(void *context, uint64_t at, const void *data, size_t bytes)
 {
     msc4203_file *file = (msc4203_file *)context;

@@ -1,9 +1,9 @@
 /* queue_contract.h - the contract test for every msc4203_queue, with a simple model beside it.
  *
- * To test a queue of your own: fill in a struct contract with the queue and a function that opens it
- * anew, call contract_begin(), then contract_run() with as many random operations as you like, with
- * test.h's seed. It counts with CHECK(). The queue must be empty at first, and take messages of 2,000
- * bytes; that it is full now and then does no harm.
+ * To test a queue of your own: fill in a struct contract with the queue and a function that opens
+ * it anew, call contract_begin(), then contract_run() with as many random operations as you like,
+ * with test.h's seed. It counts with CHECK(). The queue must be empty at first, take messages of
+ * 2,000 bytes, and remember 64 requests; that it is full now and then does no harm.
  *
  * The model is a list of messages. Because a storage may fail in the middle of a call, there are
  * several: one for each state in which the queue may be when it is opened again, from what the last
@@ -615,7 +615,8 @@ static TEST_UNUSED void contract_commit(struct contract *c, struct contract_batc
     result = c->queue->commit(c->queue->context, batch.handle, id != 0 ? &request : NULL, &first);
     if (result == MSC4203_OK && !known) {
         if (!CHECK_CASE(first > c->highest, c->doing))
-            printf("  first %lu, highest %lu, count %lu\n", (unsigned long)first, (unsigned long)c->highest, (unsigned long)count);
+            printf("  first %lu, not above %lu\n", (unsigned long)first,
+                   (unsigned long)c->highest);
         for (i = 0; i < count; i++)
             c->now.messages[c->now.count - count + i].number = first + i;
         if (count != 0)

@@ -258,7 +258,8 @@ static void say(const char *what, const struct contract *c, const struct bench *
     printf("%s: %lu operations, %lu messages in %lu batches, %lu taken, %lu moved, %lu repeats, "
            "%lu drops, %lu expired, %lu full, %lu quota, ring round %lu times\n", what,
            c->operations, c->messages_kept, c->batches_kept, c->taken, c->moves, c->repeats,
-           c->dropped, c->expired, c->fulls, c->quotas, (unsigned long)(b->log.priv.base / b->log.priv.units));
+           c->dropped, c->expired, c->fulls, c->quotas,
+           (unsigned long)(b->log.priv.base / b->log.priv.units));
 }
 
 /* Lets the ring's end come near to where it goes round. */
@@ -551,6 +552,8 @@ static void test_flips(unsigned long each)
     unsigned long reported;
     int closed;
 
+    test_seed(0x106);
+
     for (closed = 0; closed < 2; closed++) {
         unsigned i;
 
@@ -575,8 +578,10 @@ static void test_flips(unsigned long each)
         memcpy(image, b.fake.seen, b.fake.bytes);
         content_damaged(&b, c, &whole, &lost, &invented, &reported);
         CHECK(lost == 0 && invented == 0 && reported == 0);
-        bits = (unsigned long)(b.log.priv.ring_at + (uint64_t)(b.log.priv.end - b.log.priv.base + 4) * 8) * 8;
-        for (bit = test_below(each); bit < bits && test_failed < 5; bit += 1 + test_below(2 * each - 1)) {
+        bits = (unsigned long)(b.log.priv.ring_at +
+                               (uint64_t)(b.log.priv.end - b.log.priv.base + 4) * 8) * 8;
+        for (bit = test_below(each); bit < bits && test_failed < 5;
+             bit += 1 + test_below(2 * each - 1)) {
             memcpy(b.fake.seen, image, b.fake.bytes);
             b.fake.seen[bit / 8] ^= (unsigned char)(1 << bit % 8);
             result = content_damaged(&b, c, &whole, &lost, &invented, &reported);
@@ -600,11 +605,11 @@ static void test_flips(unsigned long each)
         free(image);
         bench_free(&b);
     }
-    printf("flips: %lu hurt something, %lu nothing, %lu silent, at worst %lu messages, %lu would not "
-           "open\n", hurt, harmless, silent, worst, unreadable);
+    printf("flips: %lu hurt something, %lu nothing, %lu silent, at worst %lu messages, %lu would "
+           "not open\n", hurt, harmless, silent, worst, unreadable);
     CHECK(silent == 0);
     CHECK(unreadable == 0);
-    CHECK(worst <= 12);
+    CHECK(worst <= 4); /* a commit that is hit costs its batch */
 }
 
 /* What is no log. */
@@ -619,7 +624,8 @@ static void test_garbage(void)
     bench_init(&b, 64 * 1024, 0, 0);
     for (kind = 0; kind < 4; kind++) {
         for (i = 0; i < b.fake.bytes; i++)
-            b.fake.seen[i] = (unsigned char)(kind == 0 ? 0 : kind == 1 ? 0xFF : test_random() >> 20);
+            b.fake.seen[i] =
+                (unsigned char)(kind == 0 ? 0 : kind == 1 ? 0xFF : test_random() >> 20);
         if (kind == 3)
             memcpy(b.fake.seen, "msc4203", 8);
         CHECK(bench_open(&b) == MSC4203_E_FORMAT);
@@ -718,7 +724,8 @@ static void growth(unsigned long waiting, unsigned devices, double *out)
 {
     static struct bench b;
     static char memory[4096];
-    size_t bytes = (size_t)waiting * 700 + 1100 * 1024, i, times = waiting < 8000 ? waiting / 4 : 2000;
+    size_t bytes = (size_t)waiting * 700 + 1100 * 1024, i;
+    size_t times = waiting < 8000 ? waiting / 4 : 2000;
     msc4203_message got;
     unsigned long calls;
     uint64_t touched, after = 0;
