@@ -66,6 +66,46 @@ static void test_lock(void)
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+/* The tool prints it and, with a byte changed, says what is damaged. */
+static int tool_says(const char *command, const char *last)
+{
+    char line[512] = "", before[512];
+    FILE *pipe = popen(command, "r");
+    int status, found;
+
+    if (pipe == NULL)
+        return -1;
+    do
+        strcpy(before, line);
+    while (fgets(line, sizeof line, pipe) != NULL && line[0] != 0);
+    found = strstr(before, last) != NULL || strstr(line, last) != NULL;
+    status = pclose(pipe);
+    CHECK_CASE(found, line);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void test_tool(void)
+{
+    static unsigned char memory[400000];
+    FILE *file;
+    long at = 0;
+    size_t bytes, i;
+
+    CHECK(tool_says("build/msc4203 log build/test/file.log", " records, 0 damaged") == 0);
+    CHECK(tool_says("build/msc4203 log build/test/no.log 2>&1", "no.log: ") == 2);
+    CHECK(tool_says("build/msc4203 log Makefile 2>&1", "not a log") == 1);
+    file = fopen(path, "r+b");
+    if (!CHECK(file != NULL))
+        return;
+    bytes = fread(memory, 1, sizeof memory, file);
+    for (i = 20000; i + 24 < bytes && at == 0; i++) /* a message's sender */
+        if (memcmp(memory + i, "@sender:gw.examplem.room.enc", 18) == 0)
+            at = (long)i;
+    CHECK(at != 0 && fseek(file, at, SEEK_SET) == 0 && fputc('$', file) == '$');
+    CHECK(fclose(file) == 0);
+    CHECK(tool_says("build/msc4203 log build/test/file.log", " records, 1 damaged") == 1);
+}
+
 int main(void)
 {
     static struct in_file f;
@@ -102,6 +142,7 @@ int main(void)
     CHECK(msc4203_log_close(&f.log) == MSC4203_OK);
     CHECK(f.queue.flush(f.queue.context) == MSC4203_E_STORAGE);
     CHECK(msc4203_file_close(&f.file) == MSC4203_OK);
+    test_tool();
     CHECK(truncate(path, 90000) == 0);
     CHECK(in_file_open(&f) == MSC4203_E_REGION);
     CHECK(msc4203_file_close(&f.file) == MSC4203_OK);
