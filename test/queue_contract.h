@@ -814,6 +814,7 @@ static TEST_UNUSED void contract_drop(struct contract *c)
     int device = (int)test_below(c->devices), result;
     msc4203_device who;
     msc4203_request request;
+    uint32_t forgotten = 0;
     size_t i;
     unsigned channel;
 
@@ -824,8 +825,10 @@ static TEST_UNUSED void contract_drop(struct contract *c)
     contract_request(0, device, &request);
     /* the requests may be forgotten before the messages are */
     for (i = 0; i < c->now.request_count; i++)
-        if ((c->now.requests[i] & 15) == (uint32_t)device)
+        if ((c->now.requests[i] & 15) == (uint32_t)device && c->now.requests[i] != 0) {
+            forgotten = c->now.requests[i];
             c->now.requests[i] = 0;
+        }
     contract_save(c);
     for (i = 0; i < c->now.count; i++) {
         struct contract_message *m = &c->now.messages[i];
@@ -837,8 +840,12 @@ static TEST_UNUSED void contract_drop(struct contract *c)
     contract_save(c);
     c->dropped++;
     result = c->queue->drop(c->queue->context, &who, request.who);
-    if (!contract_failed(c, result))
-        CHECK_CASE(result == MSC4203_OK, c->doing);
+    if (contract_failed(c, result))
+        return;
+    CHECK_CASE(result == MSC4203_OK, c->doing);
+    contract_request(forgotten >> 4, device, &request);
+    if (forgotten != 0)
+        CHECK_CASE(c->queue->known(c->queue->context, &request) != MSC4203_KNOWN, c->doing);
 }
 
 static TEST_UNUSED void contract_expire(struct contract *c)
@@ -945,10 +952,13 @@ static TEST_UNUSED void contract_step(struct contract *c)
         c->doing = "push";
         if (b->handle == 0)
             contract_open_batch(c, b);
-        if (b->handle != 0 && b->count < CONTRACT_BATCH && contract_push(c, b) &&
-            test_below(3) != 0)
+        if (test_below(12) == 0) /* a large one */
+            while (b->handle != 0 && b->count < CONTRACT_BATCH && contract_push(c, b))
+                ;
+        else if (b->handle != 0 && b->count < CONTRACT_BATCH && contract_push(c, b) &&
+                 test_below(3) != 0)
             contract_commit(c, b);
-        else if (b->handle != 0 && b->count == CONTRACT_BATCH)
+        if (b->handle != 0 && b->count == CONTRACT_BATCH)
             contract_commit(c, b);
     } else if (which < 50 && b->handle != 0) {
         c->doing = "abort";
