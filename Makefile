@@ -29,7 +29,8 @@ REPLAYS = $(sort $(patsubst fuzz/%.c,%,$(wildcard fuzz/fuzz_*.c)))
 # Checks that are scripts. All three kinds print `NAME: N passed, N failed`.
 SCRIPTS = header stack examples
 TESTS = $(SUITES:%=$(B)/test/test_%) $(REPLAYS:%=$(B)/test/%)
-EXAMPLES = $(patsubst example/%.c,$(B)/%,$(wildcard example/*.c))
+# Programs; the queues over databases need those, and have no main().
+EXAMPLES = $(patsubst example/%.c,$(B)/%,$(filter-out example/queue_%.c,$(wildcard example/*.c)))
 LOGS = $(B)/log
 SCRIPT_ENV = B='$(B)' CC='$(CC)' CXX='$(CXX)' MAKE='$(MAKE)'
 # Two at a time, unless the caller has already said how many.
@@ -108,6 +109,9 @@ size: ## Measures code and stack for small machines and for x86-64
 test-mcu: ## Runs the tests on an emulated microcontroller without an operating system
 	@$(SCRIPT_ENV) sh test/mcu/run.sh
 
+test-sqlite: ## Runs the contract test on the queue over SQLite
+	@$(SCRIPT_ENV) sh test/sqlite/run.sh
+
 mutants: ## Puts faults into a copy of the library: the tests must catch each
 	@MAKE='$(MAKE)' sh test/mutants.sh
 
@@ -134,6 +138,7 @@ help: ## Lists these targets
 
 force:
 
-.PHONY: force all tests demo test suites soak fuzz bench instructions size test-mcu mutants \
+.PHONY: force all tests demo test suites soak fuzz bench instructions size test-mcu \
+	test-sqlite mutants \
 	bindings lint sanitize cross coverage clean help run-header run-stack run-examples \
 	$(SUITES:%=run-%) $(REPLAYS:%=run-%)

@@ -9,11 +9,12 @@
  *
  *
  * CONTENTS
- *   1. What it does                 6. Results and errors
- *   2. A complete example           7. Memory
- *   3. Adding it to a program       8. Threads
- *   4. Reading                      9. Options
- *   5. Writing                     10. Limits
+ *   1. What it does                 7. The log
+ *   2. A complete example           8. Results and errors
+ *   3. Adding it to a program       9. Memory
+ *   4. Reading                     10. Threads
+ *   5. Writing                     11. Options
+ *   6. The queue                   12. Limits
  *   Then the declarations, with a comment each, and the implementation.
  *
  *
@@ -181,35 +182,124 @@
  * user ids can so make the measure too small: look at the result of writing too.)
  *
  *
- * 6. RESULTS AND ERRORS
+ * 6. THE QUEUE
+ *
+ * A to-device message waits until everyone who is to have it has had it. msc4203_route() says who
+ * that is, as a set of channels; a queue keeps the message for each of them.
+ *
+ *   the recipient, a local user's device                          route() says
+ *   in an exclusive namespace of a service that has opted in      that service
+ *   its sender user (sender_localpart)                            that service
+ *   in an inclusive namespace of one that has opted in            that service, and /sync
+ *   the same, but the service made the device                     that service
+ *   several of these                                              all of them; and /sync, unless
+ *   one
+ *                                                                 of them owns the user or made the
+ *                                                                 device
+ *   none of these                                                 /sync
+ *
+ * A service that has not opted in counts for nothing here. For each recipient device of a request:
+ *
+ *     queue->begin(queue->context, &batch);
+ *     for each device of each recipient {
+ *         message.channels = msc4203_route(services, count, &user_id, maker, match);
+ *         result = queue->push(queue->context, batch, &message);   // full: abort, answer 429
+ *     }
+ *     result = queue->commit(queue->context, batch, &request, &first);
+ *     queue->flush(queue->context);                                // then answer 200
+ *
+ * Delivering on a channel: next() after the last number that is done; hold() what goes out, before
+ * it goes; done() when it has arrived. For /sync, next() for the device, and done() when a `since`
+ * proves that it has arrived.
+ *
+ * Changing over. When a service opts in: for each device of which route() no longer says /sync,
+ * take each message from next(MSC4203_CHANNEL_SYNC, device) and move() it to what route() says now.
+ * When it opts out (or is no longer configured): for each message from next(channel, after what is
+ * in flight), move() it to what route() says now, less what it waits for already; with nothing
+ * left, move() takes it out of this channel alone. A crash in between leaves each message in
+ * exactly one of the two; go on with what is left. release() the channel when nothing waits for it.
+ *
+ * An event loop must not wait for a disk. Either one thread owns the queue, and the loop sends it
+ * what to do and gets told when a flush covered it; or, where waiting a few milliseconds is no
+ * harm, the loop flushes once for all that it has read, before it answers any of it: one flush
+ * serves all the commits that came before it.
+ *
+ * Your own database. msc4203_queue says what each function must do. Over SQL, one table does nearly
+ * all of it (example/queue_sqlite.c is that, complete):
+ *
+ *     CREATE TABLE message (number INTEGER PRIMARY KEY, channels INTEGER NOT NULL, time INTEGER,
+ *         user TEXT, device TEXT, sender TEXT, type TEXT, content BLOB);
+ *     CREATE INDEX by_device ON message (user, device, number);
+ *     next   SELECT ... WHERE channels & (1 << ?) AND number > ? ORDER BY number LIMIT 1
+ *     done   UPDATE message SET channels = channels & ~(1 << ?) WHERE number <= ? ...;
+ *            DELETE FROM message WHERE channels = 0; UPDATE channel SET record = ? ...; COMMIT
+ *     drop   UPDATE message SET channels = channels & in flight ... WHERE user = ? AND device = ?
+ *
+ *
+ * 7. THE LOG
+ *
+ * msc4203_log is a queue in a region of fixed size: memory, a file, or anything that can be read,
+ * written and synced. It never grows, and never overwrites what was accepted: when it is full,
+ * push() says so.
+ *
+ *     msc4203_file_create(&file, "queue.log", 16 << 20, NULL, random);      // when there is none
+ *     msc4203_file_open(&file, "queue.log", 1, &storage);
+ *     msc4203_log_inspect(&log, &storage, &config);
+ *     bytes = msc4203_log_memory(&log, &config, storage.bytes);
+ *     msc4203_log_open(&log, &storage, memory, bytes, random);
+ *     msc4203_log_queue(&log, &queue);
+ *
+ * Power loss at any moment leaves what the last completed flush covered, and of what came later
+ * each call whole or not at all, none without those before it. A damaged record is found by its
+ * checksum, counted (msc4203_log_usage_get), and costs only what was in it: a message, or what one
+ * call did; the chains that it was in are mended. A log of this format version will be read by
+ * every later version of this library.
+ *
+ * Cost. No operation's cost depends on how many messages wait, but expire()'s, and drop()'s on
+ * those of the device. Each message takes 76 bytes beside its strings, and 8 for each service that
+ * it waits for. When the ring's end comes round to messages that still wait, they are copied to its
+ * end: that is little while the log is at most half full, and may be all of them for one message
+ * when it is full to the brim.
+ *
+ * Memory. 56 bytes for each device that has waiting messages, 24 for each request and 16 for each
+ * opening that is remembered, and 4 KiB.
+ *
+ *
+ * 8. RESULTS AND ERRORS
  *
  * Functions return an int: zero or positive is progress, negative is an error. Errors come in
  * bands: -1 to -19 a body that cannot be read, -20 to -39 an item that cannot be used, -40 to -59
- * an item that cannot be written, -60 and below a mistake in the calling program. For each there is
- * a text (msc4203_result_text), a Matrix errcode (msc4203_result_errcode) and an HTTP status
- * (msc4203_result_status) to answer a request with. After any error an object can be begun anew.
+ * an item that cannot be written, -60 to -79 a mistake in the calling program, -80 and below a
+ * queue that cannot do what it was asked for. For each there is a text (msc4203_result_text), a
+ * Matrix errcode (msc4203_result_errcode) and an HTTP status (msc4203_result_status) to answer a
+ * request with. After any error an object can be begun anew.
  *
  *
- * 7. MEMORY
+ * 9. MEMORY
  *
  * All memory is the caller's. On a 64-bit machine: msc4203_reader at most 384 bytes, msc4203_writer
- * at most 384 bytes, whatever the body's size; ask msc4203_sizeof() for the sizes on yours. No
- * function needs more than 256 bytes of stack, and the deepest chain of calls, optimised, 512 (on a
- * Cortex-M0+ 256). No heap, no recursion, no static data that is written to.
+ * at most 384 bytes, whatever the body's size, msc4203_log at most 256; ask msc4203_sizeof() for the
+ * sizes on yours. No function needs more than 256 bytes of stack, and the deepest chain of calls to
+ * read and write bodies, optimised, 512 (on a Cortex-M0+ 256). No heap, no recursion, no static
+ * data that is written to.
  *
  *
- * 8. THREADS
+ * 10. THREADS
  *
  * There is no global state: different objects may be used by different threads at the same time,
- * one object by one thread at a time. No function blocks, calls back, or reads a clock.
+ * one object by one thread at a time. No function blocks, calls back, or reads a clock, but for
+ * those of a log, which call its storage, and msc4203_route().
  *
  *
- * 9. OPTIONS
+ * 11. OPTIONS
  *
  * Define before the implementation is included:
  *   MSC4203_STATIC      all functions are static, for use in one source file
  *   MSC4203_NO_READER   leaves out reading (section 3 of the implementation)
  *   MSC4203_NO_WRITER   leaves out writing (section 4 of the implementation)
+ *   MSC4203_NO_LOG      leaves out the log (section 6 of the implementation)
+ *   MSC4203_NO_FILE     leaves out the log's storage in a file, in msc4203.c
+ *   MSC4203_FILE        has that storage where MSC4203_IMPLEMENTATION is defined
  *   MSC4203_NO_SIMD     uses no vector instructions, where the compiler offers them
  *   MSC4203_NO_WORDS    goes byte by byte, without vectors and other short ways (smaller code; the
  *                       default on machines that are not 64-bit little-endian, and with compilers
@@ -217,7 +307,7 @@
  * No option changes a struct or a result.
  *
  *
- * 10. LIMITS
+ * 12. LIMITS
  *
  * Nesting: 1,024 levels, the outermost object being the first. An item whose content goes deeper
  * has the error MSC4203_E_TOO_DEEP; skipped values may go deeper. Below that level only strings are
@@ -306,7 +396,8 @@ enum msc4203_result {
     MSC4203_OK = 0,
     MSC4203_ITEM = 1, /* *item is an item, usable or not: see its `error` */
     MSC4203_MORE = 2, /* all bytes are used up, and the body goes on */
-    MSC4203_END = 3,  /* the body is complete and valid */
+    MSC4203_END = 3,  /* the body is complete and valid; there is no more */
+    MSC4203_KNOWN = 4, /* a queue: the request has been committed before */
 
     /* The body cannot be read. */
     MSC4203_E_SYNTAX = -1,      /* not JSON */
@@ -333,7 +424,19 @@ enum msc4203_result {
                                one next_batch: this is another */
 
     /* A mistake in the calling program. */
-    MSC4203_E_USAGE = -60
+    MSC4203_E_USAGE = -60,
+
+    /* A queue. */
+    MSC4203_E_STORAGE = -80,    /* reading, writing or syncing failed */
+    MSC4203_E_QUEUE_FULL = -81, /* no room in the queue: try again later */
+    MSC4203_E_QUOTA = -82,      /* no more may wait for this device or application service */
+    MSC4203_E_BATCH = -83,      /* the batch is not open, or was given up: try again */
+    MSC4203_E_BUSY = -84,       /* messages wait for the channel */
+    MSC4203_E_DAMAGED = -85,    /* the storage does not hold what was written */
+    MSC4203_E_FORMAT = -86,     /* not a log, or one of a later version */
+    MSC4203_E_REGION = -87,     /* a region of another size, or of one that will not do */
+    MSC4203_E_INDEX = -88,      /* the memory given is too small */
+    MSC4203_E_LOCKED = -89      /* another process has the log open */
 };
 
 /* ------------------------------------------------------------------------------------------------
@@ -389,7 +492,7 @@ MSC4203_API const char *msc4203_result_text(int result);
  * such as "M_NOT_JSON"; "" for a result that is no error. The text is constant. */
 MSC4203_API const char *msc4203_result_errcode(int result);
 
-/* Returns the HTTP status that goes with the errcode: 200, 400, 413, or 500. */
+/* Returns the HTTP status that goes with the errcode: 200, 400, 413, 429, or 500. */
 MSC4203_API int msc4203_result_status(int result);
 
 /* Returns MSC4203_VERSION_NUMBER as it was when the library was compiled. */
@@ -636,6 +739,398 @@ MSC4203_API int msc4203_writer_clear(msc4203_writer *writer);
 #endif /* MSC4203_NO_WRITER */
 
 /* ------------------------------------------------------------------------------------------------
+ * Queue: what a server implements to keep messages in its own storage, and route()
+ * --------------------------------------------------------------------------------------------- */
+
+/* A message waits for a set of channels, bits of a uint32_t: when it has been delivered on one,
+ * that one is taken out of its set, and when the set is empty, the message is gone. */
+enum msc4203_channel {
+    MSC4203_CHANNEL_SYNC = 0,    /* the device's own /sync */
+    MSC4203_CHANNEL_FIRST = 1,   /* 1 to 30: an application service each, by name */
+    MSC4203_CHANNEL_PARKED = 31, /* refused by an application service: for an operator to look at */
+    MSC4203_CHANNELS = 32
+};
+
+/* A device of a local user. */
+typedef struct msc4203_device {
+    msc4203_span user_id, device_id;
+} msc4203_device;
+
+/* What a request is known by when it is repeated: two digests that nobody can choose at will (of a
+ * hash with a secret key, or a cryptographic one). `who` is of the sender (its user and device; an
+ * application service; a federation origin), `what` of the rest (the full path with its txnId, a
+ * message_id). All zero: the request has no id, and is never taken for a repeated one. */
+typedef struct msc4203_request {
+    uint8_t who[8], what[8];
+} msc4203_request;
+
+/* A message in a queue. To msc4203_queue's push() goes what is marked with a star. */
+typedef struct msc4203_message {
+    uint64_t number;    /* its sequence number: from 1 to 2^48 - 1 */
+    uint64_t time_ms;   /* * when it was accepted, milliseconds since 1970 */
+    uint32_t channels;  /* * what it waits for: bits of enum msc4203_channel */
+    uint32_t bytes;     /* of memory that its strings need */
+    msc4203_item item;  /* * sender, type, user_id, device_id, content; `kind` is told */
+} msc4203_message;
+
+/* What a queue holds. */
+typedef struct msc4203_counts {
+    uint64_t messages;      /* that wait for the channel (and device) asked for */
+    uint64_t bytes;         /* that they take, with all that belongs to them */
+    uint64_t first;         /* number of the oldest, 0 when there is none */
+    uint64_t time_ms;       /* when that was accepted */
+    uint64_t through;       /* what is in flight on the channel: numbers up to this */
+} msc4203_counts;
+
+/* A queue: the functions by which this library, and a server, use it. Fill one in for your own
+ * storage, or let msc4203_log_queue() do it.
+ *
+ * For all functions. `context` is passed on. Strings and structs need not live longer than the
+ * call. Every function can return MSC4203_E_STORAGE: the storage has failed, and what the call
+ * should have done is not done; the queue MAY then refuse everything until it is opened anew, but
+ * MUST NOT lose what was accepted. MSC4203_E_USAGE is a mistake in the calling program (a channel
+ * that is none, a batch that is not open). Any other error leaves everything as it was.
+ *
+ * Numbers. Each message gets a sequence number when its batch is committed, those of a batch in one
+ * run. Numbers only grow; none MUST ever be given twice, not after a crash, and not if a commit was
+ * lost in it. A message is visible (to next, count, done) only when it is durable, and never before
+ * all messages with lower numbers are visible, or will never be.
+ *
+ * Power loss. What a flush() that returned MSC4203_OK covered stays. What came after it is there
+ * whole or not at all, call by call. Nothing ever comes back that was taken out and flushed.
+ *
+ * Threads. A queue over a database may serve several threads and processes at once, then numbering
+ * MUST be serialised with the commit. msc4203_log serves one thread at a time (one lock around its
+ * calls is enough), and one process. */
+typedef struct msc4203_queue {
+    uint32_t version; /* MSC4203_QUEUE_VERSION: a caller MUST refuse a greater one; fields are only
+                         appended */
+    void *context;
+
+    /* Begins a batch: messages that are kept together or not at all. Several may be open at once.
+     * Nothing is held up by an open batch, but a queue of fixed size MAY give up one that stays
+     * open very long: push and commit then return MSC4203_E_BATCH.
+     *
+     * Returns MSC4203_OK and *batch, a handle other than 0; MSC4203_E_QUEUE_FULL when too many are
+     * open. */
+    int (*begin)(void *context, uint32_t *batch);
+
+    /* Puts a message into a batch. MUST keep it for each channel in its set, which MUST NOT be
+     * empty; MUST pass on its content byte for byte. The device need not be known before.
+     *
+     * Returns MSC4203_OK; MSC4203_E_QUEUE_FULL or MSC4203_E_QUOTA when there is no room: the batch
+     * can then only be aborted (whoever sent it tries again later; HTTP 429); MSC4203_E_TOO_LARGE
+     * when it will never fit; MSC4203_E_BATCH. */
+    int (*push)(void *context, uint32_t batch, const msc4203_message *message);
+
+    /* Ends a batch and gives its messages their numbers, *first and the following ones. They become
+     * visible with the next flush().
+     *
+     * Returns MSC4203_OK; MSC4203_KNOWN when the same request was committed before, by another
+     * batch maybe while this one was open: nothing of this one is kept (answer the request as if it
+     * had been, but only after a flush()); or an error of push(), and then nothing is kept. The
+     * batch is closed, whatever is returned. */
+    int (*commit)(void *context, uint32_t batch, const msc4203_request *request, uint64_t *first);
+
+    /* Ends a batch and forgets its messages. */
+    int (*abort)(void *context, uint32_t batch);
+
+    /* Tells whether a request was committed. A queue MUST know the last N requests, N being stated
+     * where it is made, also after a restart.
+     *
+     * Returns MSC4203_KNOWN (answer only after a flush()), or MSC4203_OK when it is not known. */
+    int (*known)(void *context, const msc4203_request *request);
+
+    /* Makes durable, at once, all that was done before the call. The one function that waits for a
+     * disk: see THE QUEUE in the manual for how an event loop lives with that. */
+    int (*flush)(void *context);
+
+    /* Finds the first visible message with a number greater than `after` that waits for `channel`;
+     * with a `device`, of that device only: it MUST be given for MSC4203_CHANNEL_SYNC, and MUST be
+     * NULL for all others. Its strings are put into `memory`, of `bytes` bytes, and are valid until
+     * that is used again. MUST NOT change anything.
+     *
+     * Returns MSC4203_ITEM; MSC4203_END when there is none; MSC4203_E_TOO_LARGE when `memory` is
+     * too small: message->bytes tells what is needed; MSC4203_E_DAMAGED when the storage no longer
+     * holds what it was given: message->number tells which; ask for the next one after it. */
+    int (*next)(void *context, uint32_t channel, const msc4203_device *device, uint64_t after,
+                void *memory, size_t bytes, msc4203_message *message);
+
+    /* Takes `channel` out of all its messages with numbers up to `through` (of the `device`, which
+     * is given as for next()). With a `record`, that replaces the channel's record, as if by
+     * hold(), in the same step, which a crash MUST NOT split (but for MSC4203_CHANNEL_SYNC, of
+     * which the older messages may be taken and the newer ones not). Numbers that are not visible
+     * yet are not taken. MUST NOT fail for lack of room.
+     *
+     * Returns MSC4203_OK, also when nothing waited. */
+    int (*done)(void *context, uint32_t channel, const msc4203_device *device, uint64_t through,
+                const msc4203_span *record);
+
+    /* Says that the channel's messages with numbers up to `through` are in flight: they stay,
+     * whatever happens, until done() or move() takes them out. Replaces the channel's record (at
+     * most 4,096 bytes; the state of whoever delivers on it) in the same step.
+     *
+     * Returns MSC4203_OK; MSC4203_E_TOO_LARGE; MSC4203_E_QUEUE_FULL. */
+    int (*hold)(void *context, uint32_t channel, uint64_t through, const msc4203_span *record);
+
+    /* Takes message `number` out of `channel` (and `device`, as for next()) and, if `channels` is
+     * not empty, puts it into those under a new number, in one step: for a change-over, and for
+     * parking. The other channels that it waits for keep it under its old number. What was moved
+     * becomes visible under its new number with the next flush().
+     *
+     * Returns MSC4203_OK and, if `moved` is not NULL, its new number in *moved (0 if there is
+     * none); MSC4203_END when that message does not wait there; MSC4203_E_QUEUE_FULL;
+     * MSC4203_E_DAMAGED. */
+    int (*move)(void *context, uint32_t channel, const msc4203_device *device, uint64_t number,
+                uint32_t channels, uint64_t *moved);
+
+    /* Takes out all that waits for a device, for whatever channel, but for what is in flight; with
+     * a `who` that is not NULL, forgets that sender's requests too. A device that is made later
+     * under the same name never gets an earlier one's messages. */
+    int (*drop)(void *context, const msc4203_device *device, const uint8_t *who);
+
+    /* Takes MSC4203_CHANNEL_SYNC out of each device's visible messages, from its oldest one to the
+     * first that was accepted at `before_ms` or later. *expired, if not NULL, tells how many there
+     * were. A crash may leave it done in part. */
+    int (*expire)(void *context, uint64_t before_ms, uint64_t *expired);
+
+    /* Finds the channel of the application service `name` (its id: 1 to 255 bytes); if there is
+     * none and `make` is not 0, gives it one that nothing waits for.
+     *
+     * Returns MSC4203_OK and *channel; MSC4203_END when it has none; MSC4203_E_QUEUE_FULL when all
+     * are in use. */
+    int (*channel)(void *context, const msc4203_span *name, int make, uint32_t *channel);
+
+    /* Gives back a channel, with its record.
+     *
+     * Returns MSC4203_OK; MSC4203_E_BUSY when a message waits for it, or may do so yet. */
+    int (*release)(void *context, uint32_t channel);
+
+    /* Tells a channel's name and record; they are put into `memory`, of `bytes` bytes (4,352 are
+     * always enough). Either of `name` and `record` may be NULL.
+     *
+     * Returns MSC4203_OK; MSC4203_END when the channel has no name and no record;
+     * MSC4203_E_TOO_LARGE. */
+    int (*record)(void *context, uint32_t channel, void *memory, size_t bytes, msc4203_span *name,
+                  msc4203_span *record);
+
+    /* Tells an opening: 0 is this one, 1 the one before, and so on, at least as many as were stated
+     * where the queue was made. An opening is known by 64 random bits, and by the first number that
+     * could be given out in it.
+     *
+     * Returns MSC4203_OK, *random and *first; MSC4203_END when there are no more. */
+    int (*opening)(void *context, uint32_t back, uint64_t *random, uint64_t *first);
+
+    /* Counts what waits for a channel (MSC4203_CHANNEL_SYNC without a device: for all of them; with
+     * a device: what waits for it on any channel). What is not flushed yet may be counted already.
+     * */
+    int (*count)(void *context, uint32_t channel, const msc4203_device *device,
+                 msc4203_counts *counts);
+} msc4203_queue;
+
+#define MSC4203_QUEUE_VERSION 1
+
+/* An application service, as route() sees it. */
+typedef struct msc4203_appservice {
+    uint32_t channel;         /* from queue->channel() */
+    int opted_in;             /* whether it gets its to-device messages in transactions */
+    msc4203_span sender;      /* full user id of its sender_localpart; counts as exclusive */
+    const void *context;      /* the caller's own: its namespaces */
+} msc4203_appservice;
+
+/* How a user stands to an application service. */
+enum msc4203_namespace { MSC4203_OUTSIDE = 0, MSC4203_INCLUSIVE = 1, MSC4203_EXCLUSIVE = 2 };
+
+/* Tells whom a message for a device waits for (MSC4203, "deletion"; the manual has the table).
+ *
+ * `services` are all application services. `user_id` is the recipient, a local user. `maker` is the
+ * one that made the recipient's device (by application service login, or MSC4190), as an index into
+ * `services`; any greater number when none did. `match` tells how a user stands to a service's
+ * namespaces, one of enum msc4203_namespace; it is called once at most for each service that has
+ * opted in, and not for its sender user.
+ *
+ * Returns a set of channels, never an empty one. */
+MSC4203_API uint32_t msc4203_route(const msc4203_appservice *services, size_t count,
+                                   const msc4203_span *user_id, size_t maker,
+                                   int (*match)(const msc4203_appservice *service,
+                                                const msc4203_span *user_id));
+
+/* ------------------------------------------------------------------------------------------------
+ * Log: the queue that comes with the library
+ * --------------------------------------------------------------------------------------------- */
+
+/* A region of fixed size, for a log to be in. Each function returns 0, or anything else when it
+ * failed. `write` MAY keep what it is given in a cache, and lose any part of it in a power loss, or
+ * keep the parts in any order; `read` MUST tell what was written last; when `sync` has returned 0,
+ * all that was written before it MUST stay. Nothing outside the bytes of a write may change,
+ * whenever the power goes. */
+typedef struct msc4203_storage {
+    uint32_t version;   /* 1 */
+    void *context;      /* passed on */
+    uint64_t bytes;     /* of the region */
+    unsigned char *memory; /* where it is, when it is memory; else NULL: it is then read and written
+                           directly, and `read` and `write` are not called */
+    int (*read)(void *context, uint64_t at, void *data, size_t bytes);
+    int (*write)(void *context, uint64_t at, const void *data, size_t bytes);
+    int (*sync)(void *context);
+} msc4203_storage;
+
+/* How a log is made. Zeros stand for the defaults. */
+typedef struct msc4203_log_config {
+    uint32_t devices;       /* that can have waiting messages at a time: 1,024 */
+    uint32_t requests;      /* that are remembered: what a sixteenth of the region holds, at most
+                               4,096 */
+    uint32_t openings;      /* that are remembered: 1,000, and at most what a 128th holds */
+    uint32_t message_bytes; /* of the largest message, ids included: 73,728 and at most an eighth of
+                               the region */
+} msc4203_log_config;
+
+struct msc4203_log_state {
+    const msc4203_storage *storage;
+    uint32_t *word;                   /* the index, in the caller's buffer */
+    uint64_t ring_at;                 /* bytes from the region's beginning */
+    uint64_t settled;                 /* numbers below are visible */
+    uint32_t devices, requests, openings, message_bytes, key[2];
+    uint32_t images;                  /* of the index, so far */
+    uint32_t end, base, tail, epoch;  /* the ring's end, where that round began; its beginning */
+    uint32_t words, image_crc;        /* up to here as in an image's header */
+    uint32_t durable, firm, imaged, safe; /* places: see the implementation */
+    uint32_t units;                   /* of the ring, 8 bytes each */
+    uint32_t device_at, memory_at;    /* in the index */
+    uint32_t device_mask, request_mask;
+    uint32_t free_device, salt;
+    uint32_t pending, need;           /* units of open batches, and of their journals to come */
+    uint32_t moves, damaged;
+    uint32_t channel_units, device_units; /* quotas */
+    uint16_t pairs;
+    uint8_t error, stale, dirty, parts, healing;
+};
+
+/* A log. Treat `priv` as private. */
+typedef struct msc4203_log {
+    struct msc4203_log_state priv;
+} msc4203_log;
+
+#ifndef MSC4203_NO_LOG
+/* Tells how many bytes of memory a log with this configuration needs in a region of `bytes` bytes:
+ * the buffer for msc4203_log_open(). Depends on the devices, the requests and the openings, never
+ * on the messages. 0 when the region is too small, or too large (8 GiB). `log` is only worked with.
+ * */
+MSC4203_API size_t msc4203_log_memory(msc4203_log *log, const msc4203_log_config *config,
+                                      uint64_t bytes);
+
+/* Makes an empty log in a region; what was in it is lost. `config` may be NULL, for the defaults.
+ * `random` are 64 random bits. `log` is only worked with.
+ *
+ * Returns MSC4203_OK, after power loss too; MSC4203_E_REGION when the region is too small for the
+ * configuration or too large; MSC4203_E_STORAGE. */
+MSC4203_API int msc4203_log_format(msc4203_log *log, const msc4203_storage *storage,
+                                   const msc4203_log_config *config, uint64_t random);
+
+/* Tells the configuration with which the log in a region was made, and so how much memory opening
+ * it needs. `log` is only worked with.
+ *
+ * Returns MSC4203_OK; MSC4203_E_FORMAT when there is no log, or one of a later version;
+ * MSC4203_E_REGION when the log was made for a region of another size; MSC4203_E_STORAGE. */
+MSC4203_API int msc4203_log_inspect(msc4203_log *log, const msc4203_storage *storage,
+                                    msc4203_log_config *config);
+
+/* Opens the log in a region. `memory`, aligned as for a uint32_t and of `bytes` bytes, and
+ * `storage` must live as long as the log is used. `random` are 64 random bits, by which this
+ * opening is known from now on. May be called at any time, also after an error, to open a log anew.
+ *
+ * After power loss at any moment, in this function too, the log is as the last completed flush left
+ * it, and what came later is there whole or not at all.
+ *
+ * Returns MSC4203_OK; MSC4203_E_INDEX when `memory` is too small; the errors of
+ * msc4203_log_inspect(); MSC4203_E_DAMAGED when neither copy of the index can be read. */
+MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storage, void *memory,
+                                 size_t bytes, uint64_t random);
+
+/* Limits the bytes that may wait for one channel (but /sync), and for one device. 0, as after
+ * opening: no limit. A push beyond that returns MSC4203_E_QUOTA. */
+MSC4203_API void msc4203_log_quotas(msc4203_log *log, uint64_t channel_bytes,
+                                    uint64_t device_bytes);
+
+/* Flushes a log and writes its index down, so that it is opened fast. Not needed for anything else.
+ */
+MSC4203_API int msc4203_log_close(msc4203_log *log);
+
+/* Fills in a queue that works on this log, which must live as long as the queue is used. */
+MSC4203_API void msc4203_log_queue(msc4203_log *log, msc4203_queue *queue);
+
+/* How full a log is, in bytes, and what of it was found to be damaged since it was opened. */
+typedef struct msc4203_log_usage {
+    uint64_t messages;
+    uint64_t used, capacity; /* bytes that messages take, and can take */
+    uint64_t devices;        /* with waiting messages */
+    uint64_t damaged;        /* records that could not be read */
+} msc4203_log_usage;
+MSC4203_API void msc4203_log_usage_get(const msc4203_log *log, msc4203_log_usage *usage);
+
+/* What msc4203_log_scan() finds. */
+typedef struct msc4203_log_entry {
+    uint64_t at;          /* bytes from the region's beginning */
+    uint32_t bytes;
+    int kind;             /* 0 damaged, 1 message, 2 message moved forward, 3 journal, 4 channel,
+                             5 filler, 6 index */
+    int error;            /* MSC4203_OK, or MSC4203_E_DAMAGED when its contents are damaged */
+    uint64_t number, time_ms; /* of a message; number 0: it was never committed */
+    uint32_t channels;    /* it waits for these, or has waited */
+    msc4203_span sender, type, user_id, device_id, content; /* of a message: in `memory` */
+} msc4203_log_entry;
+
+/* Reads through all that is in a region, as far as it can be read, open or not, and calls `see` for
+ * each record and each damaged place; a result of `see` other than 0 ends it. Changes nothing.
+ * `memory`, aligned as for a uint64_t, must hold 400 bytes and the largest message (entries that do
+ * not fit come without strings).
+ *
+ * Returns MSC4203_OK, MSC4203_E_FORMAT, MSC4203_E_REGION, MSC4203_E_STORAGE, or what `see` said. */
+MSC4203_API int msc4203_log_scan(const msc4203_storage *storage, void *memory, size_t bytes,
+                                 int (*see)(void *context, const msc4203_log_entry *entry),
+                                 void *context);
+
+/* Storage in memory: `bytes` bytes at `memory`, aligned to 4 bytes. */
+MSC4203_API void msc4203_memory_storage(msc4203_storage *storage, void *memory, uint64_t bytes);
+
+#if !defined(MSC4203_NO_FILE) && (defined(MSC4203_FILE) || !defined(MSC4203_STATIC))
+/* Storage in a file, of POSIX systems. Compiled by msc4203.c, and by this header where MSC4203_FILE
+ * is defined (then with _POSIX_C_SOURCE 200809L, and _FILE_OFFSET_BITS 64 on 32-bit systems). */
+typedef struct msc4203_file {
+    struct {
+        msc4203_log log;            /* for making one */
+        int fd, error;
+        uint32_t used;              /* bytes at `at` that are still to be written */
+        uint64_t at;
+        char name[1024];
+        unsigned char buffer[65536];
+    } priv;
+} msc4203_file;
+
+/* Makes a file of `bytes` bytes with an empty log in it: mode 0600, all its blocks allocated. It is
+ * made beside `path`, as PATH.new, and takes its name when it is whole and durable; what had that
+ * name is replaced. `config` and `random` as for msc4203_log_format(). `file` is only worked with.
+ *
+ * Returns MSC4203_OK; the errors of msc4203_log_format(); MSC4203_E_LOCKED when another process is
+ * making it; MSC4203_E_STORAGE, and errno says why. */
+MSC4203_API int msc4203_file_create(msc4203_file *file, const char *path, uint64_t bytes,
+                                    const msc4203_log_config *config, uint64_t random);
+
+/* Opens a file as a storage, and locks it against other processes (by fcntl: a process that opens
+ * it twice locks nothing). `writable` 0: only for reading, and not locked. `file` must live as long
+ * as the storage is used.
+ *
+ * Returns MSC4203_OK; MSC4203_END when there is no such file; MSC4203_E_LOCKED; MSC4203_E_STORAGE,
+ * and errno says why. */
+MSC4203_API int msc4203_file_open(msc4203_file *file, const char *path, int writable,
+                                  msc4203_storage *storage);
+
+/* Closes the file. What was not synced may be lost with the power, as always. */
+MSC4203_API int msc4203_file_close(msc4203_file *file);
+#endif /* MSC4203_NO_FILE */
+#endif /* MSC4203_NO_LOG */
+
+/* ------------------------------------------------------------------------------------------------
  * For callers without this header
  * --------------------------------------------------------------------------------------------- */
 
@@ -644,7 +1139,12 @@ enum msc4203_object {
     MSC4203_OBJECT_ITEM = 0,
     MSC4203_OBJECT_READER = 1,
     MSC4203_OBJECT_ALGORITHMS = 2,
-    MSC4203_OBJECT_WRITER = 3
+    MSC4203_OBJECT_WRITER = 3,
+    MSC4203_OBJECT_LOG = 4,
+    MSC4203_OBJECT_QUEUE = 5,
+    MSC4203_OBJECT_STORAGE = 6,
+    MSC4203_OBJECT_MESSAGE = 7,
+    MSC4203_OBJECT_COUNTS = 8
 };
 
 /* Returns the size in bytes of one of enum msc4203_object; 0 for an unknown one. */
@@ -1697,7 +2197,12 @@ static const char item_results[] =
     "\351" "4Btoo deep\0" "\350" "4Ba lone surrogate\0"
     "\347" "4Ba number that no double holds\0" "\346" "5Ltoo large\0"
     "\330" "5Lno room for it\0" "\327" "4Bout of order\0" "\326" "4Bno place for it in this shape\0"
-    "\325" "4Ba second one\0" "\304" "6Uwrong use of the library\0";
+    "\325" "4Ba second one\0" "\304" "6Uwrong use of the library\0"
+    "\4" "2-known already\0"
+    "\260" "6Uthe storage failed\0" "\257" "9Qno room in the queue\0" "\256" "9Qover a quota\0"
+    "\255" "9Qthe batch is not open\0" "\254" "6Uin use\0" "\253" "6Udamaged\0"
+    "\252" "6Unot a log of this version\0" "\251" "6Ua region of the wrong size\0"
+    "\250" "6Utoo little memory\0" "\247" "6Uopen in another process\0";
 #define ITEM_UNKNOWN "6Uunknown result"
 
 /* Behind a text's NUL. */
@@ -1729,7 +2234,8 @@ MSC4203_API const char *msc4203_result_errcode(int result)
 {
     /* Each behind its letter, and not in a table of pointers: see above. */
     static const char codes[] =
-        "NM_NOT_JSON\0BM_BAD_JSON\0PM_MISSING_PARAM\0LM_TOO_LARGE\0UM_UNKNOWN\0-";
+        "NM_NOT_JSON\0BM_BAD_JSON\0PM_MISSING_PARAM\0LM_TOO_LARGE\0UM_UNKNOWN\0"
+        "QM_LIMIT_EXCEEDED\0-";
     const char *code = codes;
 
     while (*code != item_result(result)[1])
@@ -1746,6 +2252,8 @@ MSC4203_API int msc4203_result_status(int result)
         return 400;
     case '5':
         return 413;
+    case '9':
+        return 429;
     default:
         return 500;
     }
@@ -3277,6 +3785,3119 @@ MSC4203_API int msc4203_writer_clear(msc4203_writer *writer)
 #endif /* MSC4203_NO_WRITER */
 
 /* ------------------------------------------------------------------------------------------------
+ * 5. queue: whom a message waits for
+ * --------------------------------------------------------------------------------------------- */
+
+MSC4203_API uint32_t msc4203_route(const msc4203_appservice *services, size_t count,
+                                   const msc4203_span *user_id, size_t maker,
+                                   int (*match)(const msc4203_appservice *service,
+                                                const msc4203_span *user_id))
+{
+    uint32_t set = 0, sync = 1;
+    size_t i;
+
+    for (i = 0; i < count; i++) {
+        const msc4203_appservice *service = &services[i];
+        int how;
+
+        if (!service->opted_in)
+            continue;
+        if (service->sender.ptr != NULL && service->sender.len == user_id->len &&
+            (user_id->len == 0 || memcmp(service->sender.ptr, user_id->ptr, user_id->len) == 0))
+            how = MSC4203_EXCLUSIVE;
+        else
+            how = match(service, user_id);
+        if (how == MSC4203_OUTSIDE)
+            continue;
+        set |= (uint32_t)1 << service->channel;
+        if (how == MSC4203_EXCLUSIVE || i == maker)
+            sync = 0;
+    }
+    return set | sync;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * 6. log: a crash-safe queue in a fixed region
+ *
+ * THE FORMAT, version 1. All numbers are little-endian. The region holds
+ *
+ *   0      header of image 0, 96 bytes        1024   image 0: the index, as 32-bit words
+ *   512    header of image 1                  then   image 1, with as much room (512 * n bytes)
+ *   ring   records, to the region's end
+ *
+ * The CRC is CRC-32C (polynomial 0x82F63B78, reflected) without a final inversion. The salt that a
+ * ring's checksums begin with is the CRC of the 8 random bytes in the header, begun with
+ * 0xFFFFFFFF: so nobody who can only send messages can make what looks like a record.
+ *
+ * A header: 0 "msc4203" and a NUL; 8 version; 12 CRC of the 96 bytes but these 4, begun with
+ * 0xFFFFFFFF; 16 bytes of the region, 8 bytes; 24 devices; 28 requests; 32 openings; 36 bytes of
+ * the largest message; 40 random, 8 bytes; 48 number of the image (image n is in area n mod 2); 52
+ * place of the ring's end; 56 place where that round began; 60 place of the ring's beginning; 64
+ * number of the opening; 68 words in the image; 72 CRC of the image, begun with 0xFFFFFFFF; 76
+ * zeros. 4 bytes each where nothing is said.
+ *
+ * A place counts units of 8 bytes from the ring's beginning in its first round on, modulo 2^32. A
+ * position, in the index and in links, is the unit in the ring plus 1; 0 is none.
+ *
+ * A record: 0 length in units, 3 bytes; 3 type; 4 number of the opening, lower 16 bits; 6 bytes of
+ * padding at its end; 7 flags; 8 CRC of the body, begun with the salt; 12 CRC of what is fixed
+ * (bytes 0 to 11, and from 16 to where the links or the body begin), begun with the CRC of the
+ * record's place, which begins with the salt; 16 the rest. No record crosses the ring's end: a
+ * filler goes before, or the last unit stays empty.
+ *
+ *   1 message   fixed: 16 position it was copied from; 20 lengths of sender, type, user id and
+ *   device
+ *               id, 2 bytes each; 28 number, 8 bytes (0: not committed); 36 time in ms, 8 bytes; 44
+ *               hash of the device, 8 bytes; 52 set of channels at first; 56 set now, but for what
+ *               the index tells. 60 links, 8 bytes for the device's chain and for each of channels
+ *               1 to 31 in the first set, ascending: position of the next and of the previous
+ *               message of the chain. Links have no checksum: of two neighbours each must name the
+ *               other. Body: sender, type, user id, device id, content. Flags: the batch.
+ *   2 copy      a message that was moved forward, because the ring's end came to where it was
+ *   3 journal   body: 16 place before which all was durable; 20 place before which the links were,
+ *               too; 24 pairs of an address and a value, 4 bytes each. An address is that of a word
+ *               of the index or, with the upper bit set, of the ring. Flags: 1, the operation's
+ *               last: a journal counts only from its first to its last record.
+ *   4 channel   fixed: 16 position it was copied from; 20 length of its name, 2 bytes; 22 of its
+ *               record, 2 bytes. Body: name, record. Flags: the channel.
+ *   5 filler    nothing
+ *
+ * The index, in words: log_words below. What it says of a message is its first and last on a chain.
+ *
+ * HOW IT WORKS. An operation changes words of the index in memory and links in the ring, and notes
+ * each change as a pair; its journal record makes it one step. Opening reads an image of the index
+ * and repeats the journal from there. Links that are only added to a chain's end are written at
+ * once: if their journal is lost, that message is the last again, and what it links to is not
+ * looked at. Other links are written after the journal is durable.
+ *
+ * Free space is what lies before the ring's beginning. It moves on over what waits for nobody; what
+ * still waits is copied to the end. The space counts as free only when two images say so: so
+ * whichever of them opening has to use, all that its journal speaks of is still there.
+ *
+ * Where the ring ends: opening follows records that are valid at their place and of this opening,
+ * or a later one. The last ones may have been written in part. Each journal tells what was durable
+ * when it was written. What is broken before that place is damage, and skipped; what is broken
+ * after it was never promised, and the ring ends there.
+ * --------------------------------------------------------------------------------------------- */
+#ifndef MSC4203_NO_LOG
+
+#if !defined(MSC4203_NO_SIMD) && defined(__SSE4_2__)
+#include <nmmintrin.h>
+#elif !defined(MSC4203_NO_SIMD) && defined(__ARM_FEATURE_CRC32)
+#include <arm_acle.h>
+#endif
+
+/* Functions that stay out of others, for the sake of the stack. */
+#if defined(__GNUC__) || defined(__clang__)
+#define LOG_APART MSC4203_PRIVATE __attribute__((noinline))
+#else
+#define LOG_APART MSC4203_PRIVATE
+#endif
+
+enum {
+    LOG_HEADER = 24,        /* words of an image's header */
+    LOG_FIXED = 60,         /* bytes of a message before its links */
+    LOG_PAIRS = 128,        /* that a journal record holds */
+    LOG_JOURNAL = 3 + LOG_PAIRS, /* units of the longest journal record */
+    LOG_BATCHES = 32,
+    LOG_RECORD_MAX = 4096,
+    LOG_NAME_MAX = 255,
+    LOG_SKIP = 1 << 20      /* numbers that no opening gives out, for those that a crash took */
+};
+
+enum { LOG_MESSAGE = 1, LOG_COPY = 2, LOG_PAIRS_OF = 3, LOG_CHANNEL = 4, LOG_FILLER = 5 };
+
+/* The index: words that the images hold, then those of memory alone. */
+enum log_words {
+    LOG_NEXT = 0,     /* the next number, 2 words */
+    LOG_LIVE = 2,     /* units that messages and channel records take */
+    LOG_REQUEST = 3,  /* where the next request is remembered */
+    LOG_OPENING = 4,  /* where the next opening is */
+    LOG_MESSAGES = 5, /* how many */
+    LOG_USED = 6,     /* devices that have ever been in use at a time */
+    LOG_CHANNEL_0 = 8,
+    /* of a chain: a channel or a device */
+    CHAIN_FIRST = 0, CHAIN_LAST = 1, CHAIN_COUNT = 8, CHAIN_UNITS = 9, CHAIN_WORDS = 12,
+    /* of a channel */
+    CHANNEL_NUMBER = 2, /* of its first message, 2 words */
+    CHANNEL_DONE = 4,   /* taken out up to this, 2 words */
+    CHANNEL_HELD = 6,   /* in flight up to this, 2 words */
+    CHANNEL_RECORD = 10, CHANNEL_RECORD_UNITS = 11,
+    /* of a device */
+    DEVICE_HASH = 2,    /* 2 words */
+    DEVICE_SYNCED = 4,  /* /sync has had them up to this, 2 words */
+    DEVICE_DROP = 6,    /* being dropped up to this, 2 words */
+    DEVICE_NEXT = 10,   /* the first that /sync has not had */
+    LOG_OPENINGS = LOG_CHANNEL_0 + MSC4203_CHANNELS * CHAIN_WORDS, /* 4 words each */
+    /* then requests, 4 words each; then devices; in memory alone, of each device: */
+    MEMORY_DEVICE = 2,  /* units in open batches; next of the same bucket, or free */
+    /* of a batch */
+    BATCH_OPEN = 0, BATCH_FIRST = 1, BATCH_LAST = 2, BATCH_COUNT = 3, BATCH_NEED = 4,
+    BATCH_WORDS = 5,
+    CURSOR_WORDS = 4    /* of next(): position, number, moves */
+};
+
+enum { LINK_NEXT = 0, LINK_PREVIOUS = 1 };
+#define LOG_IN_RING 0x80000000u
+
+/* What is fixed of a record, as it stands in the ring; then where it is, and parts of the first
+ * words. */
+struct log_message {
+    uint32_t head, about, body, crc, from, length[2];
+    uint32_t number_words[2], time[2], hash[2], set, waiting;
+    uint32_t at, units, type;
+    uint64_t number;
+};
+
+/* ---- bytes and checksums ---- */
+
+/* Between the machine's order of bytes and the ring's. */
+MSC4203_PRIVATE void log_swap(uint32_t *words, uint32_t count)
+{
+    const uint32_t one = 1;
+    unsigned char first;
+
+    memcpy(&first, &one, 1);
+    for (; !first && count != 0; count--, words++)
+        *words = *words >> 24 | (*words >> 8 & 0xFF00) | (*words & 0xFF00) << 8 | *words << 24;
+}
+
+/* The word of 4 bytes, lowest first. */
+MSC4203_PRIVATE uint32_t log_get(const void *bytes)
+{
+    uint32_t word;
+
+    memcpy(&word, bytes, 4);
+    log_swap(&word, 1);
+    return word;
+}
+
+LOG_APART uint32_t log_crc(uint32_t crc, const void *data, size_t bytes)
+{
+    const unsigned char *p = (const unsigned char *)data, *end = p + bytes;
+#if !defined(MSC4203_NO_SIMD) && defined(__SSE4_2__) && defined(__x86_64__)
+    uint64_t wide = crc;
+
+    for (; end - p >= 8; p += 8) {
+        uint64_t word;
+        memcpy(&word, p, 8);
+        wide = _mm_crc32_u64(wide, word);
+    }
+    for (crc = (uint32_t)wide; p != end; p++)
+        crc = _mm_crc32_u8(crc, *p);
+#elif !defined(MSC4203_NO_SIMD) && defined(__ARM_FEATURE_CRC32)
+    for (; end - p >= 4; p += 4)
+        crc = __crc32cw(crc, log_get(p));
+    for (; p != end; p++)
+        crc = __crc32cb(crc, *p);
+#elif defined(__OPTIMIZE_SIZE__)
+    static const uint32_t table[16] = {
+        0x00000000u, 0x105EC76Fu, 0x20BD8EDEu, 0x30E349B1u, 0x417B1DBCu, 0x5125DAD3u,
+        0x61C69362u, 0x7198540Du, 0x82F63B78u, 0x92A8FC17u, 0xA24BB5A6u, 0xB21572C9u,
+        0xC38D26C4u, 0xD3D3E1ABu, 0xE330A81Au, 0xF36E6F75u
+    };
+
+    for (; p != end; p++) {
+        crc ^= *p;
+        crc = crc >> 4 ^ table[crc & 15];
+        crc = crc >> 4 ^ table[crc & 15];
+    }
+#else
+    /* What each half of a byte of 4 does to the CRC behind them. */
+    static const uint32_t table[8][16] = {
+        {0x00000000u, 0xDD45AAB8u, 0xBF672381u, 0x62228939u, 0x7B2231F3u, 0xA6679B4Bu,
+         0xC4451272u, 0x1900B8CAu, 0xF64463E6u, 0x2B01C95Eu, 0x49234067u, 0x9466EADFu,
+         0x8D665215u, 0x5023F8ADu, 0x32017194u, 0xEF44DB2Cu},
+        {0x00000000u, 0xE964B13Du, 0xD725148Bu, 0x3E41A5B6u, 0xABA65FE7u, 0x42C2EEDAu,
+         0x7C834B6Cu, 0x95E7FA51u, 0x52A0C93Fu, 0xBBC47802u, 0x8585DDB4u, 0x6CE16C89u,
+         0xF90696D8u, 0x106227E5u, 0x2E238253u, 0xC747336Eu},
+        {0x00000000u, 0xA541927Eu, 0x4F6F520Du, 0xEA2EC073u, 0x9EDEA41Au, 0x3B9F3664u,
+         0xD1B1F617u, 0x74F06469u, 0x38513EC5u, 0x9D10ACBBu, 0x773E6CC8u, 0xD27FFEB6u,
+         0xA68F9ADFu, 0x03CE08A1u, 0xE9E0C8D2u, 0x4CA15AACu},
+        {0x00000000u, 0x70A27D8Au, 0xE144FB14u, 0x91E6869Eu, 0xC76580D9u, 0xB7C7FD53u,
+         0x26217BCDu, 0x56830647u, 0x8B277743u, 0xFB850AC9u, 0x6A638C57u, 0x1AC1F1DDu,
+         0x4C42F79Au, 0x3CE08A10u, 0xAD060C8Eu, 0xDDA47104u},
+        {0x00000000u, 0x13A29877u, 0x274530EEu, 0x34E7A899u, 0x4E8A61DCu, 0x5D28F9ABu,
+         0x69CF5132u, 0x7A6DC945u, 0x9D14C3B8u, 0x8EB65BCFu, 0xBA51F356u, 0xA9F36B21u,
+         0xD39EA264u, 0xC03C3A13u, 0xF4DB928Au, 0xE7790AFDu},
+        {0x00000000u, 0x3FC5F181u, 0x7F8BE302u, 0x404E1283u, 0xFF17C604u, 0xC0D23785u,
+         0x809C2506u, 0xBF59D487u, 0xFBC3FAF9u, 0xC4060B78u, 0x844819FBu, 0xBB8DE87Au,
+         0x04D43CFDu, 0x3B11CD7Cu, 0x7B5FDFFFu, 0x449A2E7Eu},
+        {0x00000000u, 0xF26B8303u, 0xE13B70F7u, 0x1350F3F4u, 0xC79A971Fu, 0x35F1141Cu,
+         0x26A1E7E8u, 0xD4CA64EBu, 0x8AD958CFu, 0x78B2DBCCu, 0x6BE22838u, 0x9989AB3Bu,
+         0x4D43CFD0u, 0xBF284CD3u, 0xAC78BF27u, 0x5E133C24u},
+        {0x00000000u, 0x105EC76Fu, 0x20BD8EDEu, 0x30E349B1u, 0x417B1DBCu, 0x5125DAD3u,
+         0x61C69362u, 0x7198540Du, 0x82F63B78u, 0x92A8FC17u, 0xA24BB5A6u, 0xB21572C9u,
+         0xC38D26C4u, 0xD3D3E1ABu, 0xE330A81Au, 0xF36E6F75u}
+    };
+
+    for (; end - p >= 4; p += 4) {
+        crc ^= log_get(p);
+        crc = table[0][crc & 15] ^ table[1][crc >> 4 & 15] ^ table[2][crc >> 8 & 15] ^
+              table[3][crc >> 12 & 15] ^ table[4][crc >> 16 & 15] ^ table[5][crc >> 20 & 15] ^
+              table[6][crc >> 24 & 15] ^ table[7][crc >> 28];
+    }
+    for (; p != end; p++) {
+        crc ^= *p;
+        crc = crc >> 4 ^ table[7][crc & 15];
+        crc = crc >> 4 ^ table[7][crc & 15];
+    }
+#endif
+    return crc;
+}
+
+MSC4203_PRIVATE uint32_t log_rotate(uint32_t x, int by)
+{
+    return x << by | x >> (32 - by);
+}
+
+/* Rounds of HalfSipHash. */
+MSC4203_PRIVATE void log_mix(uint32_t v[4], int rounds)
+{
+    while (rounds-- != 0) {
+        v[0] += v[1];
+        v[1] = log_rotate(v[1], 5) ^ v[0];
+        v[0] = log_rotate(v[0], 16);
+        v[2] += v[3];
+        v[3] = log_rotate(v[3], 8) ^ v[2];
+        v[0] += v[3];
+        v[3] = log_rotate(v[3], 7) ^ v[0];
+        v[2] += v[1];
+        v[1] = log_rotate(v[1], 13) ^ v[2];
+        v[2] = log_rotate(v[2], 16);
+    }
+}
+
+/* HalfSipHash-2-4, 64 bits, of the user id's length and both ids, keyed with what the log was made
+ * with: nobody can choose ids that meet. */
+MSC4203_PRIVATE void log_hash(const struct msc4203_log_state *s, const msc4203_span *user,
+                              const msc4203_span *device, uint32_t hash[2])
+{
+    uint32_t v[4], word = 0, bytes = 0;
+    const msc4203_span *span = user;
+    uint32_t length = (uint32_t)user->len;
+    const unsigned char *p = (const unsigned char *)&length, *end = p + 4;
+    int part = 0;
+
+    log_swap(&length, 1);
+    v[0] = s->key[0];
+    v[1] = s->key[1] ^ 0xEE;
+    v[2] = s->key[0] ^ 0x6C796765u;
+    v[3] = s->key[1] ^ 0x74656462u;
+    for (;;) {
+        for (; p != end; p++) {
+            word = word >> 8 | (uint32_t)*p << 24;
+            if ((++bytes & 3) == 0) {
+                v[3] ^= word;
+                log_mix(v, 2);
+                v[0] ^= word;
+            }
+        }
+        if (part == 2)
+            break;
+        span = part++ == 0 ? user : device;
+        p = (const unsigned char *)(span->len != 0 ? span->ptr : (const char *)&length);
+        end = p + span->len;
+    }
+    word = (bytes & 3) == 0 ? 0 : word >> (32 - 8 * (bytes & 3));
+    word |= bytes << 24;
+    v[3] ^= word;
+    log_mix(v, 2);
+    v[0] ^= word;
+    v[2] ^= 0xEE;
+    log_mix(v, 4);
+    hash[0] = v[1] ^ v[3];
+    v[1] ^= 0xDD;
+    log_mix(v, 4);
+    hash[1] = v[1] ^ v[3];
+}
+
+/* ---- the storage ---- */
+
+/* After a failure nothing more is written until the log is opened anew. */
+LOG_APART void log_read(struct msc4203_log_state *s, uint64_t at, void *data, size_t bytes)
+{
+    if (s->storage->memory != NULL) {
+        memcpy(data, s->storage->memory + at, bytes);
+    } else if (s->storage->read(s->storage->context, at, data, bytes) != 0) {
+        memset(data, 0, bytes);
+        s->error = 1;
+    }
+}
+
+LOG_APART void log_write(struct msc4203_log_state *s, uint64_t at, const void *data,
+                               size_t bytes)
+{
+    if (s->error || bytes == 0)
+        return;
+    if (s->storage->memory != NULL)
+        memcpy(s->storage->memory + at, data, bytes);
+    else if (s->storage->write(s->storage->context, at, data, bytes) != 0)
+        s->error = 1;
+}
+
+MSC4203_PRIVATE void log_sync(struct msc4203_log_state *s)
+{
+    if (!s->error && s->storage->sync != NULL && s->storage->sync(s->storage->context) != 0)
+        s->error = 1;
+}
+
+MSC4203_PRIVATE uint64_t log_at(const struct msc4203_log_state *s, uint32_t at)
+{
+    return s->ring_at + (uint64_t)(at - 1) * 8;
+}
+
+/* A place counts units from the ring's beginning in its first round on, modulo 2^32. */
+MSC4203_PRIVATE uint32_t log_place(const struct msc4203_log_state *s, uint32_t unit)
+{
+    uint32_t place = s->base + unit;
+    return unit < s->end - s->base ? place : place - s->units;
+}
+
+MSC4203_PRIVATE uint32_t log_unit(const struct msc4203_log_state *s, uint32_t place)
+{
+    uint32_t unit = place - s->base;
+    return unit < s->units ? unit : unit + s->units;
+}
+
+MSC4203_PRIVATE int log_before(uint32_t place, uint32_t other)
+{
+    return place - other >= LOG_IN_RING;
+}
+
+MSC4203_PRIVATE uint32_t log_free(const struct msc4203_log_state *s)
+{
+    return s->units - (s->end - s->safe);
+}
+
+/* The place behind `units` units, where a record may begin. */
+MSC4203_PRIVATE uint32_t log_behind(const struct msc4203_log_state *s, uint32_t place,
+                                    uint32_t units)
+{
+    uint32_t rest = s->base - (place += units);
+
+    if (rest >= LOG_IN_RING) /* of this round */
+        rest += s->units;
+    return rest < 2 ? place + rest : place;
+}
+
+/* Sets the ring's end to a place, at most a round away. */
+MSC4203_PRIVATE void log_end_at(struct msc4203_log_state *s, uint32_t place)
+{
+    s->end = place;
+    if (place - s->base >= s->units)
+        s->base += log_before(place, s->base) ? 0 - s->units : s->units;
+}
+
+/* ---- words of the index ---- */
+
+MSC4203_PRIVATE uint32_t log_device_words(const struct msc4203_log_state *s, uint32_t device)
+{
+    return s->device_at + CHAIN_WORDS * device;
+}
+
+MSC4203_PRIVATE uint32_t log_channel_words(uint32_t channel)
+{
+    return LOG_CHANNEL_0 + CHAIN_WORDS * channel;
+}
+
+/* In memory alone. */
+MSC4203_PRIVATE uint32_t *log_device_memory(const struct msc4203_log_state *s, uint32_t device)
+{
+    return s->word + s->memory_at + MEMORY_DEVICE * device;
+}
+
+MSC4203_PRIVATE uint32_t *log_device_bucket(const struct msc4203_log_state *s, uint32_t hash)
+{
+    return log_device_memory(s, s->devices) + (hash & s->device_mask);
+}
+
+MSC4203_PRIVATE uint32_t *log_request_memory(const struct msc4203_log_state *s)
+{
+    return log_device_bucket(s, s->device_mask) + 1;
+}
+
+MSC4203_PRIVATE uint32_t *log_request_bucket(const struct msc4203_log_state *s, uint32_t hash)
+{
+    return log_request_memory(s) + s->requests + (hash & s->request_mask);
+}
+
+/* A journal record in the making; when there is none, room for anything. */
+MSC4203_PRIVATE uint32_t *log_buffer(const struct msc4203_log_state *s)
+{
+    return log_request_bucket(s, s->request_mask) + 1;
+}
+
+enum { LOG_BUFFER = 8 * LOG_JOURNAL };
+
+MSC4203_PRIVATE uint32_t *log_batch(const struct msc4203_log_state *s, uint32_t batch)
+{
+    return log_buffer(s) + 2 * LOG_JOURNAL + BATCH_WORDS * batch;
+}
+
+/* Units in open batches, by channel. */
+MSC4203_PRIVATE uint32_t *log_channel_memory(const struct msc4203_log_state *s)
+{
+    return log_batch(s, LOG_BATCHES);
+}
+
+MSC4203_PRIVATE uint32_t *log_cursor(const struct msc4203_log_state *s, uint32_t channel)
+{
+    return log_channel_memory(s) + MSC4203_CHANNELS + CURSOR_WORDS * channel;
+}
+
+MSC4203_PRIVATE uint64_t log_word64(const struct msc4203_log_state *s, uint32_t at)
+{
+    return s->word[at] | (uint64_t)s->word[at + 1] << 32;
+}
+
+/* ---- records ---- */
+
+/* Bytes of a record before its links, or its body. */
+MSC4203_PRIVATE uint32_t log_fixed(uint32_t type)
+{
+    return type <= LOG_COPY ? (uint32_t)LOG_FIXED : type == LOG_CHANNEL ? 24u : 16u;
+}
+
+/* The checksum of what is fixed, in the ring's order of bytes. */
+MSC4203_PRIVATE uint32_t log_fixed_crc(const struct msc4203_log_state *s, uint32_t place,
+                                       const uint32_t *words, uint32_t type)
+{
+    uint32_t crc;
+
+    log_swap(&place, 1);
+    crc = log_crc(log_crc(s->salt, &place, 4), words, 12);
+    return log_crc(crc, words + 4, log_fixed(type) - 16);
+}
+
+/* Reads what is fixed of a record. Returns its type, or 0 when there is no valid one. */
+LOG_APART uint32_t log_load_at(struct msc4203_log_state *s, uint32_t place, struct log_message *m)
+{
+    uint32_t unit = log_unit(s, place), room = s->units - unit, bytes, crc;
+
+    m->at = unit + 1;
+    m->type = 0;
+    if (room < 2)
+        return 0;
+    bytes = room < 8 ? room * 8 : (uint32_t)LOG_FIXED;
+    log_read(s, log_at(s, m->at), m, bytes);
+    log_swap(&m->head, 1);
+    m->type = m->head >> 24;
+    m->units = m->head & 0xFFFFFF;
+    log_swap(&m->head, 1);
+    if (m->type - 1 < LOG_FILLER && m->units >= 2 && m->units <= room &&
+        log_fixed(m->type) <= bytes &&
+        (m->type != LOG_PAIRS_OF || m->units - 3 <= LOG_PAIRS)) {
+        crc = log_fixed_crc(s, place, &m->head, m->type);
+        log_swap(&m->head, LOG_FIXED / 4);
+        m->number = m->number_words[0] | (uint64_t)m->number_words[1] << 32;
+        if (crc == m->crc)
+            return m->type;
+    }
+    m->type = 0;
+    return 0;
+}
+
+/* Reads what is fixed of a message. Returns 0 when there is no valid one. */
+MSC4203_PRIVATE int log_load(struct msc4203_log_state *s, uint32_t at, struct log_message *m)
+{
+    return at - 1 < s->units && log_load_at(s, log_place(s, at - 1), m) != 0 &&
+           m->type <= LOG_COPY;
+}
+
+/* Works out a record's first words and checksum. */
+LOG_APART void log_seal(struct msc4203_log_state *s, struct log_message *m)
+{
+    uint32_t crc;
+
+    m->head = m->units | m->type << 24;
+    m->number_words[0] = (uint32_t)m->number;
+    m->number_words[1] = (uint32_t)(m->number >> 32);
+    log_swap(&m->head, LOG_FIXED / 4);
+    crc = log_fixed_crc(s, log_place(s, m->at - 1), &m->head, m->type);
+    log_swap(&m->head, LOG_FIXED / 4);
+    m->crc = crc;
+}
+
+/* Writes what is fixed of a record. */
+MSC4203_PRIVATE void log_store(struct msc4203_log_state *s, struct log_message *m)
+{
+    log_seal(s, m);
+    log_swap(&m->head, LOG_FIXED / 4);
+    log_write(s, log_at(s, m->at), m, log_fixed(m->type));
+    log_swap(&m->head, LOG_FIXED / 4);
+}
+
+MSC4203_PRIVATE uint32_t log_pad(const struct log_message *m)
+{
+    return m->about >> 16 & 7;
+}
+
+MSC4203_PRIVATE uint32_t log_flags(const struct log_message *m)
+{
+    return m->about >> 24;
+}
+
+/* Of the lengths of its strings, the `i`th. */
+MSC4203_PRIVATE uint32_t log_length(const struct log_message *m, unsigned i)
+{
+    return m->length[i >> 1] >> 16 * (i & 1) & 0xFFFF;
+}
+
+MSC4203_PRIVATE uint64_t log_time(const struct log_message *m)
+{
+    return m->time[0] | (uint64_t)m->time[1] << 32;
+}
+
+/* Takes room for a record at the ring's end. */
+LOG_APART uint32_t log_append(struct msc4203_log_state *s, uint32_t units)
+{
+    uint32_t at = s->end - s->base, rest = s->units - at;
+
+    if (units > rest) {
+        struct log_message filler;
+
+        memset(&filler, 0, sizeof filler);
+        filler.at = at + 1;
+        filler.units = rest;
+        filler.type = LOG_FILLER;
+        filler.about = s->epoch & 0xFFFF;
+        s->end += rest;
+        log_store(s, &filler);
+        s->base = s->end;
+        at = 0;
+    }
+    s->end = log_behind(s, s->end, units);
+    log_end_at(s, s->end);
+    s->dirty = 1;
+    return at + 1;
+}
+
+/* Of a message: which of its links is a channel's. */
+MSC4203_PRIVATE uint32_t log_slot(uint32_t set, uint32_t channel)
+{
+    uint32_t slot = channel != 0;
+
+    for (; channel > 1; channel--)
+        slot += (set >>= 1) & 1;
+    return slot;
+}
+
+/* Units that its links take. */
+MSC4203_PRIVATE uint32_t log_links(uint32_t set)
+{
+    return log_slot(set, MSC4203_CHANNELS);
+}
+
+/* Where a record's body begins, in bytes from the region's beginning, and how long it is. */
+LOG_APART uint64_t log_body(const struct msc4203_log_state *s, const struct log_message *m,
+                            uint32_t *bytes)
+{
+    uint32_t skip = log_fixed(m->type);
+
+    if (m->type <= LOG_COPY)
+        skip += 8 * log_links(m->set);
+    *bytes = m->units * 8 - skip - log_pad(m);
+    if (*bytes > m->units * 8) /* it can't be */
+        *bytes = 0;
+    return log_at(s, m->at) + skip;
+}
+
+/* Copies bytes in the ring by way of the buffer; only reads them when `to` is 0. Returns their
+ * checksum. */
+LOG_APART uint32_t log_transfer(struct msc4203_log_state *s, uint64_t from, uint64_t to,
+                                uint32_t bytes)
+{
+    uint32_t n, crc = s->salt;
+
+    for (; bytes != 0; bytes -= n, from += n) {
+        n = bytes < LOG_BUFFER ? bytes : (uint32_t)LOG_BUFFER;
+        log_read(s, from, log_buffer(s), n);
+        crc = log_crc(crc, log_buffer(s), n);
+        if (to != 0) {
+            log_write(s, to, log_buffer(s), n);
+            to += n;
+        }
+    }
+    return crc;
+}
+
+/* ---- the journal ---- */
+
+/* Writes down the pairs so far; `last` makes the operation count. */
+LOG_APART void log_journal(struct msc4203_log_state *s, uint32_t last)
+{
+    uint32_t *b = log_buffer(s), words = 2 * ((uint32_t)s->pairs + 3);
+    uint32_t at = log_append(s, words / 2);
+
+    b[0] = words / 2 | (uint32_t)LOG_PAIRS_OF << 24;
+    b[1] = (s->epoch & 0xFFFF) | last << 24;
+    b[4] = s->durable;
+    b[5] = s->firm;
+    log_swap(b, words);
+    b[2] = log_crc(s->salt, b + 4, words * 4 - 16);
+    log_swap(b + 2, 1);
+    b[3] = log_fixed_crc(s, log_place(s, at - 1), b, LOG_PAIRS_OF);
+    log_swap(b + 3, 1);
+    log_write(s, log_at(s, at), b, words * 4);
+    s->pairs = 0;
+    s->parts = !last;
+}
+
+MSC4203_PRIVATE void log_note(struct msc4203_log_state *s, uint32_t address, uint32_t value)
+{
+    uint32_t *first = log_buffer(s) + 6, *pair;
+
+    if (s->healing)
+        return;
+    if (s->pairs == LOG_PAIRS)
+        log_journal(s, 0);
+    pair = first + 2 * s->pairs;
+    if (!(address & LOG_IN_RING)) { /* what is counted changes again and again */
+        uint32_t *old = pair, *stop = s->pairs > 24 ? pair - 48 : first;
+        while (old != stop)
+            if (*(old -= 2) == address) {
+                old[1] = value;
+                return;
+            }
+    }
+    pair[0] = address;
+    pair[1] = value;
+    s->pairs++;
+}
+
+LOG_APART void log_set(struct msc4203_log_state *s, uint32_t word, uint32_t value)
+{
+    if (s->word[word] == value)
+        return;
+    s->word[word] = value;
+    log_note(s, word, value);
+}
+
+MSC4203_PRIVATE void log_add(struct msc4203_log_state *s, uint32_t word, uint32_t by)
+{
+    log_set(s, word, s->word[word] + by);
+}
+
+LOG_APART void log_set_word64(struct msc4203_log_state *s, uint32_t word, uint64_t value)
+{
+    log_set(s, word, (uint32_t)value);
+    log_set(s, word + 1, (uint32_t)(value >> 32));
+}
+
+/* Ends an operation. */
+MSC4203_PRIVATE void log_end(struct msc4203_log_state *s)
+{
+    if (s->pairs != 0 || s->parts)
+        log_journal(s, 1);
+}
+
+/* Cells are the ring's 4-byte words, addressed from its beginning. */
+LOG_APART uint32_t log_link(const struct log_message *m, uint32_t channel, uint32_t which)
+{
+    return (m->at - 1) * 2 + LOG_FIXED / 4 + 2 * log_slot(m->set, channel) + which;
+}
+
+LOG_APART uint32_t log_cell(struct msc4203_log_state *s, uint32_t cell)
+{
+    const uint32_t *first = log_buffer(s) + 6, *pair = first + 2 * s->pairs;
+    uint32_t word;
+
+    while (s->stale && pair != first)
+        if (*(pair -= 2) == (cell | LOG_IN_RING))
+            return pair[1];
+    log_read(s, s->ring_at + (uint64_t)cell * 4, &word, 4);
+    log_swap(&word, 1);
+    return word;
+}
+
+LOG_APART void log_cell_write(struct msc4203_log_state *s, uint32_t cell, uint32_t value)
+{
+    log_swap(&value, 1);
+    log_write(s, s->ring_at + (uint64_t)cell * 4, &value, 4);
+}
+
+/* Changes a cell: `now`, or after the journal is durable. What is not durable itself can be changed
+ * now, whatever it is. */
+LOG_APART void log_put(struct msc4203_log_state *s, uint32_t cell, uint32_t value, int now)
+{
+    uint32_t place = log_place(s, cell / 2);
+
+    log_note(s, cell | LOG_IN_RING, value);
+    if (now || s->healing || (!log_before(place, s->durable) && !log_before(place, s->imaged)))
+        log_cell_write(s, cell, value);
+    else
+        s->stale = 1;
+}
+
+/* Writes a message's number and what it waits for. */
+LOG_APART void log_put_message(struct msc4203_log_state *s, struct log_message *m)
+{
+    uint32_t cell = (m->at - 1) * 2;
+
+    log_seal(s, m);
+    log_put(s, cell + 3, m->crc, 0);
+    log_put(s, cell + 7, m->number_words[0], 0);
+    log_put(s, cell + 8, m->number_words[1], 0);
+    log_put(s, cell + 14, m->waiting, 0);
+}
+
+/* Writes the cells of the journal from `place` on to `end`; or, opening, changes the words of the
+ * index too, and only cells that may not be durable. */
+LOG_APART void log_apply(struct msc4203_log_state *s, uint32_t place, uint32_t end, int opening)
+{
+    struct log_message m;
+
+    while (log_before(place, end) && log_load_at(s, place, &m) != 0) {
+        const uint32_t *pair = log_buffer(s) + 6, *stop = log_buffer(s) + 2 * m.units;
+
+        if (m.type == LOG_PAIRS_OF) {
+            log_read(s, log_at(s, m.at), log_buffer(s), m.units * 8);
+            log_swap(log_buffer(s), m.units * 2);
+            for (; pair != stop; pair += 2)
+                if (pair[0] < s->memory_at && opening)
+                    s->word[pair[0]] = pair[1];
+                else if (pair[0] - LOG_IN_RING < s->units * 2 &&
+                         (!opening || !log_before(place, s->firm)))
+                    log_cell_write(s, pair[0] - LOG_IN_RING, pair[1]);
+        }
+        place = log_behind(s, place, m.units);
+    }
+}
+
+/* Makes everything so far durable. */
+LOG_APART void log_flush(struct msc4203_log_state *s)
+{
+    uint32_t end, before = s->durable;
+
+    log_end(s);
+    if (!s->dirty || s->error)
+        return;
+    end = s->end;
+    log_sync(s);
+    if (s->error)
+        return;
+    s->durable = s->firm = end;
+    if (s->stale) {
+        log_apply(s, before, end, 0);
+        s->firm = before;
+    }
+    s->stale = 0;
+    log_journal(s, 1); /* tells that this was durable; its own turn comes with the next */
+    s->dirty = 0;
+}
+
+/* Counts a record that can't be read, if it is not that nothing can. */
+MSC4203_PRIVATE void log_damage(struct msc4203_log_state *s)
+{
+    s->damaged += !s->error;
+}
+
+/* ---- devices, chains ---- */
+
+/* Returns the device with this hash, plus 1; 0 when there is none. */
+MSC4203_PRIVATE uint32_t log_device(const struct msc4203_log_state *s, const uint32_t hash[2])
+{
+    uint32_t device = *log_device_bucket(s, hash[0]);
+
+    while (device != 0) {
+        const uint32_t *d = s->word + log_device_words(s, device - 1);
+        if (d[DEVICE_HASH] == hash[0] && d[DEVICE_HASH + 1] == hash[1])
+            break;
+        device = log_device_memory(s, device - 1)[1];
+    }
+    return device;
+}
+
+/* The same, where the device is made when there is none; 0 when all are in use. */
+MSC4203_PRIVATE uint32_t log_device_make(struct msc4203_log_state *s, const uint32_t hash[2])
+{
+    uint32_t device = log_device(s, hash), *memory, *bucket;
+
+    if (device != 0 || s->free_device == 0)
+        return device;
+    device = s->free_device;
+    memory = log_device_memory(s, device - 1);
+    bucket = log_device_bucket(s, hash[0]);
+    s->free_device = memory[1];
+    memory[0] = 0;
+    memory[1] = *bucket;
+    *bucket = device;
+    memset(s->word + log_device_words(s, device - 1), 0, CHAIN_WORDS * sizeof(uint32_t));
+    s->word[log_device_words(s, device - 1) + DEVICE_HASH] = hash[0];
+    s->word[log_device_words(s, device - 1) + DEVICE_HASH + 1] = hash[1];
+    return device;
+}
+
+/* Gives back a device that has no messages. */
+MSC4203_PRIVATE void log_device_free(struct msc4203_log_state *s, uint32_t device)
+{
+    uint32_t w = log_device_words(s, device - 1), *memory = log_device_memory(s, device - 1);
+    uint32_t *at = log_device_bucket(s, s->word[w + DEVICE_HASH]);
+
+    if (s->word[w + CHAIN_COUNT] != 0 || memory[0] != 0)
+        return;
+    while (*at != device && *at != 0)
+        at = &log_device_memory(s, *at - 1)[1];
+    if (*at != 0)
+        *at = memory[1];
+    memory[1] = s->free_device;
+    s->free_device = device;
+}
+
+/* For which channels a message waits. */
+MSC4203_PRIVATE uint32_t log_waiting(const struct msc4203_log_state *s,
+                                     const struct log_message *m)
+{
+    uint32_t set = m->waiting & m->set, c;
+
+    if (m->number == 0)
+        return 0;
+    for (c = 1; c < MSC4203_CHANNELS; c++) {
+        uint32_t w = log_channel_words(c);
+        if ((set >> c & 1) != 0 && (s->word[w + CHAIN_LAST] == 0 ||
+                                    m->number < log_word64(s, w + CHANNEL_NUMBER)))
+            set &= ~((uint32_t)1 << c);
+    }
+    if (set & 1) {
+        uint32_t device = log_device(s, m->hash), w = log_device_words(s, device - 1);
+        if (device == 0 || s->word[w + CHAIN_COUNT] == 0 ||
+            m->number <= log_word64(s, w + DEVICE_SYNCED))
+            set &= ~(uint32_t)1;
+    }
+    return set;
+}
+
+/* The chains are known by their words in the index: of a device (channel 0) or of a channel. */
+MSC4203_PRIVATE int log_is_in(const struct msc4203_log_state *s, const struct log_message *m,
+                              uint32_t channel, uint32_t w)
+{
+    return channel != 0 ? (m->set >> channel & 1) != 0
+                        : m->hash[0] == s->word[w + DEVICE_HASH] &&
+                              m->hash[1] == s->word[w + DEVICE_HASH + 1];
+}
+
+LOG_APART void log_chain_add(struct msc4203_log_state *s, const struct log_message *m,
+                                   uint32_t channel, uint32_t w)
+{
+    uint32_t last = s->word[w + CHAIN_LAST];
+    struct log_message before;
+
+    log_put(s, log_link(m, channel, LINK_PREVIOUS), last, 1);
+    if (last == 0)
+        log_set(s, w + CHAIN_FIRST, m->at);
+    else if (log_load(s, last, &before))
+        log_put(s, log_link(&before, channel, LINK_NEXT), m->at, 1);
+    else
+        log_damage(s); /* found again, and mended, when it is to be read */
+    log_set(s, w + CHAIN_LAST, m->at);
+}
+
+/* Takes a message out of a chain. */
+LOG_APART void log_chain_remove(struct msc4203_log_state *s, const struct log_message *m,
+                                      uint32_t channel, uint32_t w)
+{
+    struct log_message other;
+    uint32_t previous = 0, next = 0;
+
+    if (m->at != s->word[w + CHAIN_FIRST])
+        previous = log_cell(s, log_link(m, channel, LINK_PREVIOUS));
+    if (m->at != s->word[w + CHAIN_LAST])
+        next = log_cell(s, log_link(m, channel, LINK_NEXT));
+    if (previous == 0)
+        log_set(s, w + CHAIN_FIRST, next);
+    else if (log_load(s, previous, &other))
+        log_put(s, log_link(&other, channel, LINK_NEXT), next, 0);
+    if (next == 0)
+        log_set(s, w + CHAIN_LAST, previous);
+    else if (previous != 0 && log_load(s, next, &other))
+        log_put(s, log_link(&other, channel, LINK_PREVIOUS), previous, 0);
+    if (previous == 0 && channel != 0) {
+        uint64_t number = m->number + 1;
+        if (next != 0 && log_load(s, next, &other) && other.number != 0)
+            number = other.number;
+        log_set_word64(s, w + CHANNEL_NUMBER, number);
+    }
+}
+
+/* Finds the first message behind `after`, a message of a device's chain, that /sync has not had. */
+LOG_APART uint32_t log_unsynced(struct msc4203_log_state *s, const struct log_message *after,
+                                      uint32_t w)
+{
+    struct log_message m = *after;
+
+    while (m.at != s->word[w + CHAIN_LAST]) {
+        if (!log_load(s, log_cell(s, log_link(&m, 0, LINK_NEXT)), &m))
+            break;
+        if ((log_waiting(s, &m) & 1) != 0 || (m.number == 0 && (m.set & 1) != 0))
+            return m.at;
+    }
+    return 0;
+}
+
+/* Takes channels, for which it waits, out of a message's set. */
+LOG_APART void log_take(struct msc4203_log_state *s, struct log_message *m, uint32_t out)
+{
+    uint32_t left = log_waiting(s, m) & ~out, device = log_device(s, m->hash), c;
+    uint32_t w = log_device_words(s, device - 1);
+
+    s->moves++;
+    for (c = device != 0 ? 0 : 1; c < MSC4203_CHANNELS; c++) {
+        uint32_t channel = log_channel_words(c);
+
+        if ((out >> c & 1) == 0)
+            continue;
+        log_add(s, channel + CHAIN_COUNT, UINT32_MAX);
+        log_add(s, channel + CHAIN_UNITS, 0 - m->units);
+        if (c != 0)
+            log_chain_remove(s, m, c, channel);
+        else if (s->word[w + DEVICE_NEXT] == m->at)
+            log_set(s, w + DEVICE_NEXT, log_unsynced(s, m, w));
+    }
+    if (log_waiting(s, m) != left) { /* it was not the first: the index does not tell */
+        m->waiting = left;
+        log_put_message(s, m);
+    }
+    if (left != 0 || device == 0)
+        return;
+    log_chain_remove(s, m, 0, w);
+    log_add(s, w + CHAIN_COUNT, UINT32_MAX);
+    log_add(s, w + CHAIN_UNITS, 0 - m->units);
+    log_add(s, LOG_LIVE, 0 - m->units);
+    log_add(s, LOG_MESSAGES, UINT32_MAX);
+    log_device_free(s, device);
+}
+
+/* Gives a message its number, and puts it into its chains. */
+LOG_APART void log_give(struct msc4203_log_state *s, struct log_message *m, uint32_t device,
+                              uint64_t number)
+{
+    uint32_t w = log_device_words(s, device - 1), c;
+
+    m->number = number;
+    log_put_message(s, m);
+    if (s->word[w + CHAIN_COUNT] == 0) { /* what comes before is none of this device's */
+        log_note(s, w + DEVICE_HASH, m->hash[0]);
+        log_note(s, w + DEVICE_HASH + 1, m->hash[1]);
+        log_set_word64(s, w + DEVICE_DROP, 0);
+        log_set_word64(s, w + DEVICE_SYNCED, number - 1);
+        log_set(s, w + DEVICE_NEXT, 0);
+        if (device > s->word[LOG_USED])
+            log_set(s, LOG_USED, device);
+    }
+    log_chain_add(s, m, 0, w);
+    if ((m->set & 1) != 0 && s->word[w + DEVICE_NEXT] == 0)
+        log_set(s, w + DEVICE_NEXT, m->at);
+    log_add(s, w + CHAIN_COUNT, 1);
+    log_add(s, w + CHAIN_UNITS, m->units);
+    for (c = 0; c < MSC4203_CHANNELS; c++) {
+        uint32_t channel = log_channel_words(c);
+
+        if ((m->set >> c & 1) == 0)
+            continue;
+        if (c != 0 && s->word[channel + CHAIN_LAST] == 0)
+            log_set_word64(s, channel + CHANNEL_NUMBER, number);
+        if (c != 0)
+            log_chain_add(s, m, c, channel);
+        log_add(s, channel + CHAIN_COUNT, 1);
+        log_add(s, channel + CHAIN_UNITS, m->units);
+    }
+    log_add(s, LOG_LIVE, m->units);
+    log_add(s, LOG_MESSAGES, 1);
+}
+
+/* ---- images of the index ---- */
+
+/* Where an image is. */
+MSC4203_PRIVATE uint64_t log_image_at(const struct msc4203_log_state *s, uint32_t image)
+{
+    return image & 1 ? 1024 + (s->ring_at - 1024) / 2 : 1024;
+}
+
+/* Writes the header of an image: what the log's state begins with. */
+MSC4203_PRIVATE void log_write_header(struct msc4203_log_state *s)
+{
+    uint32_t b[LOG_HEADER], i;
+
+    memset(b, 0, sizeof b);
+    memcpy(b + 6, &s->devices, 13 * sizeof *b);
+    b[2] = 1;
+    b[4] = (uint32_t)s->storage->bytes;
+    b[5] = (uint32_t)(s->storage->bytes >> 32);
+    log_swap(b, LOG_HEADER);
+    memcpy(b, "msc4203", 8);
+    i = log_crc(log_crc(0xFFFFFFFFu, b, 12), b + 4, sizeof b - 16);
+    log_swap(&i, 1);
+    b[3] = i;
+    log_write(s, s->images & 1 ? 512 : 0, b, sizeof b);
+    log_sync(s);
+}
+
+/* Writes an image: from now on, opening begins here. All before must be durable. */
+LOG_APART void log_image(struct msc4203_log_state *s)
+{
+    uint32_t bytes;
+
+    s->images++;
+    s->words = log_device_words(s, s->word[LOG_USED]);
+    bytes = s->words * 4;
+    log_swap(s->word, s->words);
+    s->image_crc = log_crc(0xFFFFFFFFu, s->word, bytes);
+    log_write(s, log_image_at(s, s->images), s->word, bytes);
+    log_swap(s->word, s->words);
+    log_write_header(s);
+    if (!s->error)
+        s->imaged = s->durable = s->firm = s->end;
+}
+
+/* Both images anew: what lies before the ring's beginning is free now. */
+MSC4203_PRIVATE void log_images(struct msc4203_log_state *s)
+{
+    log_sync(s);
+    log_image(s);
+    log_image(s);
+    if (!s->error)
+        s->safe = s->tail;
+}
+
+/* ---- mending ---- */
+
+/* Puts a chain in order again, leaving out what can't be read. */
+LOG_APART void log_heal_chain(struct msc4203_log_state *s, uint32_t channel, uint32_t w)
+{
+    struct log_message good, back, m;
+    uint32_t at = s->word[w + CHAIN_FIRST], last = s->word[w + CHAIN_LAST];
+    uint32_t mask = channel != 0 ? (uint32_t)1 << channel : ~(uint32_t)0;
+
+    good.at = back.at = 0;
+    good.number = 0;
+    if (last == 0)
+        at = s->word[w + CHAIN_FIRST] = 0;
+    if (last == 0)
+        return;
+    if (at == 0)
+        s->word[w + CHAIN_FIRST] = last;
+    while (at != 0 && log_load(s, at, &m) && log_is_in(s, &m, channel, w) &&
+           m.number > good.number && (log_waiting(s, &m) & mask) != 0) {
+        good = m;
+        if (at == last)
+            return;
+        at = log_cell(s, log_link(&m, channel, LINK_NEXT));
+    }
+    back.number = (uint64_t)1 << 48;
+    for (at = last; at != 0 && log_load(s, at, &m) && log_is_in(s, &m, channel, w) &&
+                    m.number < back.number && m.number > good.number &&
+                    (log_waiting(s, &m) & mask) != 0;
+         at = log_cell(s, log_link(&m, channel, LINK_PREVIOUS))) {
+        if (back.at != 0)
+            log_put(s, log_link(&m, channel, LINK_NEXT), back.at, 1);
+        back = m;
+    }
+    log_damage(s);
+    if (good.at != 0 && back.at != 0)
+        log_put(s, log_link(&good, channel, LINK_NEXT), back.at, 1);
+    if (back.at != 0)
+        log_put(s, log_link(&back, channel, LINK_PREVIOUS), good.at, 1);
+    else
+        s->word[w + CHAIN_LAST] = good.at;
+    if (good.at == 0)
+        s->word[w + CHAIN_FIRST] = back.at;
+}
+
+/* Counts what is in a chain, and mends links back. */
+LOG_APART void log_heal_count(struct msc4203_log_state *s, uint32_t channel, uint32_t w)
+{
+    uint32_t count = w + CHAIN_COUNT;
+    uint32_t at = s->word[w + CHAIN_FIRST], before = 0;
+    struct log_message m;
+
+    s->word[count] = s->word[count + 1] = 0;
+    if (channel == 0)
+        s->word[w + DEVICE_NEXT] = 0;
+    while (at != 0 && log_load(s, at, &m)) {
+        uint32_t cell = log_link(&m, channel, LINK_PREVIOUS);
+
+        if (log_cell(s, cell) != before)
+            log_put(s, cell, before, 1);
+        if (before == 0 && channel != 0) {
+            s->word[w + CHANNEL_NUMBER] = (uint32_t)m.number;
+            s->word[w + CHANNEL_NUMBER + 1] = (uint32_t)(m.number >> 32);
+        }
+        s->word[count]++;
+        s->word[count + 1] += m.units;
+        if (channel == 0) {
+            s->word[LOG_LIVE] += m.units;
+            s->word[LOG_MESSAGES]++;
+            if ((log_waiting(s, &m) & 1) != 0) {
+                s->word[log_channel_words(0) + CHAIN_COUNT]++;
+                s->word[log_channel_words(0) + CHAIN_UNITS] += m.units;
+                if (s->word[w + DEVICE_NEXT] == 0)
+                    s->word[w + DEVICE_NEXT] = at;
+            }
+        }
+        before = at;
+        at = at == s->word[w + CHAIN_LAST] ? 0 : log_cell(s, log_link(&m, channel, LINK_NEXT));
+    }
+}
+
+/* Rebuilds what is in memory alone. */
+LOG_APART void log_index(struct msc4203_log_state *s)
+{
+    uint32_t *memory = log_device_memory(s, 0);
+    uint32_t i, n = LOG_OPENINGS + 4 * s->openings;
+
+    memset(memory, 0, (size_t)(log_cursor(s, MSC4203_CHANNELS) - memory) * sizeof *memory);
+    s->free_device = s->pending = s->need = 0;
+    for (i = s->devices; i != 0; i--) {
+        uint32_t w = log_device_words(s, i - 1), *at = &s->free_device;
+
+        if (i <= s->word[LOG_USED] && s->word[w + CHAIN_COUNT] != 0)
+            at = log_device_bucket(s, s->word[w + DEVICE_HASH]);
+        log_device_memory(s, i - 1)[1] = *at;
+        *at = i;
+    }
+    for (i = 0; i < s->requests; i++, n += 4) {
+        uint32_t *bucket = log_request_bucket(s, s->word[n + 2]);
+
+        if ((s->word[n] | s->word[n + 1] | s->word[n + 2] | s->word[n + 3]) == 0)
+            continue;
+        log_request_memory(s)[i] = *bucket;
+        *bucket = i + 1;
+    }
+}
+
+/* After damage: every chain without what can't be read, and the counts from what there is. */
+LOG_APART void log_heal(struct msc4203_log_state *s)
+{
+    uint32_t i, w;
+    struct log_message m;
+
+    s->healing = 1;
+    s->moves++;
+    for (i = 1; i <= s->word[LOG_USED]; i++) {
+        w = log_device_words(s, i - 1);
+        if (s->word[w + CHAIN_LAST] != 0 && log_load(s, s->word[w + CHAIN_LAST], &m) &&
+            s->word[w + CHAIN_COUNT] == 0)
+            memcpy(s->word + w + DEVICE_HASH, m.hash, sizeof m.hash);
+        s->word[w + CHAIN_COUNT] = s->word[w + CHAIN_LAST] != 0;
+    }
+    log_index(s);
+    for (i = 1; i < MSC4203_CHANNELS; i++)
+        log_heal_chain(s, i, log_channel_words(i));
+    for (i = 0; i < s->word[LOG_USED]; i++)
+        log_heal_chain(s, 0, log_device_words(s, i));
+    s->word[LOG_LIVE] = s->word[LOG_MESSAGES] = 0;
+    s->word[log_channel_words(0) + CHAIN_COUNT] = 0;
+    s->word[log_channel_words(0) + CHAIN_UNITS] = 0;
+    for (i = 0; i < s->word[LOG_USED]; i++)
+        log_heal_count(s, 0, log_device_words(s, i));
+    for (i = 0; i < MSC4203_CHANNELS; i++) {
+        w = log_channel_words(i);
+        if (i != 0)
+            log_heal_count(s, i, w);
+        if (s->word[w + CHANNEL_RECORD] != 0 &&
+            (log_load_at(s, log_place(s, s->word[w + CHANNEL_RECORD] - 1), &m) != LOG_CHANNEL ||
+             log_flags(&m) != i)) {
+            s->word[w + CHANNEL_RECORD] = s->word[w + CHANNEL_RECORD_UNITS] = 0;
+            log_damage(s);
+        }
+        s->word[LOG_LIVE] += s->word[w + CHANNEL_RECORD_UNITS];
+    }
+    log_index(s);
+    s->healing = 0;
+}
+
+/* The same while the log is in use. */
+MSC4203_PRIVATE void log_heal_now(struct msc4203_log_state *s)
+{
+    log_flush(s);
+    if (s->error)
+        return;
+    log_heal(s);
+    log_images(s);
+}
+
+/* ---- moving on what waits at the ring's beginning ---- */
+
+/* Bytes of the longest record of a channel: in a small log, of the longest message. */
+MSC4203_PRIVATE uint32_t log_record_max(const struct msc4203_log_state *s)
+{
+    return s->message_bytes < LOG_RECORD_MAX ? s->message_bytes : (uint32_t)LOG_RECORD_MAX;
+}
+
+/* Units of the longest record but journals. Names are short of what is in reserve for links. */
+MSC4203_PRIVATE uint32_t log_longest(const struct msc4203_log_state *s)
+{
+    return s->message_bytes / 8 + LOG_FIXED / 8 + MSC4203_CHANNELS + 1;
+}
+
+/* Units that writing the record of a channel can take, with the filler before it. */
+MSC4203_PRIVATE uint32_t log_channel_max(const struct msc4203_log_state *s)
+{
+    return (log_record_max(s) + LOG_NAME_MAX + 31) / 8 * 2;
+}
+
+/* What must be free for moving on to be possible. */
+MSC4203_PRIVATE uint32_t log_floor(const struct msc4203_log_state *s)
+{
+    return 2 * log_longest(s) + 64;
+}
+
+/* Units that messages can take: the rest is for acknowledging and for moving on. */
+MSC4203_PRIVATE uint32_t log_capacity(const struct msc4203_log_state *s)
+{
+    uint32_t rest = log_floor(s) + log_longest(s) + log_channel_max(s) + 4 * LOG_JOURNAL +
+                    s->units / 256 + 32;
+    return rest < s->units ? s->units - rest : 0;
+}
+
+/* Forgets an open batch. `state` is 0, or 2 when whoever has it open must be told. */
+LOG_APART void log_batch_end(struct msc4203_log_state *s, uint32_t *b, uint32_t state)
+{
+    uint32_t at = b[BATCH_FIRST], i, c;
+    struct log_message m;
+
+    if (b[BATCH_OPEN] == 1)
+        s->need -= b[BATCH_NEED];
+    for (i = 0; b[BATCH_OPEN] == 1 && i < b[BATCH_COUNT] && log_load(s, at, &m); i++) {
+        uint32_t device = log_device(s, m.hash);
+
+        s->pending -= m.units;
+        for (c = 0; c < MSC4203_CHANNELS; c++)
+            if ((m.set >> c & 1) != 0)
+                log_channel_memory(s)[c] -= m.units;
+        if (device != 0) {
+            log_device_memory(s, device - 1)[0] -= m.units;
+            log_device_free(s, device);
+        }
+        at = log_cell(s, log_link(&m, 0, LINK_NEXT));
+    }
+    b[BATCH_OPEN] = state;
+}
+
+/* Tells whether a message that seems to wait is where its device's chain says. */
+LOG_APART int log_is_linked(struct msc4203_log_state *s, const struct log_message *m)
+{
+    uint32_t device = log_device(s, m->hash), w = log_device_words(s, device - 1), previous;
+    struct log_message before;
+
+    if (device == 0)
+        return 0;
+    if (s->word[w + CHAIN_FIRST] == m->at)
+        return 1;
+    previous = log_cell(s, log_link(m, 0, LINK_PREVIOUS));
+    return previous != s->word[w + CHAIN_LAST] && log_load(s, previous, &before) &&
+           log_is_in(s, &before, 0, w) && before.number < m->number &&
+           log_cell(s, log_link(&before, 0, LINK_NEXT)) == m->at;
+}
+
+/* Tells whether a record is still needed. */
+MSC4203_PRIVATE int log_is_kept(struct msc4203_log_state *s, const struct log_message *m)
+{
+    if (m->type == LOG_CHANNEL)
+        return s->word[log_channel_words(log_flags(m) & 31) + CHANNEL_RECORD] == m->at;
+    if (m->type > LOG_COPY)
+        return 0;
+    if (m->number == 0) {
+        uint32_t *b = log_batch(s, log_flags(m) & (LOG_BATCHES - 1));
+        if (log_flags(m) < LOG_BATCHES && b[BATCH_OPEN] == 1 && b[BATCH_COUNT] != 0 &&
+            !log_before(log_place(s, m->at - 1), log_place(s, b[BATCH_FIRST] - 1)))
+            log_batch_end(s, b, 2);
+        return 0;
+    }
+    if (log_waiting(s, m) == 0)
+        return 0;
+    if (log_is_linked(s, m))
+        return 1;
+    log_damage(s);
+    return 0;
+}
+
+/* Copies a record to the ring's end, where nothing knows of it yet. */
+LOG_APART void log_copy(struct msc4203_log_state *s, const struct log_message *m)
+{
+    struct log_message copy = *m;
+    uint32_t skip = log_fixed(m->type);
+
+    copy.at = log_append(s, m->units);
+    copy.from = m->at;
+    copy.about = (m->about & 0xFFFF0000u) | (s->epoch & 0xFFFF);
+    if (m->type != LOG_CHANNEL) {
+        copy.type = LOG_COPY;
+        copy.waiting = log_waiting(s, m);
+    }
+    log_transfer(s, log_at(s, m->at) + skip, log_at(s, copy.at) + skip, m->units * 8 - skip);
+    log_store(s, &copy);
+}
+
+/* Puts a durable copy in the place of what it was copied from. Opening, `cells` says whether what
+ * this writes may not be durable. Reads the links of the old one, which nothing has changed since.
+ * */
+LOG_APART void log_switch(struct msc4203_log_state *s, const struct log_message *copy,
+                                int cells)
+{
+    struct log_message old = *copy, other;
+    uint32_t c;
+
+    s->moves++;
+    old.at = copy->from;
+    for (c = 0; c < MSC4203_CHANNELS && copy->type == LOG_COPY; c++) {
+        uint32_t w = log_channel_words(c), previous = 0, next = 0;
+
+        if (c == 0) {
+            uint32_t device = log_device(s, copy->hash);
+            if (device == 0)
+                continue;
+            w = log_device_words(s, device - 1);
+            if (s->word[w + DEVICE_NEXT] == old.at)
+                s->word[w + DEVICE_NEXT] = copy->at;
+        } else if ((copy->waiting >> c & 1) == 0) {
+            continue;
+        }
+        if (s->word[w + CHAIN_FIRST] == old.at)
+            s->word[w + CHAIN_FIRST] = copy->at;
+        else
+            previous = log_cell(s, log_link(&old, c, LINK_PREVIOUS));
+        if (s->word[w + CHAIN_LAST] == old.at)
+            s->word[w + CHAIN_LAST] = copy->at;
+        else
+            next = log_cell(s, log_link(&old, c, LINK_NEXT));
+        if (!cells)
+            continue;
+        log_cell_write(s, log_link(copy, c, LINK_PREVIOUS), previous);
+        log_cell_write(s, log_link(copy, c, LINK_NEXT), next);
+        if (previous != 0 && log_load(s, previous, &other))
+            log_cell_write(s, log_link(&other, c, LINK_NEXT), copy->at);
+        if (next != 0 && log_load(s, next, &other))
+            log_cell_write(s, log_link(&other, c, LINK_PREVIOUS), copy->at);
+    }
+    if (copy->type == LOG_CHANNEL) {
+        c = log_channel_words(log_flags(copy) & 31) + CHANNEL_RECORD;
+        if (s->word[c] == old.at)
+            s->word[c] = copy->at;
+    }
+    s->tail = log_behind(s, log_place(s, old.at - 1), copy->units);
+}
+
+/* Moves the ring's beginning on, by a sixteenth of the ring if that is possible. Returns how many
+ * units that was. */
+LOG_APART uint32_t log_clean_step(struct msc4203_log_state *s)
+{
+    uint32_t start = s->end, place = s->tail, end;
+    uint32_t budget = log_free(s), seen = 0, copies = 0, healed = 0;
+    struct log_message m;
+
+    while (place != start && seen <= s->units / 16 && !s->error) {
+        if (log_load_at(s, place, &m) == 0) {
+            if (!healed++) {
+                log_damage(s);
+                log_heal(s);
+            }
+            m.units = 1;
+        } else if (log_is_kept(s, &m)) {
+            uint32_t cost = m.units, rest = s->units - (s->end - s->base);
+
+            if (cost > rest)
+                cost += rest;
+            if (cost + 32 > budget)
+                break;
+            budget -= cost;
+            copies++;
+            log_copy(s, &m);
+        }
+        seen += m.units;
+        place = log_behind(s, place, m.units);
+    }
+    if (copies != 0) {
+        log_sync(s);
+        for (end = s->end; start != end && !s->error;
+             start = log_behind(s, start, m.units)) {
+            if (log_load_at(s, start, &m) == 0)
+                s->error = 1;
+            else if (m.type == LOG_COPY || m.type == LOG_CHANNEL)
+                log_switch(s, &m, 1);
+        }
+    }
+    s->tail = place;
+    if (seen != 0)
+        log_images(s);
+    return seen;
+}
+
+/* Sees to it that `units` can be appended, beside what open batches need, and `floor` stays. */
+LOG_APART int log_room(struct msc4203_log_state *s, uint32_t units, uint32_t floor)
+{
+    uint32_t seen = 0, step;
+
+    units += floor + s->need;
+    if (log_free(s) >= units)
+        return MSC4203_OK;
+    log_flush(s);
+    while (log_free(s) < units && !s->error) {
+        step = log_clean_step(s);
+        seen += step;
+        if (step == 0 || seen > s->units + s->units / 8)
+            return s->error ? MSC4203_E_STORAGE : MSC4203_E_QUEUE_FULL;
+    }
+    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+}
+
+/* ---- finding messages ---- */
+
+/* Finds the first visible message after number `after` in a channel, or of a device (plus 1). */
+LOG_APART int log_seek(struct msc4203_log_state *s, uint32_t channel, uint32_t device,
+                             uint64_t after, struct log_message *m)
+{
+    uint32_t w = channel != 0 ? log_channel_words(channel) : log_device_words(s, device - 1);
+    uint32_t *cursor = log_cursor(s, channel), at, previous = 0, tries;
+    uint64_t number = 0;
+
+    for (tries = 0; tries < 2; tries++) {
+        at = s->word[w + (channel != 0 ? (uint32_t)CHAIN_FIRST : (uint32_t)DEVICE_NEXT)];
+        if (tries == 0 && cursor[0] != 0 && cursor[3] == s->moves && cursor[1] == (uint32_t)after &&
+            cursor[2] == (uint32_t)(after >> 32) && log_load(s, cursor[0], m) &&
+            m->number == after && log_is_in(s, m, channel, w)) {
+            previous = cursor[0];
+            at = previous == s->word[w + CHAIN_LAST]
+                     ? 0 : log_cell(s, log_link(m, channel, LINK_NEXT));
+        }
+        while (at != 0) {
+            if (!log_load(s, at, m) || !log_is_in(s, m, channel, w) ||
+                (m->number <= number && m->number != 0) ||
+                (previous != 0 &&
+                 log_cell(s, log_link(m, channel, LINK_PREVIOUS)) != previous))
+                break;
+            if (m->number == 0 || m->number >= s->settled)
+                return MSC4203_END; /* 0: its number is not written down yet */
+            if (m->number > after && (channel != 0 || (log_waiting(s, m) & 1) != 0)) {
+                cursor[0] = at;
+                cursor[1] = (uint32_t)m->number;
+                cursor[2] = (uint32_t)(m->number >> 32);
+                cursor[3] = s->moves;
+                return MSC4203_ITEM;
+            }
+            number = m->number;
+            previous = at;
+            at = at == s->word[w + CHAIN_LAST]
+                     ? 0 : log_cell(s, log_link(m, channel, LINK_NEXT));
+        }
+        if (s->error)
+            return MSC4203_E_STORAGE;
+        if (at == 0 && (previous == 0 || previous == s->word[w + CHAIN_LAST]))
+            return MSC4203_END;
+        previous = 0;
+        number = 0;
+        log_heal_now(s);
+    }
+    return MSC4203_E_DAMAGED;
+}
+
+/* Checks a channel and a device, as next(), done() and move() take them. *number is the device plus
+ * 1, or 0. */
+MSC4203_PRIVATE int log_check(const struct msc4203_log_state *s, uint32_t channel,
+                              const msc4203_device *device, uint32_t *number)
+{
+    uint32_t hash[2];
+
+    *number = 0;
+    if (s->error)
+        return MSC4203_E_STORAGE;
+    if (channel >= MSC4203_CHANNELS || (channel == 0) != (device != NULL))
+        return MSC4203_E_USAGE;
+    if (device != NULL) {
+        log_hash(s, &device->user_id, &device->device_id, hash);
+        *number = log_device(s, hash);
+        if (*number != 0 && s->word[log_device_words(s, *number - 1) + CHAIN_COUNT] == 0)
+            *number = 0;
+    }
+    return MSC4203_OK;
+}
+
+MSC4203_PRIVATE struct msc4203_log_state *log_of(void *context)
+{
+    return &((msc4203_log *)context)->priv;
+}
+
+/* Where the strings of a message begin that were read to `text`. */
+MSC4203_PRIVATE void log_strings(const struct log_message *m, const char *text, uint32_t bytes,
+                                 msc4203_span *strings)
+{
+    uint32_t at = 0;
+    unsigned i;
+
+    for (i = 0; i < 5; i++) {
+        strings[i].ptr = text + at;
+        strings[i].len = i < 4 ? log_length(m, i) : bytes - at;
+        at += (uint32_t)strings[i].len;
+    }
+}
+
+MSC4203_PRIVATE int log_same(const msc4203_span *a, const msc4203_span *b)
+{
+    return a->len == b->len && (a->len == 0 || memcmp(a->ptr, b->ptr, a->len) == 0);
+}
+
+MSC4203_PRIVATE int log_next(void *context, uint32_t channel, const msc4203_device *device,
+                             uint64_t after, void *memory, size_t bytes, msc4203_message *message)
+{
+    struct msc4203_log_state *s = log_of(context);
+    struct log_message m;
+    uint32_t number, size;
+    uint64_t at;
+    int result = log_check(s, channel, device, &number);
+
+    memset(message, 0, sizeof *message);
+    if (result != MSC4203_OK)
+        return result;
+    if (channel == 0 && number == 0)
+        return MSC4203_END;
+    for (;;) {
+        result = log_seek(s, channel, number, after, &m);
+        if (result != MSC4203_ITEM)
+            break;
+        after = message->number = m.number;
+        message->time_ms = log_time(&m);
+        message->channels = log_waiting(s, &m);
+        at = log_body(s, &m, &size);
+        message->bytes = size;
+        if (size > bytes)
+            return MSC4203_E_TOO_LARGE;
+        log_read(s, at, memory, size);
+        if (s->error)
+            break;
+        if (log_crc(s->salt, memory, size) != m.body) {
+            log_damage(s);
+            return MSC4203_E_DAMAGED;
+        }
+        message->item.kind = MSC4203_TO_DEVICE;
+        log_strings(&m, (const char *)memory, size, &message->item.sender);
+        if (channel != 0 || (log_same(&device->user_id, &message->item.user_id) &&
+                             log_same(&device->device_id, &message->item.device_id)))
+            return MSC4203_ITEM;
+    }
+    if (s->error)
+        result = MSC4203_E_STORAGE;
+    s->error = 0; /* nothing was changed: it may be tried again */
+    return result;
+}
+
+/* ---- batches ---- */
+
+MSC4203_PRIVATE int log_begin(void *context, uint32_t *batch)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t i;
+
+    if (s->error)
+        return MSC4203_E_STORAGE;
+    for (i = 0; i < LOG_BATCHES; i++) {
+        uint32_t *b = log_batch(s, i);
+        if (b[BATCH_OPEN] == 0) {
+            memset(b, 0, BATCH_WORDS * sizeof(uint32_t));
+            b[BATCH_OPEN] = 1;
+            *batch = i + 1;
+            return MSC4203_OK;
+        }
+    }
+    return MSC4203_E_QUEUE_FULL;
+}
+
+/* Returns an open batch, or NULL and why not in *result. */
+MSC4203_PRIVATE uint32_t *log_open_batch(struct msc4203_log_state *s, uint32_t batch, int *result)
+{
+    uint32_t *b = log_batch(s, batch - 1);
+
+    *result = MSC4203_OK;
+    if (s->error)
+        *result = MSC4203_E_STORAGE;
+    else if (batch - 1 >= LOG_BATCHES)
+        *result = MSC4203_E_USAGE;
+    else if (b[BATCH_OPEN] != 1)
+        *result = MSC4203_E_BATCH;
+    return *result == MSC4203_OK ? b : NULL;
+}
+
+/* Begins to fill in a message without a number, with `bytes` of body. */
+MSC4203_PRIVATE void log_begin_message(struct msc4203_log_state *s, struct log_message *m,
+                                       uint32_t set, uint32_t flags, uint32_t bytes)
+{
+    bytes += LOG_FIXED + 8 * log_links(set);
+    m->units = (bytes + 7) >> 3;
+    m->about = (s->epoch & 0xFFFF) | ((0 - bytes) & 7) << 16 | flags << 24;
+    m->type = LOG_MESSAGE;
+    m->set = m->waiting = set;
+    m->number = 0;
+    m->from = 0;
+}
+
+/* Takes the lengths of a message's strings. Returns their sum, UINT32_MAX when it is too large. */
+MSC4203_PRIVATE uint32_t log_measure(const struct msc4203_log_state *s,
+                                     const msc4203_span *strings, struct log_message *m)
+{
+    uint32_t bytes = 0;
+    unsigned i;
+
+    for (i = 0; i < 5; i++) {
+        if (strings[i].len > s->message_bytes - bytes || (i < 4 && strings[i].len > 65535))
+            return UINT32_MAX;
+        bytes += (uint32_t)strings[i].len;
+        if (i < 4)
+            m->length[i >> 1] |= (uint32_t)strings[i].len << 16 * (i & 1);
+    }
+    return bytes;
+}
+
+/* Whether a message may wait where it is to: quotas. */
+MSC4203_PRIVATE int log_quota(const struct msc4203_log_state *s, const struct log_message *m,
+                              uint32_t device)
+{
+    uint32_t w = log_device_words(s, device - 1) + CHAIN_UNITS, c;
+
+    if (s->device_units != 0 &&
+        s->word[w] + log_device_memory(s, device - 1)[0] + m->units > s->device_units)
+        return MSC4203_E_QUOTA;
+    for (c = 1; c < MSC4203_CHANNELS; c++)
+        if ((m->set >> c & 1) != 0 && s->channel_units != 0 &&
+            s->word[log_channel_words(c) + CHAIN_UNITS] + log_channel_memory(s)[c] + m->units >
+                s->channel_units)
+            return MSC4203_E_QUOTA;
+    return MSC4203_OK;
+}
+
+/* Writes zeros: fewer than 256. */
+MSC4203_PRIVATE void log_zeros(struct msc4203_log_state *s, uint64_t at, uint32_t bytes)
+{
+    static const unsigned char zeros[256] = {0};
+
+    log_write(s, at, zeros, bytes);
+}
+
+/* Writes a message without a number to the ring's end. */
+LOG_APART void log_write_message(struct msc4203_log_state *s, const msc4203_span *strings,
+                                 struct log_message *m)
+{
+    uint32_t links = 8 * log_links(m->set);
+    uint64_t at;
+    unsigned i;
+
+    m->at = log_append(s, m->units);
+    at = log_at(s, m->at) + LOG_FIXED;
+    m->body = s->salt;
+    log_zeros(s, at, links);
+    at += links;
+    for (i = 0; i < 5; i++) {
+        log_write(s, at, strings[i].ptr, strings[i].len);
+        m->body = log_crc(m->body, strings[i].ptr, strings[i].len);
+        at += strings[i].len;
+    }
+    log_zeros(s, at, log_pad(m));
+    log_store(s, m);
+}
+
+MSC4203_PRIVATE int log_push(void *context, uint32_t batch, const msc4203_message *message)
+{
+    struct msc4203_log_state *s = log_of(context);
+    const msc4203_span *strings = &message->item.sender;
+    struct log_message m;
+    uint32_t *b, c, device, need, bytes;
+    int result;
+
+    b = log_open_batch(s, batch, &result);
+    if (b == NULL)
+        return result;
+    if (message->channels == 0)
+        return MSC4203_E_USAGE;
+    memset(&m, 0, sizeof m);
+    bytes = log_measure(s, strings, &m);
+    if (bytes == UINT32_MAX)
+        return MSC4203_E_TOO_LARGE;
+    log_begin_message(s, &m, message->channels, batch - 1, bytes);
+    need = 18 + 8 * log_links(m.set);
+    if (s->word[LOG_LIVE] + s->pending + s->need + need + m.units > log_capacity(s))
+        return MSC4203_E_QUEUE_FULL;
+    result = log_room(s, m.units + need, log_floor(s) + 4 * LOG_JOURNAL);
+    if (result != MSC4203_OK)
+        return result;
+    if (b[BATCH_OPEN] != 1)
+        return MSC4203_E_BATCH;
+    log_hash(s, &strings[2], &strings[3], m.hash);
+    device = log_device_make(s, m.hash);
+    if (device == 0)
+        return MSC4203_E_QUEUE_FULL;
+    result = log_quota(s, &m, device);
+    if (result != MSC4203_OK) {
+        log_device_free(s, device);
+        return result;
+    }
+    m.time[0] = (uint32_t)message->time_ms;
+    m.time[1] = (uint32_t)(message->time_ms >> 32);
+    log_write_message(s, strings, &m);
+    if (b[BATCH_COUNT]++ == 0)
+        b[BATCH_FIRST] = m.at;
+    else
+        log_cell_write(s, (b[BATCH_LAST] - 1) * 2 + LOG_FIXED / 4 + LINK_NEXT, m.at);
+    b[BATCH_LAST] = m.at;
+    b[BATCH_NEED] += need;
+    s->need += need;
+    s->pending += m.units;
+    log_device_memory(s, device - 1)[0] += m.units;
+    for (c = 0; c < MSC4203_CHANNELS; c++)
+        if ((m.set >> c & 1) != 0)
+            log_channel_memory(s)[c] += m.units;
+    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+}
+
+/* A request as words; returns 0 when it has no id. */
+MSC4203_PRIVATE int log_request(const msc4203_request *request, uint32_t id[4])
+{
+    id[0] = id[1] = id[2] = id[3] = 0;
+    if (request != NULL) {
+        id[0] = log_get(request->who);
+        id[1] = log_get(request->who + 4);
+        id[2] = log_get(request->what);
+        id[3] = log_get(request->what + 4);
+    }
+    return (id[0] | id[1] | id[2] | id[3]) != 0;
+}
+
+MSC4203_PRIVATE int log_known(void *context, const msc4203_request *request)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t id[4], at;
+
+    if (s->error)
+        return MSC4203_E_STORAGE;
+    if (!log_request(request, id))
+        return MSC4203_OK;
+    for (at = *log_request_bucket(s, id[2]); at != 0;
+         at = log_request_memory(s)[at - 1])
+        if (memcmp(s->word + (LOG_OPENINGS + 4 * s->openings) + 4 * (at - 1), id, sizeof id) == 0)
+            return MSC4203_KNOWN;
+    return MSC4203_OK;
+}
+
+/* Forgets the request in a place of the index. */
+MSC4203_PRIVATE void log_forget(struct msc4203_log_state *s, uint32_t which)
+{
+    uint32_t w = (LOG_OPENINGS + 4 * s->openings) + 4 * which, i;
+    uint32_t *at = log_request_bucket(s, s->word[w + 2]);
+
+    while (*at != 0 && *at != which + 1)
+        at = &log_request_memory(s)[*at - 1];
+    if (*at != 0)
+        *at = log_request_memory(s)[which];
+    for (i = 0; i < 4; i++)
+        log_set(s, w + i, 0);
+}
+
+MSC4203_PRIVATE void log_remember(struct msc4203_log_state *s, const msc4203_request *request)
+{
+    uint32_t id[4], which = s->word[LOG_REQUEST], i, *bucket;
+
+    if (!log_request(request, id) || s->requests == 0)
+        return;
+    log_forget(s, which);
+    for (i = 0; i < 4; i++)
+        log_set(s, (LOG_OPENINGS + 4 * s->openings) + 4 * which + i, id[i]);
+    bucket = log_request_bucket(s, id[2]);
+    log_request_memory(s)[which] = *bucket;
+    *bucket = which + 1;
+    log_set(s, LOG_REQUEST, which + 1 == s->requests ? 0 : which + 1);
+}
+
+MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_request *request,
+                               uint64_t *first)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint64_t number = log_word64(s, LOG_NEXT);
+    uint32_t *b, at, i, next;
+    struct log_message m;
+    int result;
+
+    *first = number;
+    b = log_open_batch(s, batch, &result);
+    if (b == NULL) {
+        if (result == MSC4203_E_BATCH)
+            log_batch(s, batch - 1)[BATCH_OPEN] = 0;
+        return result;
+    }
+    result = log_known(context, request);
+    if (result == MSC4203_OK && b[BATCH_COUNT] == 0)
+        result = log_room(s, LOG_JOURNAL, log_floor(s) + 2 * LOG_JOURNAL);
+    if (result == MSC4203_OK && number + b[BATCH_COUNT] - s->settled >= LOG_SKIP)
+        result = MSC4203_E_QUEUE_FULL; /* until the next flush */
+    if (result != MSC4203_OK) {
+        log_batch_end(s, b, 0);
+        return result;
+    }
+    at = b[BATCH_FIRST];
+    for (i = 0; i < b[BATCH_COUNT] && !s->error; i++, at = next) {
+        uint32_t device, c;
+
+        if (!log_load(s, at, &m) || (device = log_device(s, m.hash)) == 0) {
+            s->error = 1;
+            break;
+        }
+        next = log_cell(s, log_link(&m, 0, LINK_NEXT));
+        s->pending -= m.units;
+        log_device_memory(s, device - 1)[0] -= m.units;
+        for (c = 0; c < MSC4203_CHANNELS; c++)
+            if ((m.set >> c & 1) != 0)
+                log_channel_memory(s)[c] -= m.units;
+        log_give(s, &m, device, number + i);
+    }
+    log_set_word64(s, LOG_NEXT, number + b[BATCH_COUNT]);
+    log_remember(s, request);
+    log_end(s);
+    s->need -= b[BATCH_NEED];
+    b[BATCH_OPEN] = 0;
+    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+}
+
+MSC4203_PRIVATE int log_abort(void *context, uint32_t batch)
+{
+    struct msc4203_log_state *s = log_of(context);
+
+    if (batch - 1 >= LOG_BATCHES || log_batch(s, batch - 1)[BATCH_OPEN] == 0)
+        return MSC4203_E_USAGE;
+    log_batch_end(s, log_batch(s, batch - 1), 0);
+    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+}
+
+MSC4203_PRIVATE int log_flush_all(void *context)
+{
+    struct msc4203_log_state *s = log_of(context);
+
+    log_flush(s);
+    if (!s->error)
+        s->settled = log_word64(s, LOG_NEXT);
+    if (!s->error && s->end - s->imaged > s->units / 8) {
+        log_sync(s);
+        log_image(s);
+    }
+    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+}
+
+/* ---- taking out ---- */
+
+/* Ends an operation that may have changed links. */
+MSC4203_PRIVATE int log_finish(struct msc4203_log_state *s, int result)
+{
+    log_end(s);
+    if (s->stale)
+        log_flush(s);
+    return s->error ? MSC4203_E_STORAGE : result;
+}
+
+/* Between two steps of a long operation: ends the one, and makes room for the other. */
+MSC4203_PRIVATE int log_step(struct msc4203_log_state *s)
+{
+    log_finish(s, MSC4203_OK);
+    return log_room(s, 2 * LOG_JOURNAL, log_floor(s));
+}
+
+MSC4203_PRIVATE int log_step_due(const struct msc4203_log_state *s)
+{
+    return s->parts || s->pairs > LOG_PAIRS / 3;
+}
+
+/* Takes out what is done on a channel. */
+MSC4203_PRIVATE int log_sweep(struct msc4203_log_state *s, uint32_t channel)
+{
+    uint32_t w = log_channel_words(channel), healed = 0;
+    uint64_t done = log_word64(s, w + CHANNEL_DONE);
+    struct log_message m;
+    int result = MSC4203_OK;
+
+    while (s->word[w + CHAIN_FIRST] != 0 && result == MSC4203_OK && !s->error) {
+        if (!log_load(s, s->word[w + CHAIN_FIRST], &m) || !log_is_in(s, &m, channel, w)) {
+            if (s->error || healed++)
+                break;
+            log_heal_now(s);
+            continue;
+        }
+        if (m.number == 0 || m.number > done)
+            break;
+        log_take(s, &m, (uint32_t)1 << channel);
+        if (log_step_due(s))
+            result = log_step(s);
+    }
+    return log_finish(s, result);
+}
+
+/* Takes out what a device's /sync has had: numbers up to `through`, accepted before `before`. */
+MSC4203_PRIVATE int log_sync_sweep(struct msc4203_log_state *s, uint32_t device, uint64_t through,
+                                   uint64_t before, uint64_t *taken)
+{
+    uint32_t w = log_device_words(s, device - 1);
+    struct log_message m;
+    int result = MSC4203_OK;
+
+    while (result == MSC4203_OK && s->word[w + CHAIN_COUNT] != 0) {
+        result = log_seek(s, 0, device, log_word64(s, w + DEVICE_SYNCED), &m);
+        if (result != MSC4203_ITEM || m.number > through || log_time(&m) >= before)
+            break;
+        log_set_word64(s, w + DEVICE_SYNCED, m.number);
+        m.waiting |= 1; /* it did until now */
+        log_take(s, &m, 1);
+        ++*taken;
+        result = log_step_due(s) ? log_step(s) : MSC4203_OK;
+    }
+    return log_finish(s, result == MSC4203_ITEM || result == MSC4203_END ? MSC4203_OK : result);
+}
+
+/* Takes out what a dropped device had. */
+MSC4203_PRIVATE int log_drop_sweep(struct msc4203_log_state *s, uint32_t device)
+{
+    uint32_t w = log_device_words(s, device - 1), at = s->word[w + CHAIN_FIRST], next, c;
+    uint64_t through = log_word64(s, w + DEVICE_DROP);
+    struct log_message m;
+    int result = MSC4203_OK;
+
+    while (at != 0 && s->word[w + CHAIN_COUNT] != 0 && result == MSC4203_OK) {
+        uint32_t out, moves;
+
+        if (!log_load(s, at, &m) || m.number > through)
+            break;
+        next = at == s->word[w + CHAIN_LAST] ? 0 : log_cell(s, log_link(&m, 0, LINK_NEXT));
+        out = log_waiting(s, &m);
+        for (c = 1; c < MSC4203_CHANNELS; c++)
+            if (m.number <= log_word64(s, log_channel_words(c) + CHANNEL_HELD))
+                out &= ~((uint32_t)1 << c);
+        if (out & 1)
+            log_set_word64(s, w + DEVICE_SYNCED, m.number);
+        if (out != 0)
+            log_take(s, &m, out);
+        moves = s->moves;
+        if (log_step_due(s))
+            result = log_step(s);
+        at = moves == s->moves ? next : s->word[w + CHAIN_FIRST];
+    }
+    if (s->word[w + CHAIN_COUNT] != 0)
+        log_set_word64(s, w + DEVICE_DROP, 0);
+    return log_finish(s, result);
+}
+
+/* Reads a channel's record, what is fixed of it. */
+MSC4203_PRIVATE int log_load_channel(struct msc4203_log_state *s, uint32_t channel,
+                                     struct log_message *m)
+{
+    uint32_t at = s->word[log_channel_words(channel) + CHANNEL_RECORD];
+    return at != 0 && log_load_at(s, log_place(s, at - 1), m) == LOG_CHANNEL;
+}
+
+/* Writes a channel's name (NULL: the one it has) and record. */
+LOG_APART void log_write_channel(struct msc4203_log_state *s, uint32_t channel,
+                                       const msc4203_span *name, const msc4203_span *record)
+{
+    struct log_message m, old;
+    uint32_t w = log_channel_words(channel), bytes, size = 0;
+    unsigned char *text = (unsigned char *)log_buffer(s); /* nothing is in the making */
+    uint64_t at;
+
+    memset(&m, 0, sizeof m);
+    if (name != NULL) {
+        size = (uint32_t)name->len;
+        memcpy(text, name->ptr, size);
+    } else if (log_load_channel(s, channel, &old)) {
+        size = log_length(&old, 0);
+        log_read(s, log_at(s, old.at) + 24, text, size);
+    }
+    m.length[0] = size | (uint32_t)record->len << 16;
+    bytes = 24 + size + (uint32_t)record->len;
+    m.units = (bytes + 7) >> 3;
+    m.about = (s->epoch & 0xFFFF) | ((0 - bytes) & 7) << 16 | channel << 24;
+    m.type = LOG_CHANNEL;
+    m.body = log_crc(log_crc(s->salt, text, size), record->ptr, record->len);
+    m.at = log_append(s, m.units);
+    at = log_at(s, m.at) + 24;
+    log_write(s, at, text, size);
+    log_write(s, at + size, record->ptr, record->len);
+    log_zeros(s, at + size + record->len, log_pad(&m));
+    log_store(s, &m);
+    log_add(s, LOG_LIVE, m.units - s->word[w + CHANNEL_RECORD_UNITS]);
+    log_set(s, w + CHANNEL_RECORD, m.at);
+    log_set(s, w + CHANNEL_RECORD_UNITS, m.units);
+}
+
+MSC4203_PRIVATE int log_done(void *context, uint32_t channel, const msc4203_device *device,
+                             uint64_t through, const msc4203_span *record)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t number, w = log_channel_words(channel);
+    uint64_t taken = 0;
+    int result = log_check(s, channel, device, &number);
+
+    if (result != MSC4203_OK)
+        return result;
+    if (record != NULL && (channel == 0 || record->len > log_record_max(s)))
+        return channel == 0 ? MSC4203_E_USAGE : MSC4203_E_TOO_LARGE;
+    result = log_room(s, 2 * LOG_JOURNAL + (record != NULL ? log_channel_max(s) : 0),
+                      log_floor(s));
+    if (result != MSC4203_OK)
+        return result;
+    if (through >= s->settled)
+        through = s->settled - 1;
+    if (channel == 0)
+        return number == 0 ? MSC4203_OK : log_sync_sweep(s, number, through, UINT64_MAX, &taken);
+    if (record != NULL)
+        log_write_channel(s, channel, NULL, record);
+    if (through > log_word64(s, w + CHANNEL_DONE))
+        log_set_word64(s, w + CHANNEL_DONE, through);
+    return log_sweep(s, channel);
+}
+
+MSC4203_PRIVATE int log_hold(void *context, uint32_t channel, uint64_t through,
+                             const msc4203_span *record)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t w = log_channel_words(channel);
+    int result;
+
+    if (s->error)
+        return MSC4203_E_STORAGE;
+    if (channel == 0 || channel >= MSC4203_CHANNELS)
+        return MSC4203_E_USAGE;
+    if (record->len > log_record_max(s))
+        return MSC4203_E_TOO_LARGE;
+    result = log_room(s, log_channel_max(s) + LOG_JOURNAL,
+                      log_floor(s) + 2 * LOG_JOURNAL);
+    if (result != MSC4203_OK)
+        return result;
+    log_write_channel(s, channel, NULL, record);
+    if (through >= s->settled)
+        through = s->settled - 1;
+    log_set_word64(s, w + CHANNEL_HELD, through);
+    log_end(s);
+    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+}
+
+/* Writes what a message has again, for other channels. Returns 0 when it is damaged; what was
+ * written then has no number, and belongs to no batch. */
+LOG_APART int log_again(struct msc4203_log_state *s, const struct log_message *old,
+                        struct log_message *m)
+{
+    uint32_t bytes, links = 8 * log_links(m->set), crc;
+    uint64_t from = log_body(s, old, &bytes), to;
+
+    m->at = log_append(s, m->units);
+    to = log_at(s, m->at) + LOG_FIXED;
+    log_zeros(s, to, links);
+    crc = log_transfer(s, from, to + links, bytes);
+    log_zeros(s, to + links + bytes, log_pad(m));
+    log_store(s, m);
+    return crc == old->body;
+}
+
+/* Gives a message's contents a new number in `channels`, and takes it out of `channel`. */
+LOG_APART int log_move_on(struct msc4203_log_state *s, uint32_t channel, struct log_message *old,
+                          uint32_t channels, uint64_t *moved)
+{
+    uint32_t device = log_device(s, old->hash), w = log_device_words(s, device - 1), bytes;
+    uint64_t next = log_word64(s, LOG_NEXT);
+    struct log_message m = *old;
+
+    if (channels != 0) {
+        log_body(s, old, &bytes);
+        log_begin_message(s, &m, channels, LOG_BATCHES, bytes);
+        if (device == 0 || !log_again(s, old, &m))
+            return s->error ? MSC4203_E_STORAGE : MSC4203_E_DAMAGED;
+        log_give(s, &m, device, next);
+        log_set_word64(s, LOG_NEXT, next + 1);
+        if (moved != NULL)
+            *moved = next;
+    }
+    if (channel == 0 && s->word[w + DEVICE_NEXT] == old->at)
+        log_set_word64(s, w + DEVICE_SYNCED, old->number);
+    log_take(s, old, (uint32_t)1 << channel);
+    return log_finish(s, MSC4203_OK);
+}
+
+MSC4203_PRIVATE int log_move(void *context, uint32_t channel, const msc4203_device *device,
+                             uint64_t number, uint32_t channels, uint64_t *moved)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t which, units;
+    int again, result = log_check(s, channel, device, &which);
+    struct log_message old;
+
+    if (moved != NULL)
+        *moved = 0;
+    if (result != MSC4203_OK)
+        return result;
+    if (number == 0 || (channel == 0 && which == 0))
+        return MSC4203_END;
+    if (log_word64(s, LOG_NEXT) - s->settled >= LOG_SKIP)
+        return MSC4203_E_QUEUE_FULL; /* until the next flush */
+    for (again = 0;; again = 1) { /* making room may have moved it */
+        result = log_seek(s, channel, which, number - 1, &old);
+        if (result == MSC4203_ITEM && old.number != number)
+            result = MSC4203_END;
+        if (result != MSC4203_ITEM)
+            return result;
+        if (again)
+            break;
+        units = old.units + log_links(channels);
+        if (log_waiting(s, &old) != (uint32_t)1 << channel && channels != 0 &&
+            s->word[LOG_LIVE] + s->pending + s->need + units > log_capacity(s))
+            return MSC4203_E_QUEUE_FULL;
+        result = log_room(s, units + 3 * LOG_JOURNAL, log_floor(s));
+        if (result != MSC4203_OK)
+            return result;
+    }
+    return log_move_on(s, channel, &old, channels, moved);
+}
+
+MSC4203_PRIVATE int log_drop(void *context, const msc4203_device *device, const uint8_t *who)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t number, i, id[2];
+    int result = log_check(s, 0, device, &number);
+
+    if (result == MSC4203_OK)
+        result = log_room(s, 2 * LOG_JOURNAL, log_floor(s));
+    if (result != MSC4203_OK)
+        return result;
+    log_flush(s);
+    if (who != NULL) {
+        id[0] = log_get(who);
+        id[1] = log_get(who + 4);
+        for (i = 0; i < s->requests && result == MSC4203_OK; i++)
+            if (memcmp(s->word + (LOG_OPENINGS + 4 * s->openings) + 4 * i, id, sizeof id) == 0) {
+                log_forget(s, i);
+                if (log_step_due(s))
+                    result = log_step(s);
+            }
+    }
+    if (number != 0 && result == MSC4203_OK) {
+        log_set_word64(s, log_device_words(s, number - 1) + DEVICE_DROP,
+                       log_word64(s, LOG_NEXT) - 1);
+        result = log_drop_sweep(s, number);
+    }
+    log_end(s);
+    return s->error ? MSC4203_E_STORAGE : result;
+}
+
+MSC4203_PRIVATE int log_expire(void *context, uint64_t before_ms, uint64_t *expired)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint64_t taken = 0;
+    uint32_t i;
+    int result = s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+
+    for (i = 1; i <= s->word[LOG_USED] && result == MSC4203_OK; i++)
+        if (s->word[log_device_words(s, i - 1) + CHAIN_COUNT] != 0) {
+            result = log_room(s, 2 * LOG_JOURNAL, log_floor(s));
+            if (result == MSC4203_OK)
+                result = log_sync_sweep(s, i, s->settled - 1, before_ms, &taken);
+        }
+    if (expired != NULL)
+        *expired = taken;
+    return result;
+}
+
+/* ---- channels, openings, counts ---- */
+
+/* Tells whether a channel has this name. */
+MSC4203_PRIVATE int log_is_named(struct msc4203_log_state *s, uint32_t channel,
+                                 const msc4203_span *name)
+{
+    struct log_message m;
+
+    if (!log_load_channel(s, channel, &m) || log_length(&m, 0) != name->len)
+        return 0;
+    log_read(s, log_at(s, m.at) + 24, log_buffer(s), name->len);
+    return memcmp(log_buffer(s), name->ptr, name->len) == 0;
+}
+
+MSC4203_PRIVATE int log_channel(void *context, const msc4203_span *name, int make,
+                                uint32_t *channel)
+{
+    struct msc4203_log_state *s = log_of(context);
+    msc4203_span none = {NULL, 0};
+    uint32_t c, found = 0;
+    int result;
+
+    if (s->error)
+        return MSC4203_E_STORAGE;
+    if (name->len == 0 || name->len > LOG_NAME_MAX)
+        return MSC4203_E_USAGE;
+    for (c = MSC4203_CHANNEL_FIRST; c < MSC4203_CHANNEL_PARKED; c++) {
+        uint32_t w = log_channel_words(c);
+
+        if (s->word[w + CHANNEL_RECORD] != 0) {
+            if (log_is_named(s, c, name)) {
+                *channel = c;
+                return MSC4203_OK;
+            }
+        } else if (found == 0 && s->word[w + CHAIN_COUNT] == 0 &&
+                   log_channel_memory(s)[c] == 0) {
+            found = c;
+        }
+    }
+    if (!make)
+        return MSC4203_END;
+    if (found == 0)
+        return MSC4203_E_QUEUE_FULL;
+    result = log_room(s, log_channel_max(s) + LOG_JOURNAL, log_floor(s) + 2 * LOG_JOURNAL);
+    if (result != MSC4203_OK)
+        return result;
+    log_write_channel(s, found, name, &none);
+    log_end(s);
+    *channel = found;
+    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+}
+
+MSC4203_PRIVATE int log_release(void *context, uint32_t channel)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t w = log_channel_words(channel);
+    int result;
+
+    if (s->error)
+        return MSC4203_E_STORAGE;
+    if (channel == 0 || channel >= MSC4203_CHANNELS)
+        return MSC4203_E_USAGE;
+    if (s->word[w + CHAIN_COUNT] != 0 || log_channel_memory(s)[channel] != 0)
+        return MSC4203_E_BUSY;
+    result = log_room(s, 2 * LOG_JOURNAL, log_floor(s));
+    if (result != MSC4203_OK)
+        return result;
+    log_add(s, LOG_LIVE, 0 - s->word[w + CHANNEL_RECORD_UNITS]);
+    log_set(s, w + CHANNEL_RECORD, 0);
+    log_set(s, w + CHANNEL_RECORD_UNITS, 0);
+    log_set_word64(s, w + CHANNEL_HELD, 0);
+    log_end(s);
+    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+}
+
+MSC4203_PRIVATE int log_record(void *context, uint32_t channel, void *memory, size_t bytes,
+                               msc4203_span *name, msc4203_span *record)
+{
+    struct msc4203_log_state *s = log_of(context);
+    struct log_message m;
+    size_t size;
+    int failed;
+
+    if (s->error)
+        return MSC4203_E_STORAGE;
+    if (channel == 0 || channel >= MSC4203_CHANNELS)
+        return MSC4203_E_USAGE;
+    if (s->word[log_channel_words(channel) + CHANNEL_RECORD] == 0)
+        return MSC4203_END;
+    if (!log_load_channel(s, channel, &m)) {
+        failed = s->error;
+        s->error = 0;
+        return failed ? MSC4203_E_STORAGE : MSC4203_E_DAMAGED;
+    }
+    size = log_length(&m, 0) + log_length(&m, 1);
+    if (size > bytes)
+        return MSC4203_E_TOO_LARGE;
+    log_read(s, log_at(s, m.at) + 24, memory, size);
+    failed = s->error;
+    s->error = 0;
+    if (failed || log_crc(s->salt, memory, size) != m.body)
+        return failed ? MSC4203_E_STORAGE : MSC4203_E_DAMAGED;
+    if (name != NULL) {
+        name->ptr = (const char *)memory;
+        name->len = log_length(&m, 0);
+    }
+    if (record != NULL) {
+        record->ptr = (const char *)memory + log_length(&m, 0);
+        record->len = log_length(&m, 1);
+    }
+    return MSC4203_OK;
+}
+
+MSC4203_PRIVATE int log_opening(void *context, uint32_t back, uint64_t *random, uint64_t *first)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t at = s->word[LOG_OPENING];
+
+    if (back >= s->openings)
+        return MSC4203_END;
+    at = at > back ? at - back - 1 : at + s->openings - back - 1;
+    *random = log_word64(s, LOG_OPENINGS + 4 * at);
+    *first = log_word64(s, LOG_OPENINGS + 4 * at + 2);
+    return *first == 0 ? MSC4203_END : MSC4203_OK;
+}
+
+MSC4203_PRIVATE int log_count(void *context, uint32_t channel, const msc4203_device *device,
+                              msc4203_counts *counts)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t w = log_channel_words(channel), number = 0, first, failed;
+    struct log_message m;
+    int result = s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+
+    memset(counts, 0, sizeof *counts);
+    if (device != NULL)
+        result = log_check(s, 0, device, &number);
+    if (channel >= MSC4203_CHANNELS)
+        result = MSC4203_E_USAGE;
+    if (result != MSC4203_OK || (device != NULL && number == 0))
+        return result;
+    if (device != NULL) {
+        w = log_device_words(s, number - 1);
+        counts->messages = s->word[w + CHAIN_COUNT];
+        counts->bytes = (uint64_t)s->word[w + CHAIN_UNITS] * 8;
+    } else {
+        counts->messages = s->word[w + CHAIN_COUNT];
+        counts->bytes = (uint64_t)s->word[w + CHAIN_UNITS] * 8;
+        counts->through = log_word64(s, w + CHANNEL_HELD);
+    }
+    first = channel == 0 && device == NULL ? 0 : s->word[w + CHAIN_FIRST];
+    if (first != 0 && log_load(s, first, &m)) {
+        counts->first = m.number;
+        counts->time_ms = log_time(&m);
+    }
+    failed = s->error;
+    s->error = 0;
+    return failed ? MSC4203_E_STORAGE : MSC4203_OK;
+}
+
+/* ---- making and opening ---- */
+
+MSC4203_PRIVATE uint32_t log_mask(uint32_t n)
+{
+    uint32_t mask = 1;
+    while (mask < n)
+        mask = mask << 1 | 1;
+    return mask >> 1;
+}
+
+/* Lays the region and the index out. Returns 0 when the region is too small, or too large. */
+MSC4203_PRIVATE int log_layout(struct msc4203_log_state *s, const msc4203_log_config *config,
+                               uint64_t bytes)
+{
+    s->devices = config->devices;
+    s->requests = config->requests;
+    s->openings = config->openings;
+    s->message_bytes = config->message_bytes;
+    if (s->devices == 0 || s->openings == 0 || s->devices > 1 << 24 || s->requests > 1 << 24 ||
+        s->openings > 1 << 24 || s->message_bytes > 1 << 26)
+        return 0;
+    s->device_mask = log_mask(s->devices);
+    s->request_mask = log_mask(s->requests);
+    s->device_at = LOG_OPENINGS + 4 * (s->openings + s->requests);
+    s->memory_at = log_device_words(s, s->devices);
+    s->ring_at = 1024 + 2 * (((uint64_t)s->memory_at * 4 + 511) & ~(uint64_t)511);
+    if (bytes < s->ring_at || bytes - s->ring_at >= (uint64_t)1 << 33)
+        return 0;
+    s->units = (uint32_t)((bytes - s->ring_at) >> 3);
+    return log_capacity(s) > log_longest(s);
+}
+
+/* The configuration with the defaults filled in. */
+MSC4203_PRIVATE void log_defaults(const msc4203_log_config *config, uint64_t bytes,
+                                  msc4203_log_config *full)
+{
+    msc4203_log_config none = {0, 0, 0, 0};
+
+    *full = config != NULL ? *config : none;
+    if (full->devices == 0)
+        full->devices = 1024;
+    if (full->requests == 0)
+        full->requests = bytes >> 10 < 4096 ? (uint32_t)(bytes >> 10) : 4096;
+    if (full->openings == 0)
+        full->openings = bytes >> 11 < 1000 ? (uint32_t)(bytes >> 11) : 1000;
+    if (full->message_bytes == 0)
+        full->message_bytes = bytes >> 3 < 73728 ? (uint32_t)(bytes >> 3) : 73728;
+}
+
+MSC4203_PRIVATE size_t log_memory_bytes(const struct msc4203_log_state *s)
+{
+    const uint32_t *word = s->word;
+    return (size_t)(log_cursor(s, MSC4203_CHANNELS) - word) * sizeof *word;
+}
+
+MSC4203_API size_t msc4203_log_memory(msc4203_log *log, const msc4203_log_config *config,
+                                      uint64_t bytes)
+{
+    msc4203_log_config full;
+    uint32_t word = 0;
+
+    log_defaults(config, bytes, &full);
+    log->priv.word = &word; /* only to count from */
+    return log_layout(&log->priv, &full, bytes) ? log_memory_bytes(&log->priv) : 0;
+}
+
+/* Reads the header of an image; returns its number, 0 when there is none. */
+MSC4203_PRIVATE uint32_t log_header(struct msc4203_log_state *s, uint32_t which, uint32_t *b)
+{
+    log_read(s, which & 1 ? 512 : 0, b, LOG_HEADER * 4);
+    if (memcmp(b, "msc4203", 8) != 0 ||
+        log_crc(log_crc(0xFFFFFFFFu, b, 12), b + 4, LOG_HEADER * 4 - 16) != log_get(b + 3))
+        return 0;
+    log_swap(b, LOG_HEADER);
+    memcpy(&s->devices, b + 6, 13 * sizeof *b);
+    return b[2] == 1 ? s->images : 0;
+}
+
+/* Finds the newest header, and lays everything out. */
+LOG_APART int log_inspect(struct msc4203_log_state *s, const msc4203_storage *storage)
+{
+    uint32_t b[LOG_HEADER], odd;
+    msc4203_log_config config;
+
+    memset(s, 0, sizeof *s);
+    s->storage = storage;
+    if (storage->bytes < 1024)
+        return MSC4203_E_FORMAT;
+    odd = log_header(s, 1, b);
+    if (log_header(s, 0, b) <= odd && log_header(s, 1, b) == 0)
+        return s->error ? MSC4203_E_STORAGE : MSC4203_E_FORMAT;
+    if (s->error)
+        return MSC4203_E_STORAGE;
+    memcpy(&config, &s->devices, sizeof config);
+    log_swap(s->key, 2);
+    s->salt = log_crc(0xFFFFFFFFu, s->key, 8);
+    log_swap(s->key, 2);
+    if ((b[4] | (uint64_t)b[5] << 32) != storage->bytes)
+        return MSC4203_E_REGION;
+    return log_layout(s, &config, storage->bytes) ? MSC4203_OK : MSC4203_E_FORMAT;
+}
+
+MSC4203_API int msc4203_log_inspect(msc4203_log *log, const msc4203_storage *storage,
+                                    msc4203_log_config *config)
+{
+    int result = log_inspect(&log->priv, storage);
+
+    config->devices = log->priv.devices;
+    config->requests = log->priv.requests;
+    config->openings = log->priv.openings;
+    config->message_bytes = log->priv.message_bytes;
+    return result;
+}
+
+MSC4203_API int msc4203_log_format(msc4203_log *log, const msc4203_storage *storage,
+                                   const msc4203_log_config *config, uint64_t random)
+{
+    uint32_t one = 1;
+    msc4203_log_config full;
+    struct msc4203_log_state *s = &log->priv;
+    uint64_t at;
+
+    memset(s, 0, sizeof *s);
+    s->storage = storage;
+    log_defaults(config, storage->bytes, &full);
+    if (!log_layout(s, &full, storage->bytes))
+        return MSC4203_E_REGION;
+    log_zeros(s, 0, LOG_HEADER * 4); /* first, no log at all */
+    log_zeros(s, 512, LOG_HEADER * 4);
+    log_sync(s);
+    s->words = s->device_at; /* all zeros but the next number, 1 */
+    at = log_image_at(s, 1);
+    log_swap(&one, 1);
+    log_write(s, at, &one, 4);
+    s->image_crc = log_crc(0xFFFFFFFFu, &one, 4);
+    for (one = 0, full.devices = 1; full.devices < s->words; full.devices++) {
+        log_write(s, at += 4, &one, 4);
+        s->image_crc = log_crc(s->image_crc, &one, 4);
+    }
+    s->key[0] = (uint32_t)random;
+    s->key[1] = (uint32_t)(random >> 32);
+    s->images = 1;
+    log_write_header(s);
+    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+}
+
+/* Reads an image; returns 0 when it is damaged. */
+LOG_APART int log_load_image(struct msc4203_log_state *s, uint32_t which)
+{
+    uint32_t b[LOG_HEADER], crc;
+
+    if (log_header(s, which, b) == 0 || s->words > s->memory_at || s->words < s->device_at)
+        return 0;
+    memset(s->word, 0, (size_t)s->memory_at * 4);
+    log_read(s, log_image_at(s, which), s->word, s->words * 4);
+    crc = log_crc(0xFFFFFFFFu, s->word, s->words * 4);
+    log_swap(s->word, s->words);
+    s->durable = s->firm = s->imaged = s->end;
+    s->safe = s->tail;
+    return crc == s->image_crc && !s->error && s->end - s->base < s->units &&
+           s->end - s->safe <= s->units && s->word[LOG_USED] <= s->devices;
+}
+
+/* Tells whether a record can be at the ring's end: of this opening or a later one and, a journal or
+ * with `whole`, with its body. */
+MSC4203_PRIVATE int log_follows(struct msc4203_log_state *s, uint32_t epoch, int whole,
+                                struct log_message *m)
+{
+    uint32_t bytes;
+    uint64_t at;
+
+    if (log_load_at(s, s->end, m) == 0 || (uint16_t)(m->about - epoch) > 0x7FFF ||
+        m->units > log_free(s))
+        return 0;
+    if (m->type != LOG_PAIRS_OF && (!whole || m->type == LOG_FILLER))
+        return 1;
+    at = log_body(s, m, &bytes);
+    return log_transfer(s, at, 0, bytes) == m->body;
+}
+
+/* Finds the next record from the ring's end on, where nothing may be left for the length of two
+ * records. Returns 0 when there is none; the ring's end is then as it was. */
+LOG_APART int log_follow(struct msc4203_log_state *s, uint32_t epoch, int whole,
+                         struct log_message *m)
+{
+    uint32_t start = s->end, tries = 2 * log_longest(s) + 2;
+
+    while (tries-- != 0 && log_free(s) != 0) {
+        if (log_follows(s, epoch, whole, m))
+            return 1;
+        log_end_at(s, log_behind(s, s->end, 1));
+    }
+    log_end_at(s, start);
+    return 0;
+}
+
+/* Looks from `start` to the ring's end for what was durable. Returns 0 when something before that
+ * is broken. */
+LOG_APART int log_survey(struct msc4203_log_state *s, uint32_t start, uint32_t epoch)
+{
+    uint32_t end = s->end, at, found;
+    struct log_message m;
+    int good = 1;
+
+    log_end_at(s, start);
+    do {
+        at = s->end;
+        found = (uint32_t)log_follow(s, epoch, 0, &m);
+        if ((!found || s->end != at) && log_before(at, s->durable)) {
+            log_damage(s);
+            good = 0;
+        }
+        if (found) {
+            if (m.type == LOG_PAIRS_OF) {
+                uint32_t *b = log_buffer(s);
+
+                log_swap(b, 2);
+                if (log_before(s->durable, b[0]))
+                    s->durable = b[0];
+                if (log_before(s->firm, b[1]))
+                    s->firm = b[1];
+            }
+            epoch = m.about;
+            log_end_at(s, log_behind(s, s->end, m.units));
+        }
+    } while (found);
+    log_end_at(s, end);
+    return good;
+}
+
+/* Repeats the journal. Returns 0 when there is damage in it. *numbers is greater than every number
+ * that a message has. */
+LOG_APART int log_repeat(struct msc4203_log_state *s, uint64_t *numbers)
+{
+    uint32_t part = 0, parts = 0, place, at, epoch = s->epoch;
+    struct log_message m;
+    int good = 1;
+
+    for (;;) {
+        at = s->end;
+        if (!log_follow(s, epoch, !log_before(at, s->durable), &m))
+            break;
+        place = s->end;
+        if (place != at) {
+            if (!log_before(at, s->durable)) { /* it was never promised */
+                log_end_at(s, at);
+                break;
+            }
+            good = 0;
+            parts = 0;
+        }
+        log_end_at(s, log_behind(s, place, m.units));
+        if ((uint16_t)(m.about - epoch) != 0 || m.type != LOG_PAIRS_OF)
+            parts = 0;
+        epoch = m.about;
+        if (m.type <= LOG_COPY && m.number >= *numbers)
+            *numbers = m.number + 1;
+        if (m.type == LOG_COPY || (m.type == LOG_CHANNEL && m.from != 0))
+            log_switch(s, &m, !log_before(place, s->firm));
+        if (m.type != LOG_PAIRS_OF)
+            continue;
+        if (parts++ == 0)
+            part = place;
+        if (log_flags(&m) != 0) {
+            log_apply(s, part, s->end, 1);
+            parts = 0;
+        }
+    }
+    if (log_before(at, s->durable)) { /* the end itself is damaged */
+        good = 0;
+        log_end_at(s, s->durable);
+    }
+    s->epoch += (uint16_t)(epoch - s->epoch);
+    return good;
+}
+
+/* Takes the numbers away from messages whose commit was lost. */
+LOG_APART void log_unnumber(struct msc4203_log_state *s, uint32_t start)
+{
+    uint64_t next = log_word64(s, LOG_NEXT);
+    struct log_message m;
+
+    while (log_before(start, s->end)) {
+        if (log_load_at(s, start, &m) == 0) {
+            m.units = 1;
+        } else if (m.type == LOG_MESSAGE && m.number >= next) {
+            m.number = 0;
+            log_store(s, &m);
+        }
+        start = log_behind(s, start, m.units);
+    }
+}
+
+/* Ends what a crash interrupted. */
+LOG_APART int log_resume(struct msc4203_log_state *s)
+{
+    uint32_t i;
+    int result = MSC4203_OK;
+
+    for (i = 1; i < MSC4203_CHANNELS && result == MSC4203_OK; i++)
+        result = log_sweep(s, i);
+    for (i = 1; i <= s->word[LOG_USED] && result == MSC4203_OK; i++) {
+        uint32_t w = log_device_words(s, i - 1);
+        if (s->word[w + CHAIN_COUNT] != 0 && log_word64(s, w + DEVICE_DROP) != 0)
+            result = log_drop_sweep(s, i);
+    }
+    return s->error ? MSC4203_E_STORAGE : result;
+}
+
+/* Tells this opening. */
+MSC4203_PRIVATE void log_new_opening(struct msc4203_log_state *s, uint64_t random)
+{
+    uint64_t next = log_word64(s, LOG_NEXT) + LOG_SKIP;
+    uint32_t at = s->word[LOG_OPENING], *opening = s->word + LOG_OPENINGS + 4 * at;
+
+    opening[0] = (uint32_t)random;
+    opening[1] = (uint32_t)(random >> 32);
+    opening[2] = s->word[LOG_NEXT] = (uint32_t)next;
+    opening[3] = s->word[LOG_NEXT + 1] = (uint32_t)(next >> 32);
+    s->word[LOG_OPENING] = at + 1 == s->openings ? 0 : at + 1;
+    s->settled = next;
+    s->epoch++;
+}
+
+MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storage, void *memory,
+                                 size_t bytes, uint64_t random)
+{
+    struct msc4203_log_state *s = &log->priv;
+    uint64_t numbers = 0;
+    uint32_t start, epoch;
+    int result = log_inspect(s, storage), good;
+
+    s->error = 1; /* until it is open */
+    if (result != MSC4203_OK)
+        return result;
+    s->word = (uint32_t *)memory;
+    if (bytes < log_memory_bytes(s))
+        return MSC4203_E_INDEX;
+    s->error = 0;
+    start = s->images;
+    good = log_load_image(s, start);
+    if (!good && !s->error) /* the power went while it was written; or it is damaged */
+        good = log_load_image(s, start + 1);
+    if (!good) {
+        result = s->error ? MSC4203_E_STORAGE : MSC4203_E_DAMAGED;
+        s->error = 1;
+        return result;
+    }
+    log_index(s);
+    start = s->end;
+    epoch = s->epoch;
+    log_survey(s, start, epoch);
+    s->damaged = 0;
+    good = log_repeat(s, &numbers) || log_survey(s, start, epoch);
+    if (numbers > log_word64(s, LOG_NEXT))
+        log_unnumber(s, start);
+    log_index(s);
+    if (!good)
+        log_heal(s);
+    log_new_opening(s, random);
+    log_images(s);
+    return s->error ? MSC4203_E_STORAGE : log_resume(s);
+}
+
+MSC4203_API void msc4203_log_quotas(msc4203_log *log, uint64_t channel_bytes,
+                                    uint64_t device_bytes)
+{
+    log->priv.channel_units = (uint32_t)(channel_bytes >> 3);
+    log->priv.device_units = (uint32_t)(device_bytes >> 3);
+}
+
+MSC4203_API int msc4203_log_close(msc4203_log *log)
+{
+    struct msc4203_log_state *s = &log->priv;
+    int failed;
+
+    log_flush(s);
+    if (!s->error)
+        log_images(s);
+    failed = s->error;
+    s->error = 1;
+    return failed ? MSC4203_E_STORAGE : MSC4203_OK;
+}
+
+MSC4203_API void msc4203_log_queue(msc4203_log *log, msc4203_queue *queue)
+{
+    queue->version = MSC4203_QUEUE_VERSION;
+    queue->context = log;
+    queue->begin = log_begin;
+    queue->push = log_push;
+    queue->commit = log_commit;
+    queue->abort = log_abort;
+    queue->known = log_known;
+    queue->flush = log_flush_all;
+    queue->next = log_next;
+    queue->done = log_done;
+    queue->hold = log_hold;
+    queue->move = log_move;
+    queue->drop = log_drop;
+    queue->expire = log_expire;
+    queue->channel = log_channel;
+    queue->release = log_release;
+    queue->record = log_record;
+    queue->opening = log_opening;
+    queue->count = log_count;
+}
+
+MSC4203_API void msc4203_log_usage_get(const msc4203_log *log, msc4203_log_usage *usage)
+{
+    const struct msc4203_log_state *s = &log->priv;
+    uint32_t i;
+
+    usage->messages = s->word[LOG_MESSAGES];
+    usage->used = (uint64_t)s->word[LOG_LIVE] * 8;
+    usage->capacity = (uint64_t)log_capacity(s) * 8;
+    usage->damaged = s->damaged;
+    usage->devices = 0;
+    for (i = 0; i < s->word[LOG_USED]; i++)
+        usage->devices += s->word[log_device_words(s, i) + CHAIN_COUNT] != 0;
+}
+
+/* ---- reading a log without opening it ---- */
+
+/* Fills in what is told of a record; its strings go behind `used` bytes of `memory`. */
+MSC4203_PRIVATE void log_tell(struct msc4203_log_state *s, const struct log_message *m,
+                              char *memory, size_t bytes, msc4203_log_entry *entry)
+{
+    uint32_t size;
+    uint64_t at = log_body(s, m, &size);
+
+    entry->number = m->number;
+    entry->time_ms = log_time(m);
+    entry->channels = m->waiting;
+    if (size > bytes ||
+        log_length(m, 0) + log_length(m, 1) + log_length(m, 2) + log_length(m, 3) > size)
+        return;
+    log_read(s, at, memory, size);
+    if (log_crc(s->salt, memory, size) != m->body)
+        entry->error = MSC4203_E_DAMAGED;
+    else
+        log_strings(m, memory, size, &entry->sender);
+}
+
+/* What msc4203_log_scan() works with, in the caller's memory. */
+struct log_scan {
+    struct msc4203_log_state state;
+    msc4203_log_entry entry;
+};
+
+MSC4203_API int msc4203_log_scan(const msc4203_storage *storage, void *memory, size_t bytes,
+                                 int (*see)(void *context, const msc4203_log_entry *entry),
+                                 void *context)
+{
+    struct log_scan *scan = (struct log_scan *)memory;
+    struct msc4203_log_state *s = &scan->state;
+    msc4203_log_entry *entry = &scan->entry;
+    struct log_message m;
+    uint32_t unit = 0, bad = 0, lap = 0, round;
+    int result;
+
+    if (bytes < sizeof *scan)
+        return MSC4203_E_INDEX;
+    result = log_inspect(s, storage);
+    if (result != MSC4203_OK)
+        return result;
+    while (unit < s->units && !s->error) { /* of this round, of the next, or of the one before */
+        uint32_t type = 0;
+
+        for (round = 3; type == 0 && round != 0; round--) {
+            uint32_t place = s->base + (round - 2) * s->units + unit, base = s->base;
+
+            s->base = place - unit;
+            type = log_load_at(s, place, &m);
+            s->base = base;
+        }
+        if (type == 0) {
+            bad++;
+            unit++;
+            continue;
+        }
+        memset(entry, 0, sizeof *entry);
+        if (bad != 0 && lap == round) { /* between two of one round */
+            entry->at = s->ring_at + (uint64_t)(unit - bad) * 8;
+            entry->bytes = bad * 8;
+            entry->error = MSC4203_E_DAMAGED;
+            result = see(context, entry);
+            memset(entry, 0, sizeof *entry);
+        }
+        bad = 0;
+        lap = round;
+        entry->at = log_at(s, m.at);
+        entry->bytes = m.units * 8;
+        entry->kind = (int)m.type;
+        if (m.type <= LOG_COPY)
+            log_tell(s, &m, (char *)(scan + 1), bytes - sizeof *scan, entry);
+        if (result == MSC4203_OK)
+            result = see(context, entry);
+        if (result != MSC4203_OK)
+            return result;
+        unit += m.units;
+    }
+    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+}
+
+MSC4203_API void msc4203_memory_storage(msc4203_storage *storage, void *memory, uint64_t bytes)
+{
+    memset(storage, 0, sizeof *storage);
+    storage->version = 1;
+    storage->bytes = bytes;
+    storage->memory = (unsigned char *)memory;
+}
+
+/* ---- storage in a file ---- */
+
+#if defined(MSC4203_FILE) && !defined(MSC4203_NO_FILE)
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Calls go on where a signal or the system's limit ended them. */
+MSC4203_PRIVATE int file_write_all(int fd, uint64_t at, const unsigned char *data, size_t bytes)
+{
+    while (bytes != 0) {
+        ssize_t n = pwrite(fd, data, bytes, (off_t)at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return -1;
+        data += n;
+        at += (uint64_t)n;
+        bytes -= (size_t)n;
+    }
+    return 0;
+}
+
+/* Writes what is held back. After a failure nothing more is written. */
+MSC4203_PRIVATE int file_flush(msc4203_file *file)
+{
+    if (!file->priv.error && file->priv.used != 0 &&
+        file_write_all(file->priv.fd, file->priv.at, file->priv.buffer, file->priv.used) != 0)
+        file->priv.error = 1;
+    file->priv.used = 0;
+    return file->priv.error ? -1 : 0;
+}
+
+/* Most writes follow the one before, or change a little of it: these are held back, to be written
+ * in one call. */
+MSC4203_PRIVATE int file_write(void *context, uint64_t at, const void *data, size_t bytes)
+{
+    msc4203_file *file = (msc4203_file *)context;
+    uint64_t begin = file->priv.at, end = begin + file->priv.used;
+
+    if (file->priv.error)
+        return -1;
+    if (file->priv.used != 0 && at >= begin && at <= end &&
+        bytes <= sizeof file->priv.buffer - (size_t)(at - begin)) {
+        memcpy(file->priv.buffer + (at - begin), data, bytes);
+        if (at + bytes > end)
+            file->priv.used = (uint32_t)(at + bytes - begin);
+        return 0;
+    }
+    if (file->priv.used != 0 && (at + bytes <= begin || at > end)) /* elsewhere */
+        return file_write_all(file->priv.fd, at, (const unsigned char *)data, bytes);
+    if (file_flush(file) != 0)
+        return -1;
+    if (bytes > sizeof file->priv.buffer)
+        return file_write_all(file->priv.fd, at, (const unsigned char *)data, bytes);
+    memcpy(file->priv.buffer, data, bytes);
+    file->priv.at = at;
+    file->priv.used = (uint32_t)bytes;
+    return 0;
+}
+
+MSC4203_PRIVATE int file_read(void *context, uint64_t at, void *data, size_t bytes)
+{
+    msc4203_file *file = (msc4203_file *)context;
+    uint64_t begin = file->priv.at, end = begin + file->priv.used;
+    unsigned char *to = (unsigned char *)data;
+
+    if (file->priv.used != 0 && at < end && at + bytes > begin) {
+        if (at >= begin && at + bytes <= end) {
+            memcpy(data, file->priv.buffer + (at - begin), bytes);
+            return 0;
+        }
+        if (file_flush(file) != 0)
+            return -1;
+    }
+    while (bytes != 0) {
+        ssize_t n = pread(file->priv.fd, to, bytes, (off_t)at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return -1;
+        to += n;
+        at += (uint64_t)n;
+        bytes -= (size_t)n;
+    }
+    return 0;
+}
+
+MSC4203_PRIVATE int file_sync(void *context)
+{
+    msc4203_file *file = (msc4203_file *)context;
+
+    if (file_flush(file) != 0)
+        return -1;
+    if (fsync(file->priv.fd) != 0)
+        file->priv.error = 1; /* what was written may be lost, and asking again would not tell */
+    return file->priv.error ? -1 : 0;
+}
+
+MSC4203_PRIVATE void file_storage(msc4203_file *file, uint64_t bytes, msc4203_storage *storage)
+{
+    memset(storage, 0, sizeof *storage);
+    storage->version = 1;
+    storage->context = file;
+    storage->bytes = bytes;
+    storage->read = file_read;
+    storage->write = file_write;
+    storage->sync = file_sync;
+}
+
+/* Makes the names in the folder of `path` durable. `name` has room for it. */
+MSC4203_PRIVATE int file_sync_folder(const char *path, char *name)
+{
+    size_t n = strlen(path);
+    int fd, failed;
+
+    while (n != 0 && path[n - 1] != '/')
+        n--;
+    memcpy(name, path, n);
+    if (n == 0)
+        name[n++] = '.';
+    name[n] = 0;
+    fd = open(name, O_RDONLY);
+    if (fd < 0)
+        return -1;
+    failed = fsync(fd) != 0 && errno != EINVAL; /* some file systems can't, and need not */
+    close(fd);
+    return failed ? -1 : 0;
+}
+
+MSC4203_PRIVATE int file_lock(int fd)
+{
+    struct flock lock;
+
+    memset(&lock, 0, sizeof lock);
+    lock.l_type = F_WRLCK;
+    lock.l_whence = SEEK_SET;
+    return fcntl(fd, F_SETLK, &lock);
+}
+
+/* Writes a file full of zeros, so that it has all its blocks, and a log into it. */
+MSC4203_PRIVATE int file_fill(msc4203_file *file, uint64_t bytes, const msc4203_log_config *config,
+                              uint64_t random)
+{
+    static const unsigned char zeros[512] = {0};
+    msc4203_storage storage;
+    uint64_t at;
+    size_t n;
+
+    for (at = 0; at < bytes; at += n) {
+        n = bytes - at < sizeof zeros ? (size_t)(bytes - at) : sizeof zeros;
+        if (file_write(file, at, zeros, n) != 0)
+            return MSC4203_E_STORAGE;
+    }
+    file_storage(file, bytes, &storage);
+    return msc4203_log_format(&file->priv.log, &storage, config, random);
+}
+
+MSC4203_API int msc4203_file_create(msc4203_file *file, const char *path, uint64_t bytes,
+                                    const msc4203_log_config *config, uint64_t random)
+{
+    char *name = file->priv.name;
+    size_t n = strlen(path);
+    int result = MSC4203_E_STORAGE;
+
+    if (n > sizeof file->priv.name - 8) {
+        errno = ENAMETOOLONG;
+        return MSC4203_E_STORAGE;
+    }
+    memcpy(name, path, n);
+    memcpy(name + n, ".new", 5);
+    file->priv.error = 0;
+    file->priv.used = 0;
+    file->priv.fd = open(name, O_RDWR | O_CREAT, 0600);
+    if (file->priv.fd < 0)
+        return MSC4203_E_STORAGE;
+    if (file_lock(file->priv.fd) != 0)
+        result = errno == EACCES || errno == EAGAIN ? MSC4203_E_LOCKED : MSC4203_E_STORAGE;
+    else if (ftruncate(file->priv.fd, 0) == 0)
+        result = file_fill(file, bytes, config, random);
+    if (result == MSC4203_OK && (fsync(file->priv.fd) != 0 || rename(name, path) != 0 ||
+                                 file_sync_folder(path, name) != 0))
+        result = MSC4203_E_STORAGE;
+    else if (result != MSC4203_OK && result != MSC4203_E_LOCKED)
+        unlink(name);
+    close(file->priv.fd);
+    return result;
+}
+
+MSC4203_API int msc4203_file_open(msc4203_file *file, const char *path, int writable,
+                                  msc4203_storage *storage)
+{
+    struct stat status;
+    int result = MSC4203_OK;
+
+    memset(storage, 0, sizeof *storage);
+    file->priv.error = 0;
+    file->priv.used = 0;
+    file->priv.at = 0;
+    file->priv.fd = open(path, writable ? O_RDWR : O_RDONLY);
+    if (file->priv.fd < 0)
+        return errno == ENOENT ? MSC4203_END : MSC4203_E_STORAGE;
+    if (fstat(file->priv.fd, &status) != 0)
+        result = MSC4203_E_STORAGE;
+    else if (writable && file_lock(file->priv.fd) != 0)
+        result = errno == EACCES || errno == EAGAIN ? MSC4203_E_LOCKED : MSC4203_E_STORAGE;
+    if (result != MSC4203_OK) {
+        close(file->priv.fd);
+        file->priv.fd = -1;
+        return result;
+    }
+    file_storage(file, (uint64_t)status.st_size, storage);
+    return MSC4203_OK;
+}
+
+MSC4203_API int msc4203_file_close(msc4203_file *file)
+{
+    int failed = file_flush(file);
+
+    if (file->priv.fd >= 0 && close(file->priv.fd) != 0)
+        failed = 1;
+    file->priv.fd = -1;
+    return failed ? MSC4203_E_STORAGE : MSC4203_OK;
+}
+#endif /* MSC4203_FILE */
+#endif /* MSC4203_NO_LOG */
+
+/* ------------------------------------------------------------------------------------------------
  * Sizes, for callers without this header
  * --------------------------------------------------------------------------------------------- */
 
@@ -3285,6 +6906,11 @@ struct item_align { char byte; msc4203_item object; };
 struct reader_align { char byte; msc4203_reader object; };
 struct algorithms_align { char byte; msc4203_algorithms object; };
 struct writer_align { char byte; msc4203_writer object; };
+struct log_align { char byte; msc4203_log object; };
+struct queue_align { char byte; msc4203_queue object; };
+struct storage_align { char byte; msc4203_storage object; };
+struct message_align { char byte; msc4203_message object; };
+struct counts_align { char byte; msc4203_counts object; };
 
 MSC4203_API size_t msc4203_sizeof(int object)
 {
@@ -3297,6 +6923,16 @@ MSC4203_API size_t msc4203_sizeof(int object)
         return sizeof(msc4203_algorithms);
     case MSC4203_OBJECT_WRITER:
         return sizeof(msc4203_writer);
+    case MSC4203_OBJECT_LOG:
+        return sizeof(msc4203_log);
+    case MSC4203_OBJECT_QUEUE:
+        return sizeof(msc4203_queue);
+    case MSC4203_OBJECT_STORAGE:
+        return sizeof(msc4203_storage);
+    case MSC4203_OBJECT_MESSAGE:
+        return sizeof(msc4203_message);
+    case MSC4203_OBJECT_COUNTS:
+        return sizeof(msc4203_counts);
     default:
         return 0;
     }
@@ -3313,6 +6949,16 @@ MSC4203_API size_t msc4203_alignof(int object)
         return offsetof(struct algorithms_align, object);
     case MSC4203_OBJECT_WRITER:
         return offsetof(struct writer_align, object);
+    case MSC4203_OBJECT_LOG:
+        return offsetof(struct log_align, object);
+    case MSC4203_OBJECT_QUEUE:
+        return offsetof(struct queue_align, object);
+    case MSC4203_OBJECT_STORAGE:
+        return offsetof(struct storage_align, object);
+    case MSC4203_OBJECT_MESSAGE:
+        return offsetof(struct message_align, object);
+    case MSC4203_OBJECT_COUNTS:
+        return offsetof(struct counts_align, object);
     default:
         return 0;
     }
@@ -3334,6 +6980,8 @@ MSC4203_API size_t msc4203_alignof(int object)
 #undef READER_KEY_ROW
 #undef WRITER_PUT
 #undef WRITER_MEMBER
+#undef LOG_IN_RING
+#undef LOG_APART
 
 #endif /* MSC4203_IMPLEMENTED */
 #endif /* MSC4203_IMPLEMENTATION */

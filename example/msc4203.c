@@ -14,6 +14,7 @@
 #define _FILE_OFFSET_BITS 64
 
 #include "msc4203.h"
+#include "log_print.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -763,6 +764,7 @@ static const char usage_text[] =
     "                       [--message-id ID] [--user ID] [--device ID] [--next-batch TOKEN]\n"
     "                       [FILE ...]\n"
     "       msc4203 check   [--chunk BYTES] [FILE ...]\n"
+    "       msc4203 log FILE\n"
     "       msc4203 --help | --version\n";
 
 static const char help_text[] =
@@ -999,6 +1001,8 @@ int main(int argc, char **argv)
     char **names;
     size_t i;
 
+    if (argc == 3 && strcmp(argv[1], "log") == 0)
+        return log_print(argv[2]);
     tool.scratch = SCRATCH_BYTES;
     names = parse(&tool, argc, argv);
     if (!names)

@@ -20,6 +20,7 @@ PLAIN='-fno-stack-protector -U_FORTIFY_SOURCE -fno-builtin-bcmp'
 WARN='-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow'
 WARN_C='-Wstrict-prototypes -Wmissing-prototypes'
 NO_READER=-DMSC4203_NO_READER NO_WRITER=-DMSC4203_NO_WRITER
+NO_LOG=-DMSC4203_NO_LOG NO_FILE=-DMSC4203_NO_FILE
 NO_SIMD=-DMSC4203_NO_SIMD NO_WORDS=-DMSC4203_NO_WORDS
 
 # check TITLE COMMAND...: the command must succeed, and what it prints is shown when it does not.
@@ -130,7 +131,7 @@ compiles() {
         done
     done
     for way in implementation static; do
-        for options in $NO_READER $NO_WRITER "$NO_READER $NO_WRITER" $NO_SIMD $NO_WORDS \
+        for options in $NO_READER $NO_WRITER "$NO_READER $NO_WRITER" $NO_LOG $NO_FILE $NO_SIMD $NO_WORDS \
             "$NO_SIMD $NO_WORDS" "$NO_READER $NO_WORDS" "$NO_WRITER $NO_WORDS" -ffreestanding \
             "-ffreestanding $NO_SIMD" -funsigned-char -fsigned-char; do
             check "$way.c with $options" silent $CC -std=c99 $WARN $WARN_C $options -I. \
@@ -165,10 +166,10 @@ links() {
     sed 's/^/header: /' "$dir/out"
 }
 
-# The functions that the header declares, one a line.
+# The functions that the header declares, but for those of files, one a line.
 declared() {
     sed -n '/^#endif .. MSC4203_H/q; s/^MSC4203_API .*\(msc4203_[a-z0-9_]*\)(.*/\1/p' msc4203.h |
-        sort
+        grep -v '^msc4203_file_' | sort
 }
 
 # names OBJECT TYPES: the symbols of these types, without the underscore that some systems put
@@ -214,17 +215,21 @@ objects() {
         echo "header: $CC keeps constants among the data: left out: no writable data"
     fi
     for options in -O0 -O2 -Os -O3 '-O2 -fPIC' "-O2 $NO_SIMD" "-O2 $NO_WORDS" "-O2 $NO_READER" \
-        "-O2 $NO_WRITER" "-Os $NO_READER $NO_WRITER" '-O2 -ffreestanding'; do
+        "-O2 $NO_WRITER" "-Os $NO_READER $NO_WRITER" "-O2 $NO_LOG" '-O2 -ffreestanding'; do
         object=$dir/object.o
-        check "object $options" silent $CC -std=c99 $PLAIN $options -I. -c -o "$object" msc4203.c
+        check "object $options" silent $CC -std=c99 $PLAIN $options $NO_FILE -I. -c -o "$object" \
+            msc4203.c
         check "object $options: only names that begin with msc4203_" only_public_names "$object"
         case $options in
-        *MSC4203_NO_*ER*) check "object $options: no more than declared" only_declared "$object" ;;
+        *MSC4203_NO_*ER* | *MSC4203_NO_LOG*) check "object $options: no more than declared" only_declared "$object" ;;
         *) check "object $options: defines what is declared" as_declared "$object" ;;
         esac
         check "object $options: calls only mem*" only_mem_functions "$object"
         [ $apart -eq 0 ] || check "object $options: no writable data" no_writable_data "$object"
     done
+    check 'object with files' silent $CC -std=c99 $PLAIN -O2 -I. -c -o "$object" msc4203.c
+    check 'object with files: only names that begin with msc4203_' only_public_names "$object"
+    [ $apart -eq 0 ] || check 'object with files: no writable data' no_writable_data "$object"
     check 'object static' silent $CC -std=c99 $PLAIN -I. -c -o "$object" "$dir/static.c"
     check 'object static: no global names' test -z "$(names "$object" TDBRVWCGS)"
 }

@@ -1,6 +1,7 @@
 #!/bin/sh
 # stack.sh - measures the library's stack: no function needs more than 256 bytes, none is of
-# variable size, none calls itself or is called through a pointer. Needs gcc (-fstack-usage and
+# variable size, none calls itself or is called through a pointer (but for the
+# storage of a log, and callbacks). Needs gcc (-fstack-usage and
 # -fcallgraph-info); says so where the compiler is another. Environment: B (build folder), CC; with
 # STACK_STRICT=1 a compiler that cannot tell is a failure. Prints `stack: N passed, N failed`.
 set -u
@@ -46,7 +47,7 @@ calls() {
         /^node:/ { if (match($4, /[0-9]+ bytes/)) frame[$2] = substr($4, RSTART) + 0
                    if (!($2 in left)) { left[$2] = 1; nodes++ } }
         /^edge:/ {
-            if ($4 == "__indirect_call") { print "    " $2 ": calls through a pointer"; bad = 1 }
+            if ($4 == "__indirect_call" && $2 !~ /log_|msc4203_route/) { print "    " $2 ": calls through a pointer"; bad = 1 }
             if (!(($2, $4) in edge)) { edge[$2, $4] = 1; from[++edges] = $2; to[edges] = $4 }
         }
         END {

@@ -224,9 +224,10 @@ static void check_results(void)
         {MSC4203_MORE, 200, ""},
         {MSC4203_END, 200, ""},
     };
-    static const int all[] = {0,   1,   2,   3,   -1,  -2,  -3,  -4,  -5,  -6,  -20,
-                              -21, -22, -23, -24, -25, -26, -40, -41, -42, -43, -60};
-    static const int none[] = {4, -7, -19, -27, -39, -44, -59, -61, 1000, -1000};
+    static const int all[] = {0,   1,   2,   3,   4,   -1,  -2,  -3,  -4,  -5,  -6,  -20,
+                              -21, -22, -23, -24, -25, -26, -40, -41, -42, -43, -60,
+                              -80, -81, -82, -83, -84, -85, -86, -87, -88, -89};
+    static const int none[] = {5, -7, -19, -27, -39, -44, -59, -61, -79, -90, 1000, -1000};
     size_t i, j;
     for (i = 0; i < sizeof rows / sizeof *rows; i++) {
         CHECK_CASE(msc4203_result_status(rows[i].result) == rows[i].status,
@@ -241,7 +242,8 @@ static void check_results(void)
             CHECK_CASE(strcmp(text, msc4203_result_text(all[j])) != 0, text);
         CHECK((msc4203_result_status(all[i]) == 200) == (all[i] >= 0));
         CHECK(all[i] >= 0 || msc4203_result_status(all[i]) == 400 ||
-              msc4203_result_status(all[i]) == 413 || msc4203_result_status(all[i]) == 500);
+              msc4203_result_status(all[i]) == 413 || msc4203_result_status(all[i]) == 429 ||
+              msc4203_result_status(all[i]) == 500);
         CHECK((msc4203_result_errcode(all[i])[0] == 0) == (all[i] >= 0));
     }
     for (i = 0; i < sizeof none / sizeof *none; i++)
@@ -252,9 +254,15 @@ static void check_results(void)
     CHECK(msc4203_sizeof(MSC4203_OBJECT_READER) == sizeof(msc4203_reader));
     CHECK(msc4203_sizeof(MSC4203_OBJECT_ALGORITHMS) == sizeof(msc4203_algorithms));
     CHECK(msc4203_sizeof(MSC4203_OBJECT_WRITER) == sizeof(msc4203_writer));
-    CHECK(msc4203_sizeof(4) == 0 && msc4203_sizeof(-1) == 0);
-    CHECK(msc4203_alignof(4) == 0 && msc4203_alignof(-1) == 0);
-    for (i = 0; i < 4; i++) {
+    CHECK(msc4203_sizeof(MSC4203_OBJECT_LOG) == sizeof(msc4203_log));
+    CHECK(msc4203_sizeof(MSC4203_OBJECT_QUEUE) == sizeof(msc4203_queue));
+    CHECK(msc4203_sizeof(MSC4203_OBJECT_STORAGE) == sizeof(msc4203_storage));
+    CHECK(msc4203_sizeof(MSC4203_OBJECT_MESSAGE) == sizeof(msc4203_message));
+    CHECK(msc4203_sizeof(MSC4203_OBJECT_COUNTS) == sizeof(msc4203_counts));
+    CHECK(sizeof(msc4203_log) <= 256);
+    CHECK(msc4203_sizeof(9) == 0 && msc4203_sizeof(-1) == 0);
+    CHECK(msc4203_alignof(9) == 0 && msc4203_alignof(-1) == 0);
+    for (i = 0; i < 9; i++) {
         size_t align = msc4203_alignof((int)i);
         CHECK(align && (align & (align - 1)) == 0 && msc4203_sizeof((int)i) % align == 0);
     }
