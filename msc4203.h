@@ -4609,6 +4609,12 @@ MSC4203_PRIVATE uint32_t log_device(const struct msc4203_log_state *s, const uin
     return device;
 }
 
+/* Tells whether a device (plus 1) has messages. */
+MSC4203_PRIVATE int log_is_used(const struct msc4203_log_state *s, uint32_t device)
+{
+    return device != 0 && s->word[log_device_words(s, device - 1) + CHAIN_COUNT] != 0;
+}
+
 /* The same, where the device is made when there is none; 0 when all are in use. */
 MSC4203_PRIVATE uint32_t log_device_make(struct msc4203_log_state *s, const uint32_t hash[2])
 {
@@ -4878,7 +4884,8 @@ LOG_APART void log_heal_chain(struct msc4203_log_state *s, uint32_t channel, uin
     if (at == 0)
         s->word[w + CHAIN_FIRST] = last;
     while (at != 0 && log_load(s, at, &m) && log_is_in(s, &m, channel, w) &&
-           m.number > good.number && (log_waiting(s, &m) & mask) != 0) {
+           m.number > good.number && (log_waiting(s, &m) & mask) != 0 &&
+           (good.at == 0 || log_cell(s, log_link(&m, channel, LINK_PREVIOUS)) == good.at)) {
         good = m;
         if (at == last)
             return;
@@ -6408,11 +6415,14 @@ LOG_APART int log_repeat(struct msc4203_log_state *s, uint64_t *numbers)
             parts = 0;
         }
         log_end_at(s, log_behind(s, place, m.units));
-        if ((uint16_t)(m.about - epoch) != 0 || m.type != LOG_PAIRS_OF)
+        if ((uint16_t)(m.about - epoch) != 0 ||
+            (m.type != LOG_PAIRS_OF && m.type != LOG_FILLER)) /* the ring's end may part them */
             parts = 0;
         epoch = m.about;
         if (m.type <= LOG_COPY && m.number >= *numbers)
             *numbers = m.number + 1;
+        if (m.type == LOG_COPY && !log_is_used(s, log_device(s, m.hash)))
+            log_index(s); /* the journal has put its device elsewhere */
         if (m.type == LOG_COPY || (m.type == LOG_CHANNEL && m.from != 0))
             log_switch(s, &m, !log_before(place, s->firm));
         if (m.type != LOG_PAIRS_OF)

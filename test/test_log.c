@@ -337,10 +337,12 @@ static void test_power(unsigned long histories)
     uint64_t seed = test_state;
 
     for (i = 0; i < histories && test_failed < 5; i++) {
-        unsigned long before = test_failed, steps = 20 + (unsigned long)test_below(41);
-        size_t bytes = 36 * 1024 + 1024 * test_below(8);
+        unsigned long before = test_failed, steps;
+        size_t bytes;
 
         test_state = (seed + i * 1000003) * UINT64_C(0x9E3779B97F4A7C15) | 1;
+        steps = 20 + (unsigned long)test_below(41);
+        bytes = 36 * 1024 + 1024 * test_below(8);
         bench_init(&b, bytes, 0, 1);
         c = contract_new(&b);
         c->failing = 1;
