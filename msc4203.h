@@ -554,21 +554,23 @@ MSC4203_API int msc4203_algorithms_next(msc4203_algorithms *algorithms, msc4203_
 
 /* Where a writer is in the body; what an item that does not fit leaves as it was. */
 struct msc4203_writer_place {
-    uint16_t kind, seen;   /* of which a list is open; which have been written */
-    size_t used;           /* bytes written */
-    size_t sender, type;   /* where the sender and the type of an EDU are */
-    size_t users;          /* where the object USER -> DEVICE -> content begins */
-    size_t user, user_max; /* the user now being written, and the greatest one */
-    size_t devices, device_max;
-    size_t user_len;
+    const struct msc4203_writer_kind *row; /* whose list is open, if one is */
+    size_t used;                           /* bytes written */
+    size_t tail, reserve;                  /* kept free: for what closes the body; by the caller */
+    size_t sender, type;                   /* where the sender and the type of an EDU are */
+    size_t user;                           /* the user now being written */
+    struct msc4203_writer_object {
+        size_t begin, max;                 /* where it begins; where its greatest key is, or 0 */
+    } users, devices;                      /* of an object USER -> DEVICE -> content */
     uint32_t user_hash;
+    uint16_t seen;                         /* kinds that have been written */
 };
 
 struct msc4203_writer_state {
     uint8_t shape, flags;
     int8_t error, open;
     char *buffer;
-    size_t room, tail, reserve, needed;
+    size_t room, needed;
     struct msc4203_writer_place at;
     msc4203_json json;
 };
@@ -2725,68 +2727,57 @@ MSC4203_API int msc4203_algorithms_next(msc4203_algorithms *algorithms, msc4203_
  * --------------------------------------------------------------------------------------------- */
 #ifndef MSC4203_NO_WRITER
 
-/* Adds bytes at `at`, and returns where they end. Where there is no room, or no buffer, they are
- * only counted. */
-MSC4203_HOT size_t writer_put(const struct msc4203_writer_state *w, size_t at, const void *bytes,
-                              size_t n)
+/* Adds bytes. Where there is no room, or no buffer, they are only counted. */
+MSC4203_HOT void writer_put(struct msc4203_writer_state *w, const void *bytes, size_t n)
 {
-    if (at <= w->room && n <= w->room - at && n != 0)
+    const size_t at = w->at.used;
+    size_t end = at + n;
+
+    if (end < at)
+        end = SIZE_MAX; /* unreachable: so many bytes */
+    else if (end <= w->room && n != 0)
         memcpy(w->buffer + at, bytes, n);
-    return n <= SIZE_MAX - at ? at + n : SIZE_MAX; /* unreachable: so many bytes */
+    w->at.used = end;
 }
-#define WRITER_PUT(w, at, text) writer_put(w, at, text, sizeof(text) - 1)
+#define WRITER_PUT(w, text) writer_put(w, text, sizeof(text) - 1)
 
 /* A byte as it stands in a string. Returns how many bytes that is. */
 MSC4203_PRIVATE size_t writer_escape(unsigned c, char *escaped)
 {
-    static const char letters[] = "btn-fr"; /* of 0x08 to 0x0D */
+    static const char letters[] = "btnufr"; /* of 0x08 to 0x0D */
+    unsigned letter = c;
 
-    escaped[0] = '\\';
-    escaped[1] = (char)c;
-    if (c == '"' || c == '\\')
-        return 2;
     escaped[0] = (char)c;
-    if (c >= 0x20)
+    if (c < 0x20)
+        letter = c - 0x08 < 6 ? (unsigned char)letters[c - 0x08] : 'u';
+    else if (c != '"' && c != '\\')
         return 1;
     escaped[0] = '\\';
-    if (c - 0x08 < 6 && c != 0x0B) {
-        escaped[1] = letters[c - 0x08];
+    escaped[1] = (char)letter;
+    if (letter != 'u')
         return 2;
-    }
-    memcpy(escaped + 1, "u00", 3);
+    escaped[2] = escaped[3] = '0';
     escaped[4] = (char)('0' + (c >> 4));
     c &= 15;
     escaped[5] = (char)(c < 10 ? '0' + c : 'a' - 10 + c);
     return 6;
 }
 
-/* Adds a string in quotes. One that is not valid UTF-8 is an error. */
-MSC4203_COLD size_t writer_string(struct msc4203_writer_state *w, size_t at,
-                                  const msc4203_span *span)
+/* Adds a string in quotes, whatever it is. One that is not valid UTF-8 is an error. */
+MSC4203_COLD void writer_any_string(struct msc4203_writer_state *w, const msc4203_span *span)
 {
     const unsigned char *p = (const unsigned char *)span->ptr, *const end = p + span->len, *run;
+    const uintptr_t last = json_last(p, end);
     msc4203_json *const j = &w->json;
-    uintptr_t last;
     char escaped[6];
 
-#ifdef MSC4203_WORDS
-    /* Nearly always all of it is plain, and there is room. */
-    if (w->room >= 2 && at <= w->room - 2 && span->len <= w->room - 2 - at) {
-        char *const to = w->buffer + at;
-        if (json_plain_run(to + 1, p, end) == end) {
-            to[0] = to[1 + span->len] = '"';
-            return at + span->len + 2;
-        }
-    }
-#endif
-    at = WRITER_PUT(w, at, "\"");
-    last = json_last(p, end);
+    WRITER_PUT(w, "\"");
     j->need = 0;
     while (p != end) {
         if (j->need == 0) {
             run = p;
             p = json_plain(p, end, last);
-            at = writer_put(w, at, run, (size_t)(p - run));
+            writer_put(w, run, (size_t)(p - run));
             if (p == end)
                 break;
             if (*p >= 0x80) {
@@ -2797,11 +2788,30 @@ MSC4203_COLD size_t writer_string(struct msc4203_writer_state *w, size_t at,
         } else if (!json_utf8_next(j, *p)) {
             w->error = MSC4203_E_UTF8;
         }
-        at = writer_put(w, at, escaped, writer_escape(*p++, escaped));
+        writer_put(w, escaped, writer_escape(*p++, escaped));
     }
     if (j->need != 0)
         w->error = MSC4203_E_UTF8;
-    return WRITER_PUT(w, at, "\"");
+    WRITER_PUT(w, "\"");
+}
+
+/* Adds a string in quotes. */
+MSC4203_COLD void writer_string(struct msc4203_writer_state *w, const msc4203_span *span)
+{
+#ifdef MSC4203_WORDS
+    /* Nearly always all of it is plain, and there is room. */
+    const unsigned char *const p = (const unsigned char *)span->ptr, *const end = p + span->len;
+    const size_t at = w->at.used, left = w->room - at;
+    if (at <= w->room && left >= 2 && span->len <= left - 2) {
+        char *const to = w->buffer + at;
+        if (json_plain_run(to + 1, p, end) == end) {
+            to[0] = to[1 + span->len] = '"';
+            w->at.used = at + span->len + 2;
+            return;
+        }
+    }
+#endif
+    writer_any_string(w, span);
 }
 
 /* Compares a string with one that has been written at `at`, both as they are written: any order
@@ -2854,17 +2864,18 @@ enum {
     WRITER_IDS = MSC4203_MESSAGE_ID | MSC4203_NEXT_BATCH
 };
 
-/* What each kind is written under; the fields that it needs; and what its value is: a list, a list
- * that is a member of this name, or an object USER -> DEVICE -> content. */
-typedef struct writer_kind {
+/* What each kind is written under; the fields that it needs; and what its value is: a list, an
+ * object USER -> DEVICE -> content, a string, or an object with a list of this name. */
+typedef struct msc4203_writer_kind {
     item_key key;
     uint8_t needs, form;
 } writer_kind;
 
 #define WRITER_MEMBER(name) (uint8_t)offsetof(struct item_names, name)
 enum {
-    WRITER_LIST = 0,
-    WRITER_MAP = 1,
+    WRITER_LIST,
+    WRITER_MAP,
+    WRITER_ID,
     WRITER_BOTH = 1 << ITEM_SENDER | 1 << ITEM_TYPE,
     WRITER_CONTENT = 1 << ITEM_CONTENT,
     WRITER_DEVICE = 1 << ITEM_USER | 1 << ITEM_DEVICE | WRITER_CONTENT
@@ -2879,8 +2890,8 @@ static const writer_kind writer_kinds[] = {
     {ITEM_KEY(device_lists, MSC3202), 1 << ITEM_USER, WRITER_MEMBER(left)},
     {ITEM_KEY(counts, MSC3202), WRITER_DEVICE, WRITER_MAP},
     {ITEM_KEY(types, MSC3202), WRITER_DEVICE, WRITER_MAP},
-    {ITEM_KEY(message_id, PLAIN), 1 << ITEM_ID, WRITER_LIST},
-    {ITEM_KEY(next_batch, PLAIN), 1 << ITEM_ID, WRITER_LIST},
+    {ITEM_KEY(message_id, PLAIN), 1 << ITEM_ID, WRITER_ID},
+    {ITEM_KEY(next_batch, PLAIN), 1 << ITEM_ID, WRITER_ID},
     /* to-device messages in the other shapes */
     {ITEM_KEY(messages, PLAIN), WRITER_DEVICE, WRITER_MAP},
     {ITEM_KEY(messages, PLAIN), WRITER_BOTH | WRITER_DEVICE, WRITER_MAP},
@@ -2904,129 +2915,106 @@ MSC4203_PRIVATE const writer_kind *writer_row(const struct msc4203_writer_state 
 }
 
 /* Adds a text, of which the first byte says how long it is, and a string. */
-MSC4203_HOT size_t writer_member(struct msc4203_writer_state *w, size_t at, const char *text,
-                                 const msc4203_span *span)
+MSC4203_HOT void writer_member(struct msc4203_writer_state *w, const char *text,
+                               const msc4203_span *span)
 {
-    at = writer_put(w, at, text + 1, (size_t)text[0]);
-    return writer_string(w, at, span);
+    writer_put(w, text + 1, (size_t)text[0]);
+    writer_string(w, span);
 }
 
-/* Adds a key. */
-MSC4203_PRIVATE size_t writer_name(const struct msc4203_writer_state *w, size_t at,
-                                   const item_key *key)
+/* Adds a key, the first of its object or not. */
+MSC4203_PRIVATE void writer_name(struct msc4203_writer_state *w, int first, item_key key)
 {
     const char *prefix;
-    size_t bytes = item_prefix(key->bytes, &prefix);
+    size_t bytes = item_prefix(key.bytes, &prefix);
 
+    writer_put(w, first ? "{\"" : ",\"", 2);
     if (!(w->flags & MSC4203_STABLE_KEYS))
-        at = writer_put(w, at, prefix, bytes);
-    at = writer_put(w, at, item_text(key->name), key->bytes & ITEM_BYTES);
-    return WRITER_PUT(w, at, "\":");
+        writer_put(w, prefix, bytes);
+    writer_put(w, item_text(key.name), key.bytes & ITEM_BYTES);
+    WRITER_PUT(w, "\":");
 }
 
 /* Closes the list or the object that is open. */
-MSC4203_PRIVATE size_t writer_close(const struct msc4203_writer_state *w, size_t at)
+MSC4203_PRIVATE void writer_close(struct msc4203_writer_state *w)
 {
-    const writer_kind *row = writer_row(w, w->at.kind);
+    const writer_kind *row = w->at.row;
 
-    if (row == NULL) /* nothing is open */
-        return at;
-    if (row->form == WRITER_MAP)
-        return WRITER_PUT(w, at, "}}");
-    return writer_put(w, at, "]}", row->form != WRITER_LIST ? 2 : 1);
+    if (row != NULL)
+        writer_put(w, row->form == WRITER_MAP ? "}}" : "]}", row->form != WRITER_LIST ? 2 : 1);
 }
 
-/* Opens a list that is a member of this name. */
-MSC4203_PRIVATE size_t writer_inner(const struct msc4203_writer_state *w, size_t at, unsigned name)
+/* Closes the list or the object that is open and opens that of another kind of items; adds no more
+ * than the key of one that is a string. That of an EDU comes behind its sender and its type, which
+ * stand here one behind the other. */
+MSC4203_COLD void writer_open(struct msc4203_writer_state *w, const writer_kind *row,
+                              const msc4203_span *sender)
 {
-    item_key key = {(uint8_t)name, sizeof item_names.left - 1};
+    item_key inner = {row->form, sizeof item_names.left - 1};
+    int same = w->at.row != NULL && w->at.row->key.name == row->key.name;
 
-    if (name == WRITER_MEMBER(changed))
-        key.bytes = sizeof item_names.changed - 1;
-    if (name == WRITER_MEMBER(events))
-        key.bytes = sizeof item_names.events - 1;
-    at = WRITER_PUT(w, at, "\"");
-    at = writer_name(w, at, &key);
-    return WRITER_PUT(w, at, "[");
-}
-
-/* Opens the list or the object of a kind of items; those of an EDU have this sender and type. */
-MSC4203_COLD size_t writer_open(struct msc4203_writer_state *w, size_t at, const writer_kind *row,
-                                const msc4203_span *sender, const msc4203_span *type)
-{
-    if (w->shape == MSC4203_EDU) {
-        w->at.sender = at + 10;
-        at = writer_member(w, at, at == 0 ? "\012{\"sender\":" : "\012,\"sender\":", sender);
-        w->at.type = at + 8;
-        at = writer_member(w, at, "\010,\"type\":", type);
+    if (same) {
+        WRITER_PUT(w, "]");
+    } else {
+        writer_close(w);
+        if (w->shape == MSC4203_EDU && row->form == WRITER_MAP) {
+            w->at.sender = w->at.used + 10;
+            writer_member(w, w->at.used == 0 ? "\012{\"sender\":" : "\012,\"sender\":", sender);
+            w->at.type = w->at.used + 8;
+            writer_member(w, "\010,\"type\":", sender + 1);
+        }
+        writer_name(w, w->at.used == 0, row->key);
     }
-    at = writer_put(w, at, at == 0 ? "{\"" : ",\"", 2);
-    at = writer_name(w, at, &row->key);
-    if (row->form == WRITER_LIST)
-        return WRITER_PUT(w, at, "[");
-    if (row->form == WRITER_MAP)
-        return WRITER_PUT(w, at, "{");
-    at = WRITER_PUT(w, at, "{");
-    return writer_inner(w, at, row->form);
+    if (row->form == WRITER_ID)
+        return;
+    if (row->form > WRITER_ID) {
+        if (row->form == WRITER_MEMBER(changed))
+            inner.bytes = sizeof item_names.changed - 1;
+        if (row->form == WRITER_MEMBER(events))
+            inner.bytes = sizeof item_names.events - 1;
+        writer_name(w, !same, inner);
+    }
+    writer_put(w, row->form == WRITER_MAP ? "{" : "[", 1);
 }
 
 /* Adds what closes the body, as it is now. */
-MSC4203_PRIVATE size_t writer_tail(struct msc4203_writer_state *w, size_t at)
+MSC4203_PRIVATE void writer_tail(struct msc4203_writer_state *w)
 {
-    msc4203_span none;
-    unsigned kind = w->shape == MSC4203_TRANSACTION ? MSC4203_EVENT : MSC4203_TO_DEVICE;
     const writer_kind *row = &writer_kinds[w->shape == MSC4203_TRANSACTION ? 1 : 8 + w->shape];
+    msc4203_span none[2];
 
-    none.ptr = "";
-    none.len = 0;
-    at = writer_close(w, at);
-    if (!(w->at.seen & kind)) {
-        at = writer_open(w, at, row, &none, &none);
-        at = writer_put(w, at, row->form == WRITER_MAP ? "}" : "]}",
-                        row->form == WRITER_MEMBER(events) ? 2 : 1);
+    if (w->at.seen & (w->shape == MSC4203_TRANSACTION ? MSC4203_EVENT : MSC4203_TO_DEVICE)) {
+        writer_close(w);
+    } else {
+        none[0].ptr = none[1].ptr = "";
+        none[0].len = none[1].len = 0;
+        writer_open(w, row, none);
+        writer_put(w, row->form == WRITER_MAP ? "}" : "]}", row->form > WRITER_ID ? 2 : 1);
     }
-    return WRITER_PUT(w, at, "}");
+    WRITER_PUT(w, "}");
 }
 
 /* Works out how many bytes will close the body. */
 MSC4203_PRIVATE void writer_measure_tail(struct msc4203_writer_state *w)
 {
-    size_t room = w->room;
+    const size_t room = w->room, used = w->at.used;
 
     w->room = 0;
-    w->tail = writer_tail(w, w->at.used) - w->at.used;
+    writer_tail(w);
+    w->at.tail = w->at.used - used;
+    w->at.used = used;
     w->room = room;
 }
 
-/* Adds an item of a list. */
-MSC4203_PRIVATE size_t writer_element(struct msc4203_writer_state *w, size_t at,
-                                      const msc4203_item *item)
+/* Notes a key that will be written `ahead` bytes from here. An error when the object has it already.
+ * Where nothing has been written, nothing can be compared. */
+MSC4203_PRIVATE void writer_note_key(struct msc4203_writer_state *w,
+                                     struct msc4203_writer_object *object, size_t ahead,
+                                     const msc4203_span *key)
 {
-    if ((unsigned)item->kind & WRITER_LISTS)
-        return writer_string(w, at, &item->user_id);
-    if (item->kind == MSC4203_TO_DEVICE)
-        at = WRITER_PUT(w, at, "{\"content\":");
-    at = writer_put(w, at, item->content.ptr, item->content.len);
-    if (item->kind != MSC4203_TO_DEVICE)
-        return at;
-    at = writer_member(w, at, "\012,\"sender\":", &item->sender);
-    if (w->shape == MSC4203_TRANSACTION) {
-        at = writer_member(w, at, "\020,\"to_device_id\":", &item->device_id);
-        at = writer_member(w, at, "\016,\"to_user_id\":", &item->user_id);
-    }
-    at = writer_member(w, at, "\010,\"type\":", &item->type);
-    return WRITER_PUT(w, at, "}");
-}
-
-/* Notes that a key is written at `at` in the object that begins at `object`, whose greatest key is
- * at *max, if it has one. An error when it is there already. Where nothing has been written,
- * nothing can be compared. */
-MSC4203_PRIVATE void writer_note_key(struct msc4203_writer_state *w, size_t object, size_t *max,
-                                     size_t at, const msc4203_span *key)
-{
-    if (w->buffer == NULL || *max == 0 || writer_compare(w, *max, key) > 0)
-        *max = at;
-    else if (writer_find(w, object, key))
+    if (w->buffer == NULL || object->max == 0 || writer_compare(w, object->max, key) > 0)
+        object->max = w->at.used + ahead;
+    else if (writer_find(w, object->begin, key))
         w->error = MSC4203_E_ORDER;
 }
 
@@ -3035,38 +3023,38 @@ MSC4203_PRIVATE void writer_note_key(struct msc4203_writer_state *w, size_t obje
 MSC4203_PRIVATE int writer_same_user(struct msc4203_writer_state *w, const msc4203_span *user)
 {
     uint32_t hash = UINT32_C(2166136261), last = w->at.user_hash;
-    size_t i, len = w->at.user_len;
+    size_t i;
 
+    if (w->at.user != 0 && w->buffer != NULL)
+        return writer_compare(w, w->at.user, user) == 0;
     for (i = 0; i < user->len; i++)
         hash = (hash ^ (unsigned char)user->ptr[i]) * UINT32_C(16777619);
+    hash ^= (uint32_t)user->len;
     w->at.user_hash = hash;
-    w->at.user_len = user->len;
-    return w->at.user != 0 && hash == last && user->len == len &&
-           (w->buffer == NULL || writer_compare(w, w->at.user, user) == 0);
+    return w->at.user != 0 && hash == last;
 }
 
-/* Adds a member of an object USER -> DEVICE -> content. */
-MSC4203_PRIVATE size_t writer_device(struct msc4203_writer_state *w, size_t at,
-                                     const msc4203_item *item)
+/* Adds a member of an object USER -> DEVICE -> content, without the content. */
+MSC4203_PRIVATE void writer_device(struct msc4203_writer_state *w, const msc4203_item *item)
 {
     struct msc4203_writer_place *place = &w->at;
-    const char *before = "\001,";
+    const char *before = ",";
+    size_t close;
 
     if (!writer_same_user(w, &item->user_id)) {
-        if (place->user != 0)
-            at = WRITER_PUT(w, at, "},");
-        place->user = at;
-        writer_note_key(w, place->users, &place->user_max, at, &item->user_id);
-        at = writer_string(w, at, &item->user_id);
-        at = WRITER_PUT(w, at, ":");
-        place->devices = at;
-        place->device_max = 0;
-        before = "\001{";
+        close = place->user != 0 ? 2 : 0;
+        writer_note_key(w, &place->users, close, &item->user_id);
+        writer_put(w, "},", close);
+        place->user = place->used;
+        writer_string(w, &item->user_id);
+        WRITER_PUT(w, ":");
+        place->devices.begin = place->used;
+        place->devices.max = 0;
+        before = "{";
     }
-    writer_note_key(w, place->devices, &place->device_max, at + 1, &item->device_id);
-    at = writer_member(w, at, before, &item->device_id);
-    at = WRITER_PUT(w, at, ":");
-    return writer_put(w, at, item->content.ptr, item->content.len);
+    writer_note_key(w, &place->devices, 1, &item->device_id);
+    writer_member(w, before, &item->device_id);
+    WRITER_PUT(w, ":");
 }
 
 /* Checks that a content is one JSON text of the right type, and fit for all receivers. `depth` is
@@ -3114,57 +3102,54 @@ MSC4203_PRIVATE int writer_check_item(struct msc4203_writer_state *w, const writ
     return writer_check(w, &item->content, item->kind == MSC4203_FALLBACK_TYPES ? '[' : '{', depth);
 }
 
-/* Opens the list or the object for an item's kind, unless it is open. */
-MSC4203_PRIVATE size_t writer_turn(struct msc4203_writer_state *w, const writer_kind *row,
-                                   const msc4203_item *item)
-{
-    unsigned kind = (unsigned)item->kind, open = w->at.kind;
-    size_t at = w->at.used;
-
-    if (kind == open) {
-        if (w->shape == MSC4203_EDU && w->buffer != NULL &&
-            (writer_compare(w, w->at.sender, &item->sender) != 0 ||
-             writer_compare(w, w->at.type, &item->type) != 0))
-            w->error = MSC4203_E_SECOND;
-        return row->form == WRITER_MAP ? at : WRITER_PUT(w, at, ",");
-    }
-    if (w->at.seen & kind || (kind & WRITER_LISTS && w->at.seen & WRITER_LISTS &&
-                              !(open & WRITER_LISTS)))
-        w->error = MSC4203_E_ORDER;
-    if (kind & WRITER_LISTS && open & WRITER_LISTS) {
-        at = WRITER_PUT(w, at, "],");
-        at = writer_inner(w, at, row->form);
-    } else {
-        at = writer_close(w, at);
-        at = writer_open(w, at, row, &item->sender, &item->type);
-    }
-    w->at.kind = (uint16_t)kind;
-    w->at.users = at - 1;
-    w->at.user = w->at.user_max = 0;
-    return at;
-}
-
 /* Adds an item, or what fits of it. */
 MSC4203_PRIVATE void writer_add(struct msc4203_writer_state *w, const writer_kind *row,
                                 const msc4203_item *item)
 {
-    unsigned kind = (unsigned)item->kind;
-    size_t at;
+    const unsigned kind = (unsigned)item->kind;
 
-    if (kind & WRITER_IDS) {
-        if (w->at.seen & kind)
+    if (row == w->at.row) {
+        if (w->shape == MSC4203_EDU && w->buffer != NULL &&
+            (writer_compare(w, w->at.sender, &item->sender) != 0 ||
+             writer_compare(w, w->at.type, &item->type) != 0))
             w->error = MSC4203_E_SECOND;
-        at = writer_close(w, w->at.used);
-        w->at.kind = 0;
-        at = writer_put(w, at, at == 0 ? "{\"" : ",\"", 2);
-        at = writer_name(w, at, &row->key);
-        at = writer_string(w, at, &item->id);
+        if (row->form != WRITER_MAP)
+            WRITER_PUT(w, ",");
     } else {
-        at = writer_turn(w, row, item);
-        at = row->form == WRITER_MAP ? writer_device(w, at, item) : writer_element(w, at, item);
+        if (w->at.seen & kind)
+            w->error = row->form == WRITER_ID ? MSC4203_E_SECOND : MSC4203_E_ORDER;
+        writer_open(w, row, &item->sender);
+        if (w->at.seen & WRITER_LISTS && !(kind & WRITER_LISTS))
+            w->at.seen |= WRITER_LISTS; /* what both share has been closed */
+        w->at.row = row;
+        w->at.users.begin = w->at.used - 1;
+        w->at.user = w->at.users.max = 0;
     }
     w->at.seen |= (uint16_t)kind;
-    w->at.used = at;
+    if (row->form == WRITER_ID) {
+        writer_string(w, &item->id);
+        w->at.row = NULL;
+        w->at.reserve = 0;
+        return;
+    }
+    if (kind & WRITER_LISTS) {
+        writer_string(w, &item->user_id);
+        return;
+    }
+    if (row->form == WRITER_MAP)
+        writer_device(w, item);
+    else if (kind == MSC4203_TO_DEVICE)
+        WRITER_PUT(w, "{\"content\":");
+    writer_put(w, item->content.ptr, item->content.len);
+    if (row->form == WRITER_MAP || kind != MSC4203_TO_DEVICE)
+        return;
+    writer_member(w, "\012,\"sender\":", &item->sender);
+    if (w->shape == MSC4203_TRANSACTION) {
+        writer_member(w, "\020,\"to_device_id\":", &item->device_id);
+        writer_member(w, "\016,\"to_user_id\":", &item->user_id);
+    }
+    writer_member(w, "\010,\"type\":", &item->type);
+    WRITER_PUT(w, "}");
 }
 
 MSC4203_API int msc4203_writer_begin(msc4203_writer *writer, int shape, unsigned flags,
@@ -3182,7 +3167,7 @@ MSC4203_API int msc4203_writer_begin(msc4203_writer *writer, int shape, unsigned
         return MSC4203_E_USAGE;
     }
     writer_measure_tail(w);
-    w->needed = w->tail;
+    w->needed = w->at.tail;
     if (buffer != NULL && capacity < w->needed) {
         w->error = MSC4203_E_FULL;
         return MSC4203_E_FULL;
@@ -3199,9 +3184,9 @@ MSC4203_API int msc4203_writer_reserve(msc4203_writer *writer, size_t bytes)
         return w->error;
     if (!w->open)
         return MSC4203_E_USAGE;
-    if (w->buffer != NULL && bytes > w->room - w->tail - w->at.used)
+    if (w->buffer != NULL && bytes > w->room - w->at.tail - w->at.used)
         return MSC4203_E_FULL;
-    w->reserve = bytes;
+    w->at.reserve = bytes;
     return MSC4203_OK;
 }
 
@@ -3209,8 +3194,8 @@ MSC4203_API int msc4203_writer_item(msc4203_writer *writer, const msc4203_item *
 {
     struct msc4203_writer_state *w = &writer->priv;
     struct msc4203_writer_place before = w->at;
-    size_t tail = w->tail, reserve = w->reserve;
     const writer_kind *row;
+    size_t room;
     int result;
 
     if (!w->open && w->error == MSC4203_OK)
@@ -3222,23 +3207,19 @@ MSC4203_API int msc4203_writer_item(msc4203_writer *writer, const msc4203_item *
     w->error = (int8_t)result;
     if (result == MSC4203_OK)
         writer_add(w, row, item);
-    if (w->error != MSC4203_OK) {
-        w->at = before;
-        return w->error;
+    result = w->error;
+    if (result == MSC4203_OK) {
+        if (w->at.row != before.row || w->at.seen != before.seen)
+            writer_measure_tail(w);
+        room = w->room - w->at.used;
+        if (w->buffer == NULL || (w->at.used <= w->room && w->at.tail <= room &&
+                                  w->at.reserve <= room - w->at.tail))
+            return MSC4203_OK;
+        w->needed = w->at.used + w->at.tail + w->at.reserve;
+        result = MSC4203_E_FULL;
     }
-    if (w->at.kind != before.kind || w->at.seen != before.seen)
-        writer_measure_tail(w);
-    if ((unsigned)item->kind & WRITER_IDS)
-        reserve = 0;
-    if (w->buffer != NULL && (w->at.used > w->room || w->tail > w->room - w->at.used ||
-                              reserve > w->room - w->at.used - w->tail)) {
-        w->needed = w->at.used + w->tail + reserve;
-        w->at = before;
-        w->tail = tail;
-        return MSC4203_E_FULL;
-    }
-    w->reserve = reserve;
-    return MSC4203_OK;
+    w->at = before;
+    return result;
 }
 
 MSC4203_API int msc4203_writer_end(msc4203_writer *writer, size_t *bytes)
@@ -3248,12 +3229,12 @@ MSC4203_API int msc4203_writer_end(msc4203_writer *writer, size_t *bytes)
 
     if (w->error != MSC4203_OK)
         return w->error;
-    if (w->tail == 0)
+    if (w->at.tail == 0)
         return MSC4203_E_USAGE;
     if (id & ~(unsigned)w->at.seen)
         return MSC4203_E_FIELD_MISSING;
     if (w->open)
-        w->at.used = writer_tail(w, w->at.used);
+        writer_tail(w);
     w->open = 0;
     if (bytes != NULL)
         *bytes = w->at.used;
