@@ -552,23 +552,27 @@ MSC4203_API int msc4203_algorithms_next(msc4203_algorithms *algorithms, msc4203_
  * Writer
  * --------------------------------------------------------------------------------------------- */
 
+/* An object USER -> DEVICE -> content, or one in it, that is being written. */
+struct msc4203_writer_object {
+    size_t begin, max; /* where it begins; where its greatest key is, or 0 */
+};
+
 /* Where a writer is in the body; what an item that does not fit leaves as it was. */
 struct msc4203_writer_place {
+    uint16_t seen;                         /* kinds that have been written */
     const struct msc4203_writer_kind *row; /* whose list is open, if one is */
     size_t used;                           /* bytes written */
     size_t tail, reserve;                  /* kept free: for what closes the body; by the caller */
     size_t sender, type;                   /* where the sender and the type of an EDU are */
-    size_t user;                           /* the user now being written */
-    struct msc4203_writer_object {
-        size_t begin, max;                 /* where it begins; where its greatest key is, or 0 */
-    } users, devices;                      /* of an object USER -> DEVICE -> content */
+    size_t user;                           /* where the user now being written is, or 0 */
     uint32_t user_hash;
-    uint16_t seen;                         /* kinds that have been written */
+    struct msc4203_writer_object users, devices;
 };
 
 struct msc4203_writer_state {
     uint8_t shape, flags;
     int8_t error, open;
+    const struct msc4203_writer_shape *has; /* what the shape has */
     char *buffer;
     size_t room, needed;
     struct msc4203_writer_place at;
@@ -685,14 +689,20 @@ MSC4203_API size_t msc4203_alignof(int object);
 #endif
 #define MSC4203_PRIVATE static MSC4203_UNUSED
 
-/* Where speed is asked for, and not size, the few hot functions go into their callers, and those
- * that are seldom called stay out of the hot ones' way. */
+/* Where speed is asked for, and not size, the few hot functions go into their callers, those that are
+ * seldom called stay out of the hot ones' way, and a hot loop over constants is written out. */
 #if defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__) && defined(__GNUC__)
 #define MSC4203_HOT MSC4203_PRIVATE __inline__ __attribute__((always_inline))
 #define MSC4203_COLD MSC4203_PRIVATE __attribute__((noinline))
 #else
 #define MSC4203_HOT MSC4203_PRIVATE
 #define MSC4203_COLD MSC4203_PRIVATE
+#endif
+#if defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__) && (defined(__clang__) || __GNUC__ >= 8)
+#define MSC4203_UNROLL(times) MSC4203_PRAGMA(GCC unroll times)
+#define MSC4203_PRAGMA(text) _Pragma(#text)
+#else
+#define MSC4203_UNROLL(times)
 #endif
 
 /* ------------------------------------------------------------------------------------------------
@@ -843,6 +853,12 @@ MSC4203_HOT const unsigned char *json_plain_run(char *to, const unsigned char *p
             memcpy(to + (p - begin), p, MSC4203_VECTOR);
         if (json_vector(p) != 0)
             return p + json_vector_first(json_vector(p));
+    }
+    if (p != end && end - begin >= MSC4203_VECTOR) { /* the last one, of which a part is seen */
+        p = end - MSC4203_VECTOR;
+        if (to != NULL)
+            memcpy(to + (p - begin), p, MSC4203_VECTOR);
+        return json_vector(p) != 0 ? p + json_vector_first(json_vector(p)) : end;
     }
 #else
     for (; end - p >= 32; p += 32) {
@@ -2739,7 +2755,11 @@ MSC4203_HOT void writer_put(struct msc4203_writer_state *w, const void *bytes, s
         memcpy(w->buffer + at, bytes, n);
     w->at.used = end;
 }
-#define WRITER_PUT(w, text) writer_put(w, text, sizeof(text) - 1)
+
+MSC4203_HOT void writer_byte(struct msc4203_writer_state *w, char byte)
+{
+    writer_put(w, &byte, 1);
+}
 
 /* A byte as it stands in a string. Returns how many bytes that is. */
 MSC4203_PRIVATE size_t writer_escape(unsigned c, char *escaped)
@@ -2771,7 +2791,7 @@ MSC4203_COLD void writer_any_string(struct msc4203_writer_state *w, const msc420
     msc4203_json *const j = &w->json;
     char escaped[6];
 
-    WRITER_PUT(w, "\"");
+    writer_byte(w, '"');
     j->need = 0;
     while (p != end) {
         if (j->need == 0) {
@@ -2792,25 +2812,50 @@ MSC4203_COLD void writer_any_string(struct msc4203_writer_state *w, const msc420
     }
     if (j->need != 0)
         w->error = MSC4203_E_UTF8;
-    WRITER_PUT(w, "\"");
+    writer_byte(w, '"');
 }
+
+#ifdef MSC4203_WORDS
+/* Nearly always all of a string is plain, and there is room: then adds it, n bytes ahead, with what
+ * is to stand there. */
+MSC4203_HOT int writer_plain(struct msc4203_writer_state *w, const msc4203_span *span, size_t n)
+{
+    const unsigned char *const p = (const unsigned char *)span->ptr, *const end = p + span->len;
+    const size_t at = w->at.used, left = w->room - at;
+    char *const to = w->buffer + at + n;
+
+    if (at > w->room || left < n + 2 || span->len > left - n - 2 ||
+        json_plain_run(to + 1, p, end) != end)
+        return 0;
+    to[0] = to[1 + span->len] = '"';
+    w->at.used = at + n + span->len + 2;
+    return 1;
+}
+#endif
 
 /* Adds a string in quotes. */
 MSC4203_COLD void writer_string(struct msc4203_writer_state *w, const msc4203_span *span)
 {
 #ifdef MSC4203_WORDS
-    /* Nearly always all of it is plain, and there is room. */
-    const unsigned char *const p = (const unsigned char *)span->ptr, *const end = p + span->len;
-    const size_t at = w->at.used, left = w->room - at;
-    if (at <= w->room && left >= 2 && span->len <= left - 2) {
-        char *const to = w->buffer + at;
-        if (json_plain_run(to + 1, p, end) == end) {
-            to[0] = to[1 + span->len] = '"';
-            w->at.used = at + span->len + 2;
-            return;
-        }
+    if (writer_plain(w, span, 0))
+        return;
+#endif
+    writer_any_string(w, span);
+}
+
+/* Adds a text of 8 to 16 bytes and a string. */
+MSC4203_COLD void writer_member(struct msc4203_writer_state *w, const char *text, size_t n,
+                                const msc4203_span *span)
+{
+#ifdef MSC4203_WORDS
+    char *const to = w->buffer + w->at.used;
+    if (writer_plain(w, span, n)) {
+        memcpy(to, text, 8);
+        memcpy(to + n - 8, text + n - 8, 8);
+        return;
     }
 #endif
+    writer_put(w, text, n);
     writer_any_string(w, span);
 }
 
@@ -2865,13 +2910,15 @@ enum {
 };
 
 /* What each kind is written under; the fields that it needs; and what its value is: a list, an
- * object USER -> DEVICE -> content, a string, or an object with a list of this name. */
+ * object USER -> DEVICE -> content, a string, or an object with a list of this name, whose bytes,
+ * four or more of them, are told by the two highest bits of `needs`. */
 typedef struct msc4203_writer_kind {
     item_key key;
     uint8_t needs, form;
 } writer_kind;
 
 #define WRITER_MEMBER(name) (uint8_t)offsetof(struct item_names, name)
+#define WRITER_BYTES(name) (sizeof item_names.name - 1 - 4) << ITEM_FIELDS
 enum {
     WRITER_LIST,
     WRITER_MAP,
@@ -2886,8 +2933,8 @@ static const writer_kind writer_kinds[] = {
     {ITEM_KEY(events, PLAIN), WRITER_CONTENT, WRITER_LIST},
     /* stable for so long that all receivers know it */
     {ITEM_KEY(ephemeral, PLAIN), WRITER_CONTENT, WRITER_LIST},
-    {ITEM_KEY(device_lists, MSC3202), 1 << ITEM_USER, WRITER_MEMBER(changed)},
-    {ITEM_KEY(device_lists, MSC3202), 1 << ITEM_USER, WRITER_MEMBER(left)},
+    {ITEM_KEY(device_lists, MSC3202), 1 << ITEM_USER | WRITER_BYTES(changed), WRITER_MEMBER(changed)},
+    {ITEM_KEY(device_lists, MSC3202), 1 << ITEM_USER | WRITER_BYTES(left), WRITER_MEMBER(left)},
     {ITEM_KEY(counts, MSC3202), WRITER_DEVICE, WRITER_MAP},
     {ITEM_KEY(types, MSC3202), WRITER_DEVICE, WRITER_MAP},
     {ITEM_KEY(message_id, PLAIN), 1 << ITEM_ID, WRITER_ID},
@@ -2895,11 +2942,19 @@ static const writer_kind writer_kinds[] = {
     /* to-device messages in the other shapes */
     {ITEM_KEY(messages, PLAIN), WRITER_DEVICE, WRITER_MAP},
     {ITEM_KEY(messages, PLAIN), WRITER_BOTH | WRITER_DEVICE, WRITER_MAP},
-    {ITEM_KEY(to_device, PLAIN), WRITER_BOTH | WRITER_CONTENT, WRITER_MEMBER(events)}
+    {ITEM_KEY(to_device, PLAIN), WRITER_BOTH | WRITER_CONTENT | WRITER_BYTES(events),
+     WRITER_MEMBER(events)}
 };
-static const uint16_t writer_shapes[] = {
-    MSC4203_ALL_KINDS & ~WRITER_IDS, MSC4203_TO_DEVICE, MSC4203_TO_DEVICE | MSC4203_MESSAGE_ID,
-    MSC4203_TO_DEVICE | MSC4203_NEXT_BATCH
+
+/* What each shape has: the kinds, and the list that is never left out. */
+static const struct msc4203_writer_shape {
+    uint16_t kinds;
+    uint8_t kind, row;
+} writer_shapes[] = {
+    {MSC4203_ALL_KINDS & ~WRITER_IDS, MSC4203_EVENT, 1},
+    {MSC4203_TO_DEVICE, MSC4203_TO_DEVICE, 9},
+    {MSC4203_TO_DEVICE | MSC4203_MESSAGE_ID, MSC4203_TO_DEVICE, 10},
+    {MSC4203_TO_DEVICE | MSC4203_NEXT_BATCH, MSC4203_TO_DEVICE, 11}
 };
 
 /* The row of a kind, or NULL when the shape has no place for it. */
@@ -2909,39 +2964,39 @@ MSC4203_PRIVATE const writer_kind *writer_row(const struct msc4203_writer_state 
 
     while (k < 9 && kind != 1u << k)
         k++;
-    if (!(writer_shapes[w->shape] >> k & 1))
+    if (!(w->has->kinds >> k & 1))
         return NULL;
-    return &writer_kinds[k == 0 && w->shape != MSC4203_TRANSACTION ? 8u + w->shape : k];
+    return &writer_kinds[kind == w->has->kind ? w->has->row : k];
 }
 
-/* Adds a text, of which the first byte says how long it is, and a string. */
-MSC4203_HOT void writer_member(struct msc4203_writer_state *w, const char *text,
-                               const msc4203_span *span)
-{
-    writer_put(w, text + 1, (size_t)text[0]);
-    writer_string(w, span);
-}
-
-/* Adds a key, the first of its object or not. */
-MSC4203_PRIVATE void writer_name(struct msc4203_writer_state *w, int first, item_key key)
+/* Adds a key, the first of its object or not: its name and the bytes of that, with the prefix. */
+MSC4203_PRIVATE void writer_name(struct msc4203_writer_state *w, int first, unsigned name,
+                                 unsigned bytes)
 {
     const char *prefix;
-    size_t bytes = item_prefix(key.bytes, &prefix);
+    size_t before = item_prefix(bytes, &prefix);
 
-    writer_put(w, first ? "{\"" : ",\"", 2);
+    writer_byte(w, first ? '{' : ',');
+    writer_byte(w, '"');
     if (!(w->flags & MSC4203_STABLE_KEYS))
-        writer_put(w, prefix, bytes);
-    writer_put(w, item_text(key.name), key.bytes & ITEM_BYTES);
-    WRITER_PUT(w, "\":");
+        writer_put(w, prefix, before);
+    writer_put(w, item_text(name), bytes & ITEM_BYTES);
+    writer_byte(w, '"');
+    writer_byte(w, ':');
 }
 
-/* Closes the list or the object that is open. */
-MSC4203_PRIVATE void writer_close(struct msc4203_writer_state *w)
+/* Closes a list, or the object around it too; or as many objects. */
+MSC4203_PRIVATE void writer_close(struct msc4203_writer_state *w, const writer_kind *row,
+                                  size_t levels)
 {
-    const writer_kind *row = w->at.row;
+    writer_put(w, &"]}}"[row->form == WRITER_MAP], levels);
+}
 
-    if (row != NULL)
-        writer_put(w, row->form == WRITER_MAP ? "}}" : "]}", row->form != WRITER_LIST ? 2 : 1);
+/* Closes what is open. */
+MSC4203_PRIVATE void writer_close_open(struct msc4203_writer_state *w)
+{
+    if (w->at.row != NULL)
+        writer_close(w, w->at.row, w->at.row->form != WRITER_LIST ? 2 : 1);
 }
 
 /* Closes the list or the object that is open and opens that of another kind of items; adds no more
@@ -2950,48 +3005,45 @@ MSC4203_PRIVATE void writer_close(struct msc4203_writer_state *w)
 MSC4203_COLD void writer_open(struct msc4203_writer_state *w, const writer_kind *row,
                               const msc4203_span *sender)
 {
-    item_key inner = {row->form, sizeof item_names.left - 1};
     int same = w->at.row != NULL && w->at.row->key.name == row->key.name;
 
     if (same) {
-        WRITER_PUT(w, "]");
+        writer_byte(w, ']');
     } else {
-        writer_close(w);
+        writer_close_open(w);
         if (w->shape == MSC4203_EDU && row->form == WRITER_MAP) {
-            w->at.sender = w->at.used + 10;
-            writer_member(w, w->at.used == 0 ? "\012{\"sender\":" : "\012,\"sender\":", sender);
-            w->at.type = w->at.used + 8;
-            writer_member(w, "\010,\"type\":", sender + 1);
+            writer_name(w, w->at.used == 0, WRITER_MEMBER(sender),
+                        sizeof item_names.sender - 1);
+            w->at.sender = w->at.used;
+            writer_string(w, sender);
+            writer_name(w, 0, WRITER_MEMBER(type), sizeof item_names.type - 1);
+            w->at.type = w->at.used;
+            writer_string(w, sender + 1);
         }
-        writer_name(w, w->at.used == 0, row->key);
+        writer_name(w, w->at.used == 0, row->key.name, row->key.bytes);
     }
     if (row->form == WRITER_ID)
         return;
-    if (row->form > WRITER_ID) {
-        if (row->form == WRITER_MEMBER(changed))
-            inner.bytes = sizeof item_names.changed - 1;
-        if (row->form == WRITER_MEMBER(events))
-            inner.bytes = sizeof item_names.events - 1;
-        writer_name(w, !same, inner);
-    }
-    writer_put(w, row->form == WRITER_MAP ? "{" : "[", 1);
+    if (row->form > WRITER_ID)
+        writer_name(w, !same, row->form, 4 + (row->needs >> ITEM_FIELDS));
+    writer_byte(w, row->form == WRITER_MAP ? '{' : '[');
 }
 
 /* Adds what closes the body, as it is now. */
 MSC4203_PRIVATE void writer_tail(struct msc4203_writer_state *w)
 {
-    const writer_kind *row = &writer_kinds[w->shape == MSC4203_TRANSACTION ? 1 : 8 + w->shape];
+    const writer_kind *row = &writer_kinds[w->has->row];
     msc4203_span none[2];
 
-    if (w->at.seen & (w->shape == MSC4203_TRANSACTION ? MSC4203_EVENT : MSC4203_TO_DEVICE)) {
-        writer_close(w);
+    if (w->at.seen & w->has->kind) {
+        writer_close_open(w);
     } else {
         none[0].ptr = none[1].ptr = "";
         none[0].len = none[1].len = 0;
         writer_open(w, row, none);
-        writer_put(w, row->form == WRITER_MAP ? "}" : "]}", row->form > WRITER_ID ? 2 : 1);
+        writer_close(w, row, row->form > WRITER_ID ? 2 : 1);
     }
-    WRITER_PUT(w, "}");
+    writer_byte(w, '}');
 }
 
 /* Works out how many bytes will close the body. */
@@ -3038,7 +3090,7 @@ MSC4203_PRIVATE int writer_same_user(struct msc4203_writer_state *w, const msc42
 MSC4203_PRIVATE void writer_device(struct msc4203_writer_state *w, const msc4203_item *item)
 {
     struct msc4203_writer_place *place = &w->at;
-    const char *before = ",";
+    char before = ',';
     size_t close;
 
     if (!writer_same_user(w, &item->user_id)) {
@@ -3047,14 +3099,15 @@ MSC4203_PRIVATE void writer_device(struct msc4203_writer_state *w, const msc4203
         writer_put(w, "},", close);
         place->user = place->used;
         writer_string(w, &item->user_id);
-        WRITER_PUT(w, ":");
+        writer_byte(w, ':');
         place->devices.begin = place->used;
         place->devices.max = 0;
-        before = "{";
+        before = '{';
     }
     writer_note_key(w, &place->devices, 1, &item->device_id);
-    writer_member(w, before, &item->device_id);
-    WRITER_PUT(w, ":");
+    writer_byte(w, before);
+    writer_string(w, &item->device_id);
+    writer_byte(w, ':');
 }
 
 /* Checks that a content is one JSON text of the right type, and fit for all receivers. `depth` is
@@ -3086,20 +3139,53 @@ MSC4203_COLD int writer_check(struct msc4203_writer_state *w, const msc4203_span
 MSC4203_PRIVATE int writer_check_item(struct msc4203_writer_state *w, const writer_kind *row,
                                       const msc4203_item *item)
 {
-    unsigned depth = 2, needs, field;
+    unsigned depth = 2, field;
 
     if (item->error != MSC4203_OK)
         return item->error < 0 && item->error > MSC4203_E_USAGE ? item->error : MSC4203_E_USAGE;
     if (row == NULL)
         return MSC4203_E_KIND;
-    for (field = 0, needs = row->needs; needs != 0; field++, needs >>= 1)
-        if (needs & 1 && item_field_of(item, field)->ptr == NULL)
+    for (field = 0; field < ITEM_FIELDS; field++)
+        if (row->needs >> field & 1 && item_field_of(item, field)->ptr == NULL)
             return MSC4203_E_FIELD_MISSING;
     if (!(row->needs & WRITER_CONTENT))
         return MSC4203_OK;
     if (row->needs != WRITER_CONTENT)
         depth = w->shape == MSC4203_SYNC ? 4 : 3;
     return writer_check(w, &item->content, item->kind == MSC4203_FALLBACK_TYPES ? '[' : '{', depth);
+}
+
+/* The members of a message in a list: of each the field, the bytes of the text before it, and that
+ * text, which is of 8 to 16 bytes. */
+static const char writer_members[] =
+    "\004\013{\"content\":"
+    "\000\012,\"sender\":"
+    "\003\020,\"to_device_id\":"
+    "\002\016,\"to_user_id\":"
+    "\001\010,\"type\":";
+
+/* Adds a message with the fields that it needs. */
+MSC4203_PRIVATE void writer_message(struct msc4203_writer_state *w, const writer_kind *row,
+                                    const msc4203_item *item)
+{
+    const char *text = writer_members;
+    unsigned k;
+    size_t n;
+
+    MSC4203_UNROLL(5)
+    for (k = 0; k < 5; k++, text += n) {
+        const unsigned field = (unsigned char)*text++;
+        n = (unsigned char)*text++;
+        if (!(row->needs >> field & 1))
+            continue;
+        if (field == ITEM_CONTENT) {
+            writer_put(w, text, n);
+            writer_put(w, item->content.ptr, item->content.len);
+        } else {
+            writer_member(w, text, n, item_field_of(item, field));
+        }
+    }
+    writer_byte(w, '}');
 }
 
 /* Adds an item, or what fits of it. */
@@ -3114,7 +3200,7 @@ MSC4203_PRIVATE void writer_add(struct msc4203_writer_state *w, const writer_kin
              writer_compare(w, w->at.type, &item->type) != 0))
             w->error = MSC4203_E_SECOND;
         if (row->form != WRITER_MAP)
-            WRITER_PUT(w, ",");
+            writer_byte(w, ',');
     } else {
         if (w->at.seen & kind)
             w->error = row->form == WRITER_ID ? MSC4203_E_SECOND : MSC4203_E_ORDER;
@@ -3132,24 +3218,14 @@ MSC4203_PRIVATE void writer_add(struct msc4203_writer_state *w, const writer_kin
         w->at.reserve = 0;
         return;
     }
-    if (kind & WRITER_LISTS) {
-        writer_string(w, &item->user_id);
-        return;
-    }
     if (row->form == WRITER_MAP)
         writer_device(w, item);
-    else if (kind == MSC4203_TO_DEVICE)
-        WRITER_PUT(w, "{\"content\":");
-    writer_put(w, item->content.ptr, item->content.len);
-    if (row->form == WRITER_MAP || kind != MSC4203_TO_DEVICE)
-        return;
-    writer_member(w, "\012,\"sender\":", &item->sender);
-    if (w->shape == MSC4203_TRANSACTION) {
-        writer_member(w, "\020,\"to_device_id\":", &item->device_id);
-        writer_member(w, "\016,\"to_user_id\":", &item->user_id);
-    }
-    writer_member(w, "\010,\"type\":", &item->type);
-    WRITER_PUT(w, "}");
+    if (kind & WRITER_LISTS)
+        writer_string(w, &item->user_id);
+    else if (row->form == WRITER_MAP || kind != MSC4203_TO_DEVICE)
+        writer_put(w, item->content.ptr, item->content.len);
+    else
+        writer_message(w, row, item);
 }
 
 MSC4203_API int msc4203_writer_begin(msc4203_writer *writer, int shape, unsigned flags,
@@ -3166,6 +3242,7 @@ MSC4203_API int msc4203_writer_begin(msc4203_writer *writer, int shape, unsigned
         w->error = MSC4203_E_USAGE;
         return MSC4203_E_USAGE;
     }
+    w->has = &writer_shapes[shape];
     writer_measure_tail(w);
     w->needed = w->at.tail;
     if (buffer != NULL && capacity < w->needed) {
@@ -3225,13 +3302,12 @@ MSC4203_API int msc4203_writer_item(msc4203_writer *writer, const msc4203_item *
 MSC4203_API int msc4203_writer_end(msc4203_writer *writer, size_t *bytes)
 {
     struct msc4203_writer_state *w = &writer->priv;
-    unsigned id = writer_shapes[w->shape & 3] & WRITER_IDS;
 
     if (w->error != MSC4203_OK)
         return w->error;
     if (w->at.tail == 0)
         return MSC4203_E_USAGE;
-    if (id & ~(unsigned)w->at.seen)
+    if (w->has->kinds & WRITER_IDS & ~w->at.seen)
         return MSC4203_E_FIELD_MISSING;
     if (w->open)
         writer_tail(w);
@@ -3303,6 +3379,8 @@ MSC4203_API size_t msc4203_alignof(int object)
 #undef MSC4203_UNUSED
 #undef MSC4203_HOT
 #undef MSC4203_COLD
+#undef MSC4203_UNROLL
+#undef MSC4203_PRAGMA
 #undef MSC4203_WORDS
 #undef MSC4203_VECTOR
 #undef MSC4203_MEMBERS
@@ -3313,8 +3391,8 @@ MSC4203_API size_t msc4203_alignof(int object)
 #undef ITEM_UNKNOWN
 #undef ITEM_KEY
 #undef READER_KEY_ROW
-#undef WRITER_PUT
 #undef WRITER_MEMBER
+#undef WRITER_BYTES
 
 #endif /* MSC4203_IMPLEMENTED */
 #endif /* MSC4203_IMPLEMENTATION */
