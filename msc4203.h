@@ -570,8 +570,8 @@ struct msc4203_writer_place {
 };
 
 struct msc4203_writer_state {
-    uint8_t shape, flags;
-    int8_t error, open;
+    uint8_t shape, flags, open, least; /* least: bytes of a body without items */
+    int8_t error;
     const struct msc4203_writer_shape *has; /* what the shape has */
     char *buffer;
     size_t room, needed;
@@ -2881,22 +2881,21 @@ MSC4203_PRIVATE int writer_compare(const struct msc4203_writer_state *w, size_t 
 MSC4203_COLD int writer_find(struct msc4203_writer_state *w, size_t begin, const msc4203_span *key)
 {
     msc4203_json *j = &w->json;
-    size_t same = 0;
+    size_t same = 0, n;
     int got;
 
     json_init(j, w->buffer + begin, w->at.used - begin);
     j->watch = 1;
     while ((got = json_next(j)) != JSON_GOT_MORE) {
-        size_t n = j->now.text.bytes;
         if (got == JSON_GOT_VALUE)
             same = 0;
         if (got != JSON_GOT_TEXT && got != JSON_GOT_KEY)
             continue;
-        if (same <= key->len && n <= key->len - same &&
-            (n == 0 || memcmp(key->ptr + same, j->now.text.ptr, n) == 0))
+        n = j->now.text.bytes;
+        if (same + n <= key->len && memcmp(key->ptr + same, j->now.text.ptr, n) == 0)
             same += n;
         else
-            same = SIZE_MAX;
+            same = SIZE_MAX / 2; /* more than any key has */
         if (got == JSON_GOT_KEY && same == key->len)
             return 1;
     }
@@ -2960,23 +2959,25 @@ static const struct msc4203_writer_shape {
 /* The row of a kind, or NULL when the shape has no place for it. */
 MSC4203_PRIVATE const writer_kind *writer_row(const struct msc4203_writer_state *w, unsigned kind)
 {
-    unsigned k = 0;
+    const writer_kind *row = writer_kinds;
+    unsigned bit = MSC4203_TO_DEVICE;
 
-    while (k < 9 && kind != 1u << k)
-        k++;
-    if (!(w->has->kinds >> k & 1))
+    for (; bit != kind && bit <= MSC4203_ALL_KINDS; bit <<= 1)
+        row++;
+    if (!(w->has->kinds & bit))
         return NULL;
-    return &writer_kinds[kind == w->has->kind ? w->has->row : k];
+    return bit == w->has->kind ? &writer_kinds[w->has->row] : row;
 }
 
-/* Adds a key, the first of its object or not: its name and the bytes of that, with the prefix. */
+/* Adds a key: its name and the bytes of that, with the prefix. `first` if it is the first of an
+ * object in the body. */
 MSC4203_PRIVATE void writer_name(struct msc4203_writer_state *w, int first, unsigned name,
                                  unsigned bytes)
 {
     const char *prefix;
     size_t before = item_prefix(bytes, &prefix);
 
-    writer_byte(w, first ? '{' : ',');
+    writer_byte(w, first || w->at.used == 0 ? '{' : ',');
     writer_byte(w, '"');
     if (!(w->flags & MSC4203_STABLE_KEYS))
         writer_put(w, prefix, before);
@@ -2985,18 +2986,22 @@ MSC4203_PRIVATE void writer_name(struct msc4203_writer_state *w, int first, unsi
     writer_byte(w, ':');
 }
 
-/* Closes a list, or the object around it too; or as many objects. */
-MSC4203_PRIVATE void writer_close(struct msc4203_writer_state *w, const writer_kind *row,
-                                  size_t levels)
+/* How many lists and objects, one in the other, there are to close before another key. */
+MSC4203_PRIVATE size_t writer_levels(const struct msc4203_writer_state *w)
 {
-    writer_put(w, &"]}}"[row->form == WRITER_MAP], levels);
+    if (w->at.row == NULL)
+        return 0;
+    return w->at.row->form > WRITER_ID || w->at.user != 0 ? 2 : 1;
 }
 
-/* Closes what is open. */
-MSC4203_PRIVATE void writer_close_open(struct msc4203_writer_state *w)
+/* Closes them. */
+MSC4203_PRIVATE void writer_close(struct msc4203_writer_state *w)
 {
-    if (w->at.row != NULL)
-        writer_close(w, w->at.row, w->at.row->form != WRITER_LIST ? 2 : 1);
+    const char *brackets = "]}}";
+
+    if (w->at.row != NULL && w->at.row->form == WRITER_MAP)
+        brackets++;
+    writer_put(w, brackets, writer_levels(w));
 }
 
 /* Closes the list or the object that is open and opens that of another kind of items; adds no more
@@ -3010,18 +3015,22 @@ MSC4203_COLD void writer_open(struct msc4203_writer_state *w, const writer_kind 
     if (same) {
         writer_byte(w, ']');
     } else {
-        writer_close_open(w);
+        writer_close(w);
+        if (w->at.seen & WRITER_LISTS)
+            w->at.seen |= WRITER_LISTS; /* what both share has been closed */
         if (w->shape == MSC4203_EDU && row->form == WRITER_MAP) {
-            writer_name(w, w->at.used == 0, WRITER_MEMBER(sender),
-                        sizeof item_names.sender - 1);
+            writer_name(w, 0, WRITER_MEMBER(sender), sizeof item_names.sender - 1);
             w->at.sender = w->at.used;
             writer_string(w, sender);
             writer_name(w, 0, WRITER_MEMBER(type), sizeof item_names.type - 1);
             w->at.type = w->at.used;
             writer_string(w, sender + 1);
         }
-        writer_name(w, w->at.used == 0, row->key.name, row->key.bytes);
+        writer_name(w, 0, row->key.name, row->key.bytes);
     }
+    w->at.row = row;
+    w->at.user = w->at.users.max = 0;
+    w->at.users.begin = w->at.used;
     if (row->form == WRITER_ID)
         return;
     if (row->form > WRITER_ID)
@@ -3029,33 +3038,18 @@ MSC4203_COLD void writer_open(struct msc4203_writer_state *w, const writer_kind 
     writer_byte(w, row->form == WRITER_MAP ? '{' : '[');
 }
 
-/* Adds what closes the body, as it is now. */
+/* Adds what closes the body. */
 MSC4203_PRIVATE void writer_tail(struct msc4203_writer_state *w)
 {
-    const writer_kind *row = &writer_kinds[w->has->row];
     msc4203_span none[2];
 
-    if (w->at.seen & w->has->kind) {
-        writer_close_open(w);
-    } else {
+    if (!(w->at.seen & w->has->kind)) {
         none[0].ptr = none[1].ptr = "";
         none[0].len = none[1].len = 0;
-        writer_open(w, row, none);
-        writer_close(w, row, row->form > WRITER_ID ? 2 : 1);
+        writer_open(w, &writer_kinds[w->has->row], none);
     }
+    writer_close(w);
     writer_byte(w, '}');
-}
-
-/* Works out how many bytes will close the body. */
-MSC4203_PRIVATE void writer_measure_tail(struct msc4203_writer_state *w)
-{
-    const size_t room = w->room, used = w->at.used;
-
-    w->room = 0;
-    writer_tail(w);
-    w->at.tail = w->at.used - used;
-    w->at.used = used;
-    w->room = room;
 }
 
 /* Notes a key that will be written `ahead` bytes from here. An error when the object has it already.
@@ -3205,23 +3199,16 @@ MSC4203_PRIVATE void writer_add(struct msc4203_writer_state *w, const writer_kin
         if (w->at.seen & kind)
             w->error = row->form == WRITER_ID ? MSC4203_E_SECOND : MSC4203_E_ORDER;
         writer_open(w, row, &item->sender);
-        if (w->at.seen & WRITER_LISTS && !(kind & WRITER_LISTS))
-            w->at.seen |= WRITER_LISTS; /* what both share has been closed */
-        w->at.row = row;
-        w->at.users.begin = w->at.used - 1;
-        w->at.user = w->at.users.max = 0;
     }
     w->at.seen |= (uint16_t)kind;
     if (row->form == WRITER_ID) {
-        writer_string(w, &item->id);
         w->at.row = NULL;
         w->at.reserve = 0;
-        return;
     }
     if (row->form == WRITER_MAP)
         writer_device(w, item);
-    if (kind & WRITER_LISTS)
-        writer_string(w, &item->user_id);
+    if (!(row->needs & WRITER_CONTENT))
+        writer_string(w, row->form == WRITER_ID ? &item->id : &item->user_id);
     else if (row->form == WRITER_MAP || kind != MSC4203_TO_DEVICE)
         writer_put(w, item->content.ptr, item->content.len);
     else
@@ -3236,21 +3223,20 @@ MSC4203_API int msc4203_writer_begin(msc4203_writer *writer, int shape, unsigned
     memset(w, 0, sizeof *w);
     w->shape = (uint8_t)shape;
     w->flags = (uint8_t)flags;
-    w->buffer = (char *)buffer;
-    w->room = buffer != NULL ? capacity : 0;
-    if ((unsigned)shape > MSC4203_SYNC || flags > MSC4203_STABLE_KEYS) {
-        w->error = MSC4203_E_USAGE;
-        return MSC4203_E_USAGE;
+    w->error = MSC4203_E_USAGE;
+    if ((unsigned)shape <= MSC4203_SYNC && flags <= MSC4203_STABLE_KEYS) {
+        w->has = &writer_shapes[shape];
+        writer_tail(w); /* there is no buffer yet: it is only counted */
+        w->at.tail = w->needed = w->at.used;
+        w->least = (uint8_t)w->at.used;
+        w->at.used = 0;
+        w->at.row = NULL;
+        w->buffer = (char *)buffer;
+        w->room = buffer != NULL ? capacity : 0;
+        w->error = buffer != NULL && capacity < w->needed ? MSC4203_E_FULL : MSC4203_OK;
+        w->open = w->error == MSC4203_OK;
     }
-    w->has = &writer_shapes[shape];
-    writer_measure_tail(w);
-    w->needed = w->at.tail;
-    if (buffer != NULL && capacity < w->needed) {
-        w->error = MSC4203_E_FULL;
-        return MSC4203_E_FULL;
-    }
-    w->open = 1;
-    return MSC4203_OK;
+    return w->error;
 }
 
 MSC4203_API int msc4203_writer_reserve(msc4203_writer *writer, size_t bytes)
@@ -3286,8 +3272,7 @@ MSC4203_API int msc4203_writer_item(msc4203_writer *writer, const msc4203_item *
         writer_add(w, row, item);
     result = w->error;
     if (result == MSC4203_OK) {
-        if (w->at.row != before.row || w->at.seen != before.seen)
-            writer_measure_tail(w);
+        w->at.tail = writer_levels(w) + (w->at.seen & w->has->kind ? 1 : w->least);
         room = w->room - w->at.used;
         if (w->buffer == NULL || (w->at.used <= w->room && w->at.tail <= room &&
                                   w->at.reserve <= room - w->at.tail))
