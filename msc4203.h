@@ -2751,7 +2751,7 @@ MSC4203_HOT void writer_put(struct msc4203_writer_state *w, const void *bytes, s
 
     if (end < at)
         end = SIZE_MAX; /* unreachable: so many bytes */
-    else if (end <= w->room && n != 0)
+    else if (end <= w->room)
         memcpy(w->buffer + at, bytes, n);
     w->at.used = end;
 }
@@ -2765,16 +2765,15 @@ MSC4203_HOT void writer_byte(struct msc4203_writer_state *w, char byte)
 MSC4203_PRIVATE size_t writer_escape(unsigned c, char *escaped)
 {
     static const char letters[] = "btnufr"; /* of 0x08 to 0x0D */
-    unsigned letter = c;
 
     escaped[0] = (char)c;
-    if (c < 0x20)
-        letter = c - 0x08 < 6 ? (unsigned char)letters[c - 0x08] : 'u';
-    else if (c != '"' && c != '\\')
+    if (c >= 0x20 && c != '"' && c != '\\')
         return 1;
     escaped[0] = '\\';
-    escaped[1] = (char)letter;
-    if (letter != 'u')
+    escaped[1] = (char)c;
+    if (c < 0x20)
+        escaped[1] = c - 0x08 < 6 ? letters[c - 0x08] : 'u';
+    if (escaped[1] != 'u')
         return 2;
     escaped[2] = escaped[3] = '0';
     escaped[4] = (char)('0' + (c >> 4));
@@ -2786,30 +2785,40 @@ MSC4203_PRIVATE size_t writer_escape(unsigned c, char *escaped)
 /* Adds a string in quotes, whatever it is. One that is not valid UTF-8 is an error. */
 MSC4203_COLD void writer_any_string(struct msc4203_writer_state *w, const msc4203_span *span)
 {
-    const unsigned char *p = (const unsigned char *)span->ptr, *const end = p + span->len, *run;
-    const uintptr_t last = json_last(p, end);
+    const unsigned char *p = (const unsigned char *)span->ptr, *const end = p + span->len;
+    const unsigned char *run = p; /* from here on what stands as it is */
     msc4203_json *const j = &w->json;
     char escaped[6];
+    size_t n;
+#ifdef MSC4203_WORDS
+    const uintptr_t last = json_last(p, end);
+#endif
 
     writer_byte(w, '"');
     j->need = 0;
-    while (p != end) {
-        if (j->need == 0) {
-            run = p;
+    for (;; p++) {
+#ifdef MSC4203_WORDS
+        if (j->need == 0)
             p = json_plain(p, end, last);
-            writer_put(w, run, (size_t)(p - run));
-            if (p == end)
-                break;
-            if (*p >= 0x80) {
-                json_utf8(j, *p);
-                if (j->need == 0)
-                    w->error = MSC4203_E_UTF8;
-            }
-        } else if (!json_utf8_next(j, *p)) {
-            w->error = MSC4203_E_UTF8;
+#endif
+        if (p == end)
+            break;
+        if (j->need != 0) {
+            if (!json_utf8_next(j, *p))
+                w->error = MSC4203_E_UTF8;
+        } else if (*p >= 0x80) {
+            json_utf8(j, *p);
+            if (j->need == 0)
+                w->error = MSC4203_E_UTF8;
         }
-        writer_put(w, escaped, writer_escape(*p++, escaped));
+        n = writer_escape(*p, escaped);
+        if (n != 1) {
+            writer_put(w, run, (size_t)(p - run));
+            writer_put(w, escaped, n);
+            run = p + 1;
+        }
     }
+    writer_put(w, run, (size_t)(end - run));
     if (j->need != 0)
         w->error = MSC4203_E_UTF8;
     writer_byte(w, '"');
@@ -2895,7 +2904,7 @@ MSC4203_COLD int writer_find(struct msc4203_writer_state *w, size_t begin, const
         if (same + n <= key->len && memcmp(key->ptr + same, j->now.text.ptr, n) == 0)
             same += n;
         else
-            same = SIZE_MAX / 2; /* more than any key has */
+            same = SIZE_MAX / 2 + 1; /* more than any key has */
         if (got == JSON_GOT_KEY && same == key->len)
             return 1;
     }
@@ -2974,13 +2983,14 @@ MSC4203_PRIVATE const writer_kind *writer_row(const struct msc4203_writer_state 
 MSC4203_PRIVATE void writer_name(struct msc4203_writer_state *w, int first, unsigned name,
                                  unsigned bytes)
 {
-    const char *prefix;
-    size_t before = item_prefix(bytes, &prefix);
-
     writer_byte(w, first || w->at.used == 0 ? '{' : ',');
     writer_byte(w, '"');
-    if (!(w->flags & MSC4203_STABLE_KEYS))
-        writer_put(w, prefix, before);
+    if (!(w->flags & MSC4203_STABLE_KEYS)) {
+        if (bytes & ITEM_MSC2409)
+            writer_put(w, item_names.msc2409, sizeof item_names.msc2409 - 1);
+        if (bytes & ITEM_MSC3202)
+            writer_put(w, item_names.msc3202, sizeof item_names.msc3202 - 1);
+    }
     writer_put(w, item_text(name), bytes & ITEM_BYTES);
     writer_byte(w, '"');
     writer_byte(w, ':');
@@ -2999,7 +3009,9 @@ MSC4203_PRIVATE void writer_close(struct msc4203_writer_state *w)
 {
     const char *brackets = "]}}";
 
-    if (w->at.row != NULL && w->at.row->form == WRITER_MAP)
+    if (w->at.row == NULL)
+        return;
+    if (w->at.row->form == WRITER_MAP)
         brackets++;
     writer_put(w, brackets, writer_levels(w));
 }
@@ -3052,14 +3064,13 @@ MSC4203_PRIVATE void writer_tail(struct msc4203_writer_state *w)
     writer_byte(w, '}');
 }
 
-/* Notes a key that will be written `ahead` bytes from here. An error when the object has it already.
- * Where nothing has been written, nothing can be compared. */
+/* Notes a key that begins here. An error when the object has it already. Where nothing has been
+ * written, nothing can be compared. */
 MSC4203_PRIVATE void writer_note_key(struct msc4203_writer_state *w,
-                                     struct msc4203_writer_object *object, size_t ahead,
-                                     const msc4203_span *key)
+                                     struct msc4203_writer_object *object, const msc4203_span *key)
 {
     if (w->buffer == NULL || object->max == 0 || writer_compare(w, object->max, key) > 0)
-        object->max = w->at.used + ahead;
+        object->max = w->at.used;
     else if (writer_find(w, object->begin, key))
         w->error = MSC4203_E_ORDER;
 }
@@ -3080,26 +3091,28 @@ MSC4203_PRIVATE int writer_same_user(struct msc4203_writer_state *w, const msc42
     return w->at.user != 0 && hash == last;
 }
 
-/* Adds a member of an object USER -> DEVICE -> content, without the content. */
+/* Adds a member of an object USER -> DEVICE -> content, without the content. (What stands before a
+ * key there is room for: what closes the body would take more.) */
 MSC4203_PRIVATE void writer_device(struct msc4203_writer_state *w, const msc4203_item *item)
 {
     struct msc4203_writer_place *place = &w->at;
-    char before = ',';
-    size_t close;
 
     if (!writer_same_user(w, &item->user_id)) {
-        close = place->user != 0 ? 2 : 0;
-        writer_note_key(w, &place->users, close, &item->user_id);
-        writer_put(w, "},", close);
+        if (place->user != 0) {
+            writer_byte(w, '}');
+            writer_byte(w, ',');
+        }
         place->user = place->used;
+        writer_note_key(w, &place->users, &item->user_id);
         writer_string(w, &item->user_id);
         writer_byte(w, ':');
         place->devices.begin = place->used;
         place->devices.max = 0;
-        before = '{';
+        writer_byte(w, '{');
+    } else {
+        writer_byte(w, ',');
     }
-    writer_note_key(w, &place->devices, 1, &item->device_id);
-    writer_byte(w, before);
+    writer_note_key(w, &place->devices, &item->device_id);
     writer_string(w, &item->device_id);
     writer_byte(w, ':');
 }
@@ -3209,7 +3222,7 @@ MSC4203_PRIVATE void writer_add(struct msc4203_writer_state *w, const writer_kin
         writer_device(w, item);
     if (!(row->needs & WRITER_CONTENT))
         writer_string(w, row->form == WRITER_ID ? &item->id : &item->user_id);
-    else if (row->form == WRITER_MAP || kind != MSC4203_TO_DEVICE)
+    else if (row->form == WRITER_MAP || !(row->needs & WRITER_BOTH))
         writer_put(w, item->content.ptr, item->content.len);
     else
         writer_message(w, row, item);
@@ -3231,9 +3244,13 @@ MSC4203_API int msc4203_writer_begin(msc4203_writer *writer, int shape, unsigned
         w->least = (uint8_t)w->at.used;
         w->at.used = 0;
         w->at.row = NULL;
-        w->buffer = (char *)buffer;
-        w->room = buffer != NULL ? capacity : 0;
-        w->error = buffer != NULL && capacity < w->needed ? MSC4203_E_FULL : MSC4203_OK;
+        w->error = MSC4203_OK;
+        if (buffer != NULL) {
+            w->buffer = (char *)buffer;
+            w->room = capacity;
+            if (capacity < w->needed)
+                w->error = MSC4203_E_FULL;
+        }
         w->open = w->error == MSC4203_OK;
     }
     return w->error;
@@ -3258,7 +3275,7 @@ MSC4203_API int msc4203_writer_item(msc4203_writer *writer, const msc4203_item *
     struct msc4203_writer_state *w = &writer->priv;
     struct msc4203_writer_place before = w->at;
     const writer_kind *row;
-    size_t room;
+    size_t needed;
     int result;
 
     if (!w->open && w->error == MSC4203_OK)
@@ -3273,11 +3290,10 @@ MSC4203_API int msc4203_writer_item(msc4203_writer *writer, const msc4203_item *
     result = w->error;
     if (result == MSC4203_OK) {
         w->at.tail = writer_levels(w) + (w->at.seen & w->has->kind ? 1 : w->least);
-        room = w->room - w->at.used;
-        if (w->buffer == NULL || (w->at.used <= w->room && w->at.tail <= room &&
-                                  w->at.reserve <= room - w->at.tail))
+        needed = w->at.used + w->at.tail + w->at.reserve;
+        if (w->buffer == NULL || (w->at.used <= needed && needed <= w->room))
             return MSC4203_OK;
-        w->needed = w->at.used + w->at.tail + w->at.reserve;
+        w->needed = needed;
         result = MSC4203_E_FULL;
     }
     w->at = before;
