@@ -565,6 +565,7 @@ struct msc4203_writer_place {
     size_t tail, reserve;                  /* kept free: for what closes the body; by the caller */
     size_t sender, type;                   /* where the sender and the type of an EDU are */
     size_t user;                           /* where the user now being written is, or 0 */
+    size_t user_len;
     uint32_t user_hash;
     struct msc4203_writer_object users, devices;
 };
@@ -689,8 +690,8 @@ MSC4203_API size_t msc4203_alignof(int object);
 #endif
 #define MSC4203_PRIVATE static MSC4203_UNUSED
 
-/* Where speed is asked for, and not size, the few hot functions go into their callers, those that are
- * seldom called stay out of the hot ones' way, and a hot loop over constants is written out. */
+/* Where speed is asked for, and not size, the few hot functions go into their callers, those that
+ * are seldom called stay out of the hot ones' way, and a hot loop over constants is written out. */
 #if defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__) && defined(__GNUC__)
 #define MSC4203_HOT MSC4203_PRIVATE __inline__ __attribute__((always_inline))
 #define MSC4203_COLD MSC4203_PRIVATE __attribute__((noinline))
@@ -2824,47 +2825,22 @@ MSC4203_COLD void writer_any_string(struct msc4203_writer_state *w, const msc420
     writer_byte(w, '"');
 }
 
-#ifdef MSC4203_WORDS
-/* Nearly always all of a string is plain, and there is room: then adds it, n bytes ahead, with what
- * is to stand there. */
-MSC4203_HOT int writer_plain(struct msc4203_writer_state *w, const msc4203_span *span, size_t n)
-{
-    const unsigned char *const p = (const unsigned char *)span->ptr, *const end = p + span->len;
-    const size_t at = w->at.used, left = w->room - at;
-    char *const to = w->buffer + at + n;
-
-    if (at > w->room || left < n + 2 || span->len > left - n - 2 ||
-        json_plain_run(to + 1, p, end) != end)
-        return 0;
-    to[0] = to[1 + span->len] = '"';
-    w->at.used = at + n + span->len + 2;
-    return 1;
-}
-#endif
-
 /* Adds a string in quotes. */
 MSC4203_COLD void writer_string(struct msc4203_writer_state *w, const msc4203_span *span)
 {
 #ifdef MSC4203_WORDS
-    if (writer_plain(w, span, 0))
-        return;
-#endif
-    writer_any_string(w, span);
-}
+    /* Nearly always all of it is plain, and there is room. */
+    const unsigned char *const p = (const unsigned char *)span->ptr, *const end = p + span->len;
+    const size_t at = w->at.used, left = w->room - at;
+    char *const to = w->buffer + at;
 
-/* Adds a text of 8 to 16 bytes and a string. */
-MSC4203_COLD void writer_member(struct msc4203_writer_state *w, const char *text, size_t n,
-                                const msc4203_span *span)
-{
-#ifdef MSC4203_WORDS
-    char *const to = w->buffer + w->at.used;
-    if (writer_plain(w, span, n)) {
-        memcpy(to, text, 8);
-        memcpy(to + n - 8, text + n - 8, 8);
+    if (at <= w->room && left >= 2 && span->len <= left - 2 &&
+        json_plain_run(to + 1, p, end) == end) {
+        to[0] = to[1 + span->len] = '"';
+        w->at.used = at + span->len + 2;
         return;
     }
 #endif
-    writer_put(w, text, n);
     writer_any_string(w, span);
 }
 
@@ -2941,7 +2917,8 @@ static const writer_kind writer_kinds[] = {
     {ITEM_KEY(events, PLAIN), WRITER_CONTENT, WRITER_LIST},
     /* stable for so long that all receivers know it */
     {ITEM_KEY(ephemeral, PLAIN), WRITER_CONTENT, WRITER_LIST},
-    {ITEM_KEY(device_lists, MSC3202), 1 << ITEM_USER | WRITER_BYTES(changed), WRITER_MEMBER(changed)},
+    {ITEM_KEY(device_lists, MSC3202), 1 << ITEM_USER | WRITER_BYTES(changed),
+     WRITER_MEMBER(changed)},
     {ITEM_KEY(device_lists, MSC3202), 1 << ITEM_USER | WRITER_BYTES(left), WRITER_MEMBER(left)},
     {ITEM_KEY(counts, MSC3202), WRITER_DEVICE, WRITER_MAP},
     {ITEM_KEY(types, MSC3202), WRITER_DEVICE, WRITER_MAP},
@@ -2971,7 +2948,7 @@ MSC4203_PRIVATE const writer_kind *writer_row(const struct msc4203_writer_state 
     const writer_kind *row = writer_kinds;
     unsigned bit = MSC4203_TO_DEVICE;
 
-    for (; bit != kind && bit <= MSC4203_ALL_KINDS; bit <<= 1)
+    for (; bit != kind && bit <= MSC4203_NEXT_BATCH; bit <<= 1)
         row++;
     if (!(w->has->kinds & bit))
         return NULL;
@@ -2994,6 +2971,28 @@ MSC4203_PRIVATE void writer_name(struct msc4203_writer_state *w, int first, unsi
     writer_put(w, item_text(name), bytes & ITEM_BYTES);
     writer_byte(w, '"');
     writer_byte(w, ':');
+}
+
+/* Adds a key that has no prefix. */
+MSC4203_HOT void writer_key(struct msc4203_writer_state *w, int first, const item_key *key)
+{
+#ifdef MSC4203_WORDS
+    /* Nearly always there is room. Of a key that the compiler knows nothing is then left but to
+     * store it. */
+    const size_t at = w->at.used, bytes = key->bytes;
+    char *const to = w->buffer + at;
+
+    if (at <= w->room && bytes + 4 <= w->room - at) {
+        to[0] = first ? '{' : ',';
+        to[1] = '"';
+        memcpy(to + 2, item_text(key->name), bytes);
+        to[2 + bytes] = '"';
+        to[3 + bytes] = ':';
+        w->at.used = at + bytes + 4;
+        return;
+    }
+#endif
+    writer_name(w, first, key->name, key->bytes);
 }
 
 /* How many lists and objects, one in the other, there are to close before another key. */
@@ -3043,8 +3042,11 @@ MSC4203_COLD void writer_open(struct msc4203_writer_state *w, const writer_kind 
     w->at.row = row;
     w->at.user = w->at.users.max = 0;
     w->at.users.begin = w->at.used;
-    if (row->form == WRITER_ID)
+    if (row->form == WRITER_ID) {
+        w->at.row = NULL;
+        w->at.reserve = 0;
         return;
+    }
     if (row->form > WRITER_ID)
         writer_name(w, !same, row->form, 4 + (row->needs >> ITEM_FIELDS));
     writer_byte(w, row->form == WRITER_MAP ? '{' : '[');
@@ -3080,15 +3082,15 @@ MSC4203_PRIVATE void writer_note_key(struct msc4203_writer_state *w,
 MSC4203_PRIVATE int writer_same_user(struct msc4203_writer_state *w, const msc4203_span *user)
 {
     uint32_t hash = UINT32_C(2166136261), last = w->at.user_hash;
-    size_t i;
+    size_t i, len = w->at.user_len;
 
     if (w->at.user != 0 && w->buffer != NULL)
         return writer_compare(w, w->at.user, user) == 0;
     for (i = 0; i < user->len; i++)
         hash = (hash ^ (unsigned char)user->ptr[i]) * UINT32_C(16777619);
-    hash ^= (uint32_t)user->len;
     w->at.user_hash = hash;
-    return w->at.user != 0 && hash == last;
+    w->at.user_len = user->len;
+    return w->at.user != 0 && hash == last && user->len == len;
 }
 
 /* Adds a member of an object USER -> DEVICE -> content, without the content. (What stands before a
@@ -3162,35 +3164,36 @@ MSC4203_PRIVATE int writer_check_item(struct msc4203_writer_state *w, const writ
     return writer_check(w, &item->content, item->kind == MSC4203_FALLBACK_TYPES ? '[' : '{', depth);
 }
 
-/* The members of a message in a list: of each the field, the bytes of the text before it, and that
- * text, which is of 8 to 16 bytes. */
-static const char writer_members[] =
-    "\004\013{\"content\":"
-    "\000\012,\"sender\":"
-    "\003\020,\"to_device_id\":"
-    "\002\016,\"to_user_id\":"
-    "\001\010,\"type\":";
+/* The members of a message in a list, in the order of their keys. */
+static const struct writer_field {
+    uint8_t field;
+    item_key key;
+} writer_fields[] = {
+    {ITEM_CONTENT, ITEM_KEY(content, PLAIN)},
+    {ITEM_SENDER, ITEM_KEY(sender, PLAIN)},
+    {ITEM_DEVICE, ITEM_KEY(device_id, PLAIN)},
+    {ITEM_USER, ITEM_KEY(user_id, PLAIN)},
+    {ITEM_TYPE, ITEM_KEY(type, PLAIN)}
+};
 
 /* Adds a message with the fields that it needs. */
 MSC4203_PRIVATE void writer_message(struct msc4203_writer_state *w, const writer_kind *row,
                                     const msc4203_item *item)
 {
-    const char *text = writer_members;
-    unsigned k;
-    size_t n;
+    const msc4203_span *span;
+    unsigned k, field;
 
     MSC4203_UNROLL(5)
-    for (k = 0; k < 5; k++, text += n) {
-        const unsigned field = (unsigned char)*text++;
-        n = (unsigned char)*text++;
+    for (k = 0; k < sizeof writer_fields / sizeof writer_fields[0]; k++) {
+        field = writer_fields[k].field;
         if (!(row->needs >> field & 1))
             continue;
-        if (field == ITEM_CONTENT) {
-            writer_put(w, text, n);
-            writer_put(w, item->content.ptr, item->content.len);
-        } else {
-            writer_member(w, text, n, item_field_of(item, field));
-        }
+        writer_key(w, k == 0, &writer_fields[k].key);
+        span = item_field_of(item, field);
+        if (field == ITEM_CONTENT)
+            writer_put(w, span->ptr, span->len);
+        else
+            writer_string(w, span);
     }
     writer_byte(w, '}');
 }
@@ -3212,11 +3215,7 @@ MSC4203_PRIVATE void writer_add(struct msc4203_writer_state *w, const writer_kin
         if (w->at.seen & kind)
             w->error = row->form == WRITER_ID ? MSC4203_E_SECOND : MSC4203_E_ORDER;
         writer_open(w, row, &item->sender);
-    }
-    w->at.seen |= (uint16_t)kind;
-    if (row->form == WRITER_ID) {
-        w->at.row = NULL;
-        w->at.reserve = 0;
+        w->at.seen |= (uint16_t)kind;
     }
     if (row->form == WRITER_MAP)
         writer_device(w, item);
@@ -3308,7 +3307,7 @@ MSC4203_API int msc4203_writer_end(msc4203_writer *writer, size_t *bytes)
         return w->error;
     if (w->at.tail == 0)
         return MSC4203_E_USAGE;
-    if (w->has->kinds & WRITER_IDS & ~w->at.seen)
+    if ((w->has->kinds & ~(unsigned)w->at.seen) >= MSC4203_MESSAGE_ID) /* the kinds of ids */
         return MSC4203_E_FIELD_MISSING;
     if (w->open)
         writer_tail(w);
