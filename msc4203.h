@@ -655,23 +655,30 @@ MSC4203_API int msc4203_algorithms_next(msc4203_algorithms *algorithms, msc4203_
  * Writer
  * --------------------------------------------------------------------------------------------- */
 
+/* An object USER -> DEVICE -> content, or one in it, that is being written. */
+struct msc4203_writer_object {
+    size_t begin, max; /* where it begins; where its greatest key is, or 0 */
+};
+
 /* Where a writer is in the body; what an item that does not fit leaves as it was. */
 struct msc4203_writer_place {
-    uint16_t kind, seen;   /* of which a list is open; which have been written */
-    size_t used;           /* bytes written */
-    size_t sender, type;   /* where the sender and the type of an EDU are */
-    size_t users;          /* where the object USER -> DEVICE -> content begins */
-    size_t user, user_max; /* the user now being written, and the greatest one */
-    size_t devices, device_max;
+    uint16_t seen;                         /* kinds that have been written */
+    const struct msc4203_writer_kind *row; /* whose list is open, if one is */
+    size_t used;                           /* bytes written */
+    size_t tail, reserve;                  /* kept free: for what closes the body; by the caller */
+    size_t sender, type;                   /* where the sender and the type of an EDU are */
+    size_t user;                           /* where the user now being written is, or 0 */
     size_t user_len;
     uint32_t user_hash;
+    struct msc4203_writer_object users, devices;
 };
 
 struct msc4203_writer_state {
-    uint8_t shape, flags;
-    int8_t error, open;
+    uint8_t shape, flags, open, least; /* least: bytes of a body without items */
+    int8_t error;
+    const struct msc4203_writer_shape *has; /* what the shape has */
     char *buffer;
-    size_t room, tail, reserve, needed;
+    size_t room, needed;
     struct msc4203_writer_place at;
     msc4203_json json;
 };
@@ -1183,14 +1190,20 @@ MSC4203_API size_t msc4203_alignof(int object);
 #endif
 #define MSC4203_PRIVATE static MSC4203_UNUSED
 
-/* Where speed is asked for, and not size, the few hot functions go into their callers, and those
- * that are seldom called stay out of the hot ones' way. */
+/* Where speed is asked for, and not size, the few hot functions go into their callers, those that
+ * are seldom called stay out of the hot ones' way, and a hot loop over constants is written out. */
 #if defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__) && defined(__GNUC__)
 #define MSC4203_HOT MSC4203_PRIVATE __inline__ __attribute__((always_inline))
 #define MSC4203_COLD MSC4203_PRIVATE __attribute__((noinline))
 #else
 #define MSC4203_HOT MSC4203_PRIVATE
 #define MSC4203_COLD MSC4203_PRIVATE
+#endif
+#if defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__) && (defined(__clang__) || __GNUC__ >= 8)
+#define MSC4203_UNROLL(times) MSC4203_PRAGMA(GCC unroll times)
+#define MSC4203_PRAGMA(text) _Pragma(#text)
+#else
+#define MSC4203_UNROLL(times)
 #endif
 
 /* ------------------------------------------------------------------------------------------------
@@ -1341,6 +1354,12 @@ MSC4203_HOT const unsigned char *json_plain_run(char *to, const unsigned char *p
             memcpy(to + (p - begin), p, MSC4203_VECTOR);
         if (json_vector(p) != 0)
             return p + json_vector_first(json_vector(p));
+    }
+    if (p != end && end - begin >= MSC4203_VECTOR) { /* the last one, of which a part is seen */
+        p = end - MSC4203_VECTOR;
+        if (to != NULL)
+            memcpy(to + (p - begin), p, MSC4203_VECTOR);
+        return json_vector(p) != 0 ? p + json_vector_first(json_vector(p)) : end;
     }
 #else
     for (; end - p >= 32; p += 32) {
@@ -3233,83 +3252,104 @@ MSC4203_API int msc4203_algorithms_next(msc4203_algorithms *algorithms, msc4203_
  * --------------------------------------------------------------------------------------------- */
 #ifndef MSC4203_NO_WRITER
 
-/* Adds bytes at `at`, and returns where they end. Where there is no room, or no buffer, they are
- * only counted. */
-MSC4203_HOT size_t writer_put(const struct msc4203_writer_state *w, size_t at, const void *bytes,
-                              size_t n)
+/* Adds bytes. Where there is no room, or no buffer, they are only counted. */
+MSC4203_HOT void writer_put(struct msc4203_writer_state *w, const void *bytes, size_t n)
 {
-    if (at <= w->room && n <= w->room - at && n != 0)
+    const size_t at = w->at.used;
+    size_t end = at + n;
+
+    if (end < at)
+        end = SIZE_MAX; /* unreachable: so many bytes */
+    else if (end <= w->room)
         memcpy(w->buffer + at, bytes, n);
-    return n <= SIZE_MAX - at ? at + n : SIZE_MAX; /* unreachable: so many bytes */
+    w->at.used = end;
 }
-#define WRITER_PUT(w, at, text) writer_put(w, at, text, sizeof(text) - 1)
+
+MSC4203_HOT void writer_byte(struct msc4203_writer_state *w, char byte)
+{
+    writer_put(w, &byte, 1);
+}
 
 /* A byte as it stands in a string. Returns how many bytes that is. */
 MSC4203_PRIVATE size_t writer_escape(unsigned c, char *escaped)
 {
-    static const char letters[] = "btn-fr"; /* of 0x08 to 0x0D */
+    static const char letters[] = "btnufr"; /* of 0x08 to 0x0D */
 
-    escaped[0] = '\\';
-    escaped[1] = (char)c;
-    if (c == '"' || c == '\\')
-        return 2;
     escaped[0] = (char)c;
-    if (c >= 0x20)
+    if (c >= 0x20 && c != '"' && c != '\\')
         return 1;
     escaped[0] = '\\';
-    if (c - 0x08 < 6 && c != 0x0B) {
-        escaped[1] = letters[c - 0x08];
+    escaped[1] = (char)c;
+    if (c < 0x20)
+        escaped[1] = c - 0x08 < 6 ? letters[c - 0x08] : 'u';
+    if (escaped[1] != 'u')
         return 2;
-    }
-    memcpy(escaped + 1, "u00", 3);
+    escaped[2] = escaped[3] = '0';
     escaped[4] = (char)('0' + (c >> 4));
     c &= 15;
     escaped[5] = (char)(c < 10 ? '0' + c : 'a' - 10 + c);
     return 6;
 }
 
-/* Adds a string in quotes. One that is not valid UTF-8 is an error. */
-MSC4203_COLD size_t writer_string(struct msc4203_writer_state *w, size_t at,
-                                  const msc4203_span *span)
+/* Adds a string in quotes, whatever it is. One that is not valid UTF-8 is an error. */
+MSC4203_COLD void writer_any_string(struct msc4203_writer_state *w, const msc4203_span *span)
 {
-    const unsigned char *p = (const unsigned char *)span->ptr, *const end = p + span->len, *run;
+    const unsigned char *p = (const unsigned char *)span->ptr, *const end = p + span->len;
+    const unsigned char *run = p; /* from here on what stands as it is */
     msc4203_json *const j = &w->json;
-    uintptr_t last;
     char escaped[6];
-
+    size_t n;
 #ifdef MSC4203_WORDS
-    /* Nearly always all of it is plain, and there is room. */
-    if (w->room >= 2 && at <= w->room - 2 && span->len <= w->room - 2 - at) {
-        char *const to = w->buffer + at;
-        if (json_plain_run(to + 1, p, end) == end) {
-            to[0] = to[1 + span->len] = '"';
-            return at + span->len + 2;
-        }
-    }
+    const uintptr_t last = json_last(p, end);
 #endif
-    at = WRITER_PUT(w, at, "\"");
-    last = json_last(p, end);
+
+    writer_byte(w, '"');
     j->need = 0;
-    while (p != end) {
-        if (j->need == 0) {
-            run = p;
+    for (;; p++) {
+#ifdef MSC4203_WORDS
+        if (j->need == 0)
             p = json_plain(p, end, last);
-            at = writer_put(w, at, run, (size_t)(p - run));
-            if (p == end)
-                break;
-            if (*p >= 0x80) {
-                json_utf8(j, *p);
-                if (j->need == 0)
-                    w->error = MSC4203_E_UTF8;
-            }
-        } else if (!json_utf8_next(j, *p)) {
-            w->error = MSC4203_E_UTF8;
+#endif
+        if (p == end)
+            break;
+        if (j->need != 0) {
+            if (!json_utf8_next(j, *p))
+                w->error = MSC4203_E_UTF8;
+        } else if (*p >= 0x80) {
+            json_utf8(j, *p);
+            if (j->need == 0)
+                w->error = MSC4203_E_UTF8;
         }
-        at = writer_put(w, at, escaped, writer_escape(*p++, escaped));
+        n = writer_escape(*p, escaped);
+        if (n != 1) {
+            writer_put(w, run, (size_t)(p - run));
+            writer_put(w, escaped, n);
+            run = p + 1;
+        }
     }
+    writer_put(w, run, (size_t)(end - run));
     if (j->need != 0)
         w->error = MSC4203_E_UTF8;
-    return WRITER_PUT(w, at, "\"");
+    writer_byte(w, '"');
+}
+
+/* Adds a string in quotes. */
+MSC4203_COLD void writer_string(struct msc4203_writer_state *w, const msc4203_span *span)
+{
+#ifdef MSC4203_WORDS
+    /* Nearly always all of it is plain, and there is room. */
+    const unsigned char *const p = (const unsigned char *)span->ptr, *const end = p + span->len;
+    const size_t at = w->at.used, left = w->room - at;
+    char *const to = w->buffer + at;
+
+    if (at <= w->room && left >= 2 && span->len <= left - 2 &&
+        json_plain_run(to + 1, p, end) == end) {
+        to[0] = to[1 + span->len] = '"';
+        w->at.used = at + span->len + 2;
+        return;
+    }
+#endif
+    writer_any_string(w, span);
 }
 
 /* Compares a string with one that has been written at `at`, both as they are written: any order
@@ -3334,22 +3374,21 @@ MSC4203_PRIVATE int writer_compare(const struct msc4203_writer_state *w, size_t 
 MSC4203_COLD int writer_find(struct msc4203_writer_state *w, size_t begin, const msc4203_span *key)
 {
     msc4203_json *j = &w->json;
-    size_t same = 0;
+    size_t same = 0, n;
     int got;
 
     json_init(j, w->buffer + begin, w->at.used - begin);
     j->watch = 1;
     while ((got = json_next(j)) != JSON_GOT_MORE) {
-        size_t n = j->now.text.bytes;
         if (got == JSON_GOT_VALUE)
             same = 0;
         if (got != JSON_GOT_TEXT && got != JSON_GOT_KEY)
             continue;
-        if (same <= key->len && n <= key->len - same &&
-            (n == 0 || memcmp(key->ptr + same, j->now.text.ptr, n) == 0))
+        n = j->now.text.bytes;
+        if (same + n <= key->len && memcmp(key->ptr + same, j->now.text.ptr, n) == 0)
             same += n;
         else
-            same = SIZE_MAX;
+            same = SIZE_MAX / 2 + 1; /* more than any key has */
         if (got == JSON_GOT_KEY && same == key->len)
             return 1;
     }
@@ -3362,17 +3401,20 @@ enum {
     WRITER_IDS = MSC4203_MESSAGE_ID | MSC4203_NEXT_BATCH
 };
 
-/* What each kind is written under; the fields that it needs; and what its value is: a list, a list
- * that is a member of this name, or an object USER -> DEVICE -> content. */
-typedef struct writer_kind {
+/* What each kind is written under; the fields that it needs; and what its value is: a list, an
+ * object USER -> DEVICE -> content, a string, or an object with a list of this name, whose bytes,
+ * four or more of them, are told by the two highest bits of `needs`. */
+typedef struct msc4203_writer_kind {
     item_key key;
     uint8_t needs, form;
 } writer_kind;
 
 #define WRITER_MEMBER(name) (uint8_t)offsetof(struct item_names, name)
+#define WRITER_BYTES(name) (sizeof item_names.name - 1 - 4) << ITEM_FIELDS
 enum {
-    WRITER_LIST = 0,
-    WRITER_MAP = 1,
+    WRITER_LIST,
+    WRITER_MAP,
+    WRITER_ID,
     WRITER_BOTH = 1 << ITEM_SENDER | 1 << ITEM_TYPE,
     WRITER_CONTENT = 1 << ITEM_CONTENT,
     WRITER_DEVICE = 1 << ITEM_USER | 1 << ITEM_DEVICE | WRITER_CONTENT
@@ -3383,158 +3425,163 @@ static const writer_kind writer_kinds[] = {
     {ITEM_KEY(events, PLAIN), WRITER_CONTENT, WRITER_LIST},
     /* stable for so long that all receivers know it */
     {ITEM_KEY(ephemeral, PLAIN), WRITER_CONTENT, WRITER_LIST},
-    {ITEM_KEY(device_lists, MSC3202), 1 << ITEM_USER, WRITER_MEMBER(changed)},
-    {ITEM_KEY(device_lists, MSC3202), 1 << ITEM_USER, WRITER_MEMBER(left)},
+    {ITEM_KEY(device_lists, MSC3202), 1 << ITEM_USER | WRITER_BYTES(changed),
+     WRITER_MEMBER(changed)},
+    {ITEM_KEY(device_lists, MSC3202), 1 << ITEM_USER | WRITER_BYTES(left), WRITER_MEMBER(left)},
     {ITEM_KEY(counts, MSC3202), WRITER_DEVICE, WRITER_MAP},
     {ITEM_KEY(types, MSC3202), WRITER_DEVICE, WRITER_MAP},
-    {ITEM_KEY(message_id, PLAIN), 1 << ITEM_ID, WRITER_LIST},
-    {ITEM_KEY(next_batch, PLAIN), 1 << ITEM_ID, WRITER_LIST},
+    {ITEM_KEY(message_id, PLAIN), 1 << ITEM_ID, WRITER_ID},
+    {ITEM_KEY(next_batch, PLAIN), 1 << ITEM_ID, WRITER_ID},
     /* to-device messages in the other shapes */
     {ITEM_KEY(messages, PLAIN), WRITER_DEVICE, WRITER_MAP},
     {ITEM_KEY(messages, PLAIN), WRITER_BOTH | WRITER_DEVICE, WRITER_MAP},
-    {ITEM_KEY(to_device, PLAIN), WRITER_BOTH | WRITER_CONTENT, WRITER_MEMBER(events)}
+    {ITEM_KEY(to_device, PLAIN), WRITER_BOTH | WRITER_CONTENT | WRITER_BYTES(events),
+     WRITER_MEMBER(events)}
 };
-static const uint16_t writer_shapes[] = {
-    MSC4203_ALL_KINDS & ~WRITER_IDS, MSC4203_TO_DEVICE, MSC4203_TO_DEVICE | MSC4203_MESSAGE_ID,
-    MSC4203_TO_DEVICE | MSC4203_NEXT_BATCH
+
+/* What each shape has: the kinds, and the list that is never left out. */
+static const struct msc4203_writer_shape {
+    uint16_t kinds;
+    uint8_t kind, row;
+} writer_shapes[] = {
+    {MSC4203_ALL_KINDS & ~WRITER_IDS, MSC4203_EVENT, 1},
+    {MSC4203_TO_DEVICE, MSC4203_TO_DEVICE, 9},
+    {MSC4203_TO_DEVICE | MSC4203_MESSAGE_ID, MSC4203_TO_DEVICE, 10},
+    {MSC4203_TO_DEVICE | MSC4203_NEXT_BATCH, MSC4203_TO_DEVICE, 11}
 };
 
 /* The row of a kind, or NULL when the shape has no place for it. */
 MSC4203_PRIVATE const writer_kind *writer_row(const struct msc4203_writer_state *w, unsigned kind)
 {
-    unsigned k = 0;
+    const writer_kind *row = writer_kinds;
+    unsigned bit = MSC4203_TO_DEVICE;
 
-    while (k < 9 && kind != 1u << k)
-        k++;
-    if (!(writer_shapes[w->shape] >> k & 1))
+    for (; bit != kind && bit <= MSC4203_NEXT_BATCH; bit <<= 1)
+        row++;
+    if (!(w->has->kinds & bit))
         return NULL;
-    return &writer_kinds[k == 0 && w->shape != MSC4203_TRANSACTION ? 8u + w->shape : k];
+    return bit == w->has->kind ? &writer_kinds[w->has->row] : row;
 }
 
-/* Adds a text, of which the first byte says how long it is, and a string. */
-MSC4203_HOT size_t writer_member(struct msc4203_writer_state *w, size_t at, const char *text,
-                                 const msc4203_span *span)
+/* Adds a key: its name and the bytes of that, with the prefix. `first` if it is the first of an
+ * object in the body. */
+MSC4203_PRIVATE void writer_name(struct msc4203_writer_state *w, int first, unsigned name,
+                                 unsigned bytes)
 {
-    at = writer_put(w, at, text + 1, (size_t)text[0]);
-    return writer_string(w, at, span);
-}
-
-/* Adds a key. */
-MSC4203_PRIVATE size_t writer_name(const struct msc4203_writer_state *w, size_t at,
-                                   const item_key *key)
-{
-    const char *prefix;
-    size_t bytes = item_prefix(key->bytes, &prefix);
-
-    if (!(w->flags & MSC4203_STABLE_KEYS))
-        at = writer_put(w, at, prefix, bytes);
-    at = writer_put(w, at, item_text(key->name), key->bytes & ITEM_BYTES);
-    return WRITER_PUT(w, at, "\":");
-}
-
-/* Closes the list or the object that is open. */
-MSC4203_PRIVATE size_t writer_close(const struct msc4203_writer_state *w, size_t at)
-{
-    const writer_kind *row = writer_row(w, w->at.kind);
-
-    if (row == NULL) /* nothing is open */
-        return at;
-    if (row->form == WRITER_MAP)
-        return WRITER_PUT(w, at, "}}");
-    return writer_put(w, at, "]}", row->form != WRITER_LIST ? 2 : 1);
-}
-
-/* Opens a list that is a member of this name. */
-MSC4203_PRIVATE size_t writer_inner(const struct msc4203_writer_state *w, size_t at, unsigned name)
-{
-    item_key key = {(uint8_t)name, sizeof item_names.left - 1};
-
-    if (name == WRITER_MEMBER(changed))
-        key.bytes = sizeof item_names.changed - 1;
-    if (name == WRITER_MEMBER(events))
-        key.bytes = sizeof item_names.events - 1;
-    at = WRITER_PUT(w, at, "\"");
-    at = writer_name(w, at, &key);
-    return WRITER_PUT(w, at, "[");
-}
-
-/* Opens the list or the object of a kind of items; those of an EDU have this sender and type. */
-MSC4203_COLD size_t writer_open(struct msc4203_writer_state *w, size_t at, const writer_kind *row,
-                                const msc4203_span *sender, const msc4203_span *type)
-{
-    if (w->shape == MSC4203_EDU) {
-        w->at.sender = at + 10;
-        at = writer_member(w, at, at == 0 ? "\012{\"sender\":" : "\012,\"sender\":", sender);
-        w->at.type = at + 8;
-        at = writer_member(w, at, "\010,\"type\":", type);
+    writer_byte(w, first || w->at.used == 0 ? '{' : ',');
+    writer_byte(w, '"');
+    if (!(w->flags & MSC4203_STABLE_KEYS)) {
+        if (bytes & ITEM_MSC2409)
+            writer_put(w, item_names.msc2409, sizeof item_names.msc2409 - 1);
+        if (bytes & ITEM_MSC3202)
+            writer_put(w, item_names.msc3202, sizeof item_names.msc3202 - 1);
     }
-    at = writer_put(w, at, at == 0 ? "{\"" : ",\"", 2);
-    at = writer_name(w, at, &row->key);
-    if (row->form == WRITER_LIST)
-        return WRITER_PUT(w, at, "[");
-    if (row->form == WRITER_MAP)
-        return WRITER_PUT(w, at, "{");
-    at = WRITER_PUT(w, at, "{");
-    return writer_inner(w, at, row->form);
+    writer_put(w, item_text(name), bytes & ITEM_BYTES);
+    writer_byte(w, '"');
+    writer_byte(w, ':');
 }
 
-/* Adds what closes the body, as it is now. */
-MSC4203_PRIVATE size_t writer_tail(struct msc4203_writer_state *w, size_t at)
+/* Adds a key that has no prefix. */
+MSC4203_HOT void writer_key(struct msc4203_writer_state *w, int first, const item_key *key)
 {
-    msc4203_span none;
-    unsigned kind = w->shape == MSC4203_TRANSACTION ? MSC4203_EVENT : MSC4203_TO_DEVICE;
-    const writer_kind *row = &writer_kinds[w->shape == MSC4203_TRANSACTION ? 1 : 8 + w->shape];
+#ifdef MSC4203_WORDS
+    /* Nearly always there is room. Of a key that the compiler knows nothing is then left but to
+     * store it. */
+    const size_t at = w->at.used, bytes = key->bytes;
+    char *const to = w->buffer + at;
 
-    none.ptr = "";
-    none.len = 0;
-    at = writer_close(w, at);
-    if (!(w->at.seen & kind)) {
-        at = writer_open(w, at, row, &none, &none);
-        at = writer_put(w, at, row->form == WRITER_MAP ? "}" : "]}",
-                        row->form == WRITER_MEMBER(events) ? 2 : 1);
+    if (at <= w->room && bytes + 4 <= w->room - at) {
+        to[0] = first ? '{' : ',';
+        to[1] = '"';
+        memcpy(to + 2, item_text(key->name), bytes);
+        to[2 + bytes] = '"';
+        to[3 + bytes] = ':';
+        w->at.used = at + bytes + 4;
+        return;
     }
-    return WRITER_PUT(w, at, "}");
+#endif
+    writer_name(w, first, key->name, key->bytes);
 }
 
-/* Works out how many bytes will close the body. */
-MSC4203_PRIVATE void writer_measure_tail(struct msc4203_writer_state *w)
+/* How many lists and objects, one in the other, there are to close before another key. */
+MSC4203_PRIVATE size_t writer_levels(const struct msc4203_writer_state *w)
 {
-    size_t room = w->room;
-
-    w->room = 0;
-    w->tail = writer_tail(w, w->at.used) - w->at.used;
-    w->room = room;
+    if (w->at.row == NULL)
+        return 0;
+    return w->at.row->form > WRITER_ID || w->at.user != 0 ? 2 : 1;
 }
 
-/* Adds an item of a list. */
-MSC4203_PRIVATE size_t writer_element(struct msc4203_writer_state *w, size_t at,
-                                      const msc4203_item *item)
+/* Closes them. */
+MSC4203_PRIVATE void writer_close(struct msc4203_writer_state *w)
 {
-    if ((unsigned)item->kind & WRITER_LISTS)
-        return writer_string(w, at, &item->user_id);
-    if (item->kind == MSC4203_TO_DEVICE)
-        at = WRITER_PUT(w, at, "{\"content\":");
-    at = writer_put(w, at, item->content.ptr, item->content.len);
-    if (item->kind != MSC4203_TO_DEVICE)
-        return at;
-    at = writer_member(w, at, "\012,\"sender\":", &item->sender);
-    if (w->shape == MSC4203_TRANSACTION) {
-        at = writer_member(w, at, "\020,\"to_device_id\":", &item->device_id);
-        at = writer_member(w, at, "\016,\"to_user_id\":", &item->user_id);
+    const char *brackets = "]}}";
+
+    if (w->at.row == NULL)
+        return;
+    if (w->at.row->form == WRITER_MAP)
+        brackets++;
+    writer_put(w, brackets, writer_levels(w));
+}
+
+/* Closes the list or the object that is open and opens that of another kind of items; adds no more
+ * than the key of one that is a string. That of an EDU comes behind its sender and its type, which
+ * stand here one behind the other. */
+MSC4203_COLD void writer_open(struct msc4203_writer_state *w, const writer_kind *row,
+                              const msc4203_span *sender)
+{
+    int same = w->at.row != NULL && w->at.row->key.name == row->key.name;
+
+    if (same) {
+        writer_byte(w, ']');
+    } else {
+        writer_close(w);
+        if (w->at.seen & WRITER_LISTS)
+            w->at.seen |= WRITER_LISTS; /* what both share has been closed */
+        if (w->shape == MSC4203_EDU && row->form == WRITER_MAP) {
+            writer_name(w, 0, WRITER_MEMBER(sender), sizeof item_names.sender - 1);
+            w->at.sender = w->at.used;
+            writer_string(w, sender);
+            writer_name(w, 0, WRITER_MEMBER(type), sizeof item_names.type - 1);
+            w->at.type = w->at.used;
+            writer_string(w, sender + 1);
+        }
+        writer_name(w, 0, row->key.name, row->key.bytes);
     }
-    at = writer_member(w, at, "\010,\"type\":", &item->type);
-    return WRITER_PUT(w, at, "}");
+    w->at.row = row;
+    w->at.user = w->at.users.max = 0;
+    w->at.users.begin = w->at.used;
+    if (row->form == WRITER_ID) {
+        w->at.row = NULL;
+        w->at.reserve = 0;
+        return;
+    }
+    if (row->form > WRITER_ID)
+        writer_name(w, !same, row->form, 4 + (row->needs >> ITEM_FIELDS));
+    writer_byte(w, row->form == WRITER_MAP ? '{' : '[');
 }
 
-/* Notes that a key is written at `at` in the object that begins at `object`, whose greatest key is
- * at *max, if it has one. An error when it is there already. Where nothing has been written,
- * nothing can be compared. */
-MSC4203_PRIVATE void writer_note_key(struct msc4203_writer_state *w, size_t object, size_t *max,
-                                     size_t at, const msc4203_span *key)
+/* Adds what closes the body. */
+MSC4203_PRIVATE void writer_tail(struct msc4203_writer_state *w)
 {
-    if (w->buffer == NULL || *max == 0 || writer_compare(w, *max, key) > 0)
-        *max = at;
-    else if (writer_find(w, object, key))
+    msc4203_span none[2];
+
+    if (!(w->at.seen & w->has->kind)) {
+        none[0].ptr = none[1].ptr = "";
+        none[0].len = none[1].len = 0;
+        writer_open(w, &writer_kinds[w->has->row], none);
+    }
+    writer_close(w);
+    writer_byte(w, '}');
+}
+
+/* Notes a key that begins here. An error when the object has it already. Where nothing has been
+ * written, nothing can be compared. */
+MSC4203_PRIVATE void writer_note_key(struct msc4203_writer_state *w,
+                                     struct msc4203_writer_object *object, const msc4203_span *key)
+{
+    if (w->buffer == NULL || object->max == 0 || writer_compare(w, object->max, key) > 0)
+        object->max = w->at.used;
+    else if (writer_find(w, object->begin, key))
         w->error = MSC4203_E_ORDER;
 }
 
@@ -3545,36 +3592,39 @@ MSC4203_PRIVATE int writer_same_user(struct msc4203_writer_state *w, const msc42
     uint32_t hash = UINT32_C(2166136261), last = w->at.user_hash;
     size_t i, len = w->at.user_len;
 
+    if (w->at.user != 0 && w->buffer != NULL)
+        return writer_compare(w, w->at.user, user) == 0;
     for (i = 0; i < user->len; i++)
         hash = (hash ^ (unsigned char)user->ptr[i]) * UINT32_C(16777619);
     w->at.user_hash = hash;
     w->at.user_len = user->len;
-    return w->at.user != 0 && hash == last && user->len == len &&
-           (w->buffer == NULL || writer_compare(w, w->at.user, user) == 0);
+    return w->at.user != 0 && hash == last && user->len == len;
 }
 
-/* Adds a member of an object USER -> DEVICE -> content. */
-MSC4203_PRIVATE size_t writer_device(struct msc4203_writer_state *w, size_t at,
-                                     const msc4203_item *item)
+/* Adds a member of an object USER -> DEVICE -> content, without the content. (What stands before a
+ * key there is room for: what closes the body would take more.) */
+MSC4203_PRIVATE void writer_device(struct msc4203_writer_state *w, const msc4203_item *item)
 {
     struct msc4203_writer_place *place = &w->at;
-    const char *before = "\001,";
 
     if (!writer_same_user(w, &item->user_id)) {
-        if (place->user != 0)
-            at = WRITER_PUT(w, at, "},");
-        place->user = at;
-        writer_note_key(w, place->users, &place->user_max, at, &item->user_id);
-        at = writer_string(w, at, &item->user_id);
-        at = WRITER_PUT(w, at, ":");
-        place->devices = at;
-        place->device_max = 0;
-        before = "\001{";
+        if (place->user != 0) {
+            writer_byte(w, '}');
+            writer_byte(w, ',');
+        }
+        place->user = place->used;
+        writer_note_key(w, &place->users, &item->user_id);
+        writer_string(w, &item->user_id);
+        writer_byte(w, ':');
+        place->devices.begin = place->used;
+        place->devices.max = 0;
+        writer_byte(w, '{');
+    } else {
+        writer_byte(w, ',');
     }
-    writer_note_key(w, place->devices, &place->device_max, at + 1, &item->device_id);
-    at = writer_member(w, at, before, &item->device_id);
-    at = WRITER_PUT(w, at, ":");
-    return writer_put(w, at, item->content.ptr, item->content.len);
+    writer_note_key(w, &place->devices, &item->device_id);
+    writer_string(w, &item->device_id);
+    writer_byte(w, ':');
 }
 
 /* Checks that a content is one JSON text of the right type, and fit for all receivers. `depth` is
@@ -3606,14 +3656,14 @@ MSC4203_COLD int writer_check(struct msc4203_writer_state *w, const msc4203_span
 MSC4203_PRIVATE int writer_check_item(struct msc4203_writer_state *w, const writer_kind *row,
                                       const msc4203_item *item)
 {
-    unsigned depth = 2, needs, field;
+    unsigned depth = 2, field;
 
     if (item->error != MSC4203_OK)
         return item->error < 0 && item->error > MSC4203_E_USAGE ? item->error : MSC4203_E_USAGE;
     if (row == NULL)
         return MSC4203_E_KIND;
-    for (field = 0, needs = row->needs; needs != 0; field++, needs >>= 1)
-        if (needs & 1 && item_field_of(item, field)->ptr == NULL)
+    for (field = 0; field < ITEM_FIELDS; field++)
+        if (row->needs >> field & 1 && item_field_of(item, field)->ptr == NULL)
             return MSC4203_E_FIELD_MISSING;
     if (!(row->needs & WRITER_CONTENT))
         return MSC4203_OK;
@@ -3622,57 +3672,67 @@ MSC4203_PRIVATE int writer_check_item(struct msc4203_writer_state *w, const writ
     return writer_check(w, &item->content, item->kind == MSC4203_FALLBACK_TYPES ? '[' : '{', depth);
 }
 
-/* Opens the list or the object for an item's kind, unless it is open. */
-MSC4203_PRIVATE size_t writer_turn(struct msc4203_writer_state *w, const writer_kind *row,
-                                   const msc4203_item *item)
-{
-    unsigned kind = (unsigned)item->kind, open = w->at.kind;
-    size_t at = w->at.used;
+/* The members of a message in a list, in the order of their keys. */
+static const struct writer_field {
+    uint8_t field;
+    item_key key;
+} writer_fields[] = {
+    {ITEM_CONTENT, ITEM_KEY(content, PLAIN)},
+    {ITEM_SENDER, ITEM_KEY(sender, PLAIN)},
+    {ITEM_DEVICE, ITEM_KEY(device_id, PLAIN)},
+    {ITEM_USER, ITEM_KEY(user_id, PLAIN)},
+    {ITEM_TYPE, ITEM_KEY(type, PLAIN)}
+};
 
-    if (kind == open) {
-        if (w->shape == MSC4203_EDU && w->buffer != NULL &&
-            (writer_compare(w, w->at.sender, &item->sender) != 0 ||
-             writer_compare(w, w->at.type, &item->type) != 0))
-            w->error = MSC4203_E_SECOND;
-        return row->form == WRITER_MAP ? at : WRITER_PUT(w, at, ",");
+/* Adds a message with the fields that it needs. */
+MSC4203_PRIVATE void writer_message(struct msc4203_writer_state *w, const writer_kind *row,
+                                    const msc4203_item *item)
+{
+    const msc4203_span *span;
+    unsigned k, field;
+
+    MSC4203_UNROLL(5)
+    for (k = 0; k < sizeof writer_fields / sizeof writer_fields[0]; k++) {
+        field = writer_fields[k].field;
+        if (!(row->needs >> field & 1))
+            continue;
+        writer_key(w, k == 0, &writer_fields[k].key);
+        span = item_field_of(item, field);
+        if (field == ITEM_CONTENT)
+            writer_put(w, span->ptr, span->len);
+        else
+            writer_string(w, span);
     }
-    if (w->at.seen & kind || (kind & WRITER_LISTS && w->at.seen & WRITER_LISTS &&
-                              !(open & WRITER_LISTS)))
-        w->error = MSC4203_E_ORDER;
-    if (kind & WRITER_LISTS && open & WRITER_LISTS) {
-        at = WRITER_PUT(w, at, "],");
-        at = writer_inner(w, at, row->form);
-    } else {
-        at = writer_close(w, at);
-        at = writer_open(w, at, row, &item->sender, &item->type);
-    }
-    w->at.kind = (uint16_t)kind;
-    w->at.users = at - 1;
-    w->at.user = w->at.user_max = 0;
-    return at;
+    writer_byte(w, '}');
 }
 
 /* Adds an item, or what fits of it. */
 MSC4203_PRIVATE void writer_add(struct msc4203_writer_state *w, const writer_kind *row,
                                 const msc4203_item *item)
 {
-    unsigned kind = (unsigned)item->kind;
-    size_t at;
+    const unsigned kind = (unsigned)item->kind;
 
-    if (kind & WRITER_IDS) {
-        if (w->at.seen & kind)
+    if (row == w->at.row) {
+        if (w->shape == MSC4203_EDU && w->buffer != NULL &&
+            (writer_compare(w, w->at.sender, &item->sender) != 0 ||
+             writer_compare(w, w->at.type, &item->type) != 0))
             w->error = MSC4203_E_SECOND;
-        at = writer_close(w, w->at.used);
-        w->at.kind = 0;
-        at = writer_put(w, at, at == 0 ? "{\"" : ",\"", 2);
-        at = writer_name(w, at, &row->key);
-        at = writer_string(w, at, &item->id);
+        if (row->form != WRITER_MAP)
+            writer_byte(w, ',');
     } else {
-        at = writer_turn(w, row, item);
-        at = row->form == WRITER_MAP ? writer_device(w, at, item) : writer_element(w, at, item);
+        if (w->at.seen & kind)
+            w->error = row->form == WRITER_ID ? MSC4203_E_SECOND : MSC4203_E_ORDER;
+        writer_open(w, row, &item->sender);
+        w->at.seen |= (uint16_t)kind;
     }
-    w->at.seen |= (uint16_t)kind;
-    w->at.used = at;
+    if (row->form == WRITER_MAP)
+        writer_device(w, item);
+    if (!(row->needs & WRITER_CONTENT))
+        writer_string(w, row->form == WRITER_ID ? &item->id : &item->user_id);
+    else if (row->form == WRITER_MAP || !(row->needs & WRITER_BOTH))
+        writer_put(w, item->content.ptr, item->content.len);
+    else
+        writer_message(w, row, item);
 }
 
 MSC4203_API int msc4203_writer_begin(msc4203_writer *writer, int shape, unsigned flags,
@@ -3683,20 +3743,24 @@ MSC4203_API int msc4203_writer_begin(msc4203_writer *writer, int shape, unsigned
     memset(w, 0, sizeof *w);
     w->shape = (uint8_t)shape;
     w->flags = (uint8_t)flags;
-    w->buffer = (char *)buffer;
-    w->room = buffer != NULL ? capacity : 0;
-    if ((unsigned)shape > MSC4203_SYNC || flags > MSC4203_STABLE_KEYS) {
-        w->error = MSC4203_E_USAGE;
-        return MSC4203_E_USAGE;
+    w->error = MSC4203_E_USAGE;
+    if ((unsigned)shape <= MSC4203_SYNC && flags <= MSC4203_STABLE_KEYS) {
+        w->has = &writer_shapes[shape];
+        writer_tail(w); /* there is no buffer yet: it is only counted */
+        w->at.tail = w->needed = w->at.used;
+        w->least = (uint8_t)w->at.used;
+        w->at.used = 0;
+        w->at.row = NULL;
+        w->error = MSC4203_OK;
+        if (buffer != NULL) {
+            w->buffer = (char *)buffer;
+            w->room = capacity;
+            if (capacity < w->needed)
+                w->error = MSC4203_E_FULL;
+        }
+        w->open = w->error == MSC4203_OK;
     }
-    writer_measure_tail(w);
-    w->needed = w->tail;
-    if (buffer != NULL && capacity < w->needed) {
-        w->error = MSC4203_E_FULL;
-        return MSC4203_E_FULL;
-    }
-    w->open = 1;
-    return MSC4203_OK;
+    return w->error;
 }
 
 MSC4203_API int msc4203_writer_reserve(msc4203_writer *writer, size_t bytes)
@@ -3707,9 +3771,9 @@ MSC4203_API int msc4203_writer_reserve(msc4203_writer *writer, size_t bytes)
         return w->error;
     if (!w->open)
         return MSC4203_E_USAGE;
-    if (w->buffer != NULL && bytes > w->room - w->tail - w->at.used)
+    if (w->buffer != NULL && bytes > w->room - w->at.tail - w->at.used)
         return MSC4203_E_FULL;
-    w->reserve = bytes;
+    w->at.reserve = bytes;
     return MSC4203_OK;
 }
 
@@ -3717,8 +3781,8 @@ MSC4203_API int msc4203_writer_item(msc4203_writer *writer, const msc4203_item *
 {
     struct msc4203_writer_state *w = &writer->priv;
     struct msc4203_writer_place before = w->at;
-    size_t tail = w->tail, reserve = w->reserve;
     const writer_kind *row;
+    size_t needed;
     int result;
 
     if (!w->open && w->error == MSC4203_OK)
@@ -3730,38 +3794,31 @@ MSC4203_API int msc4203_writer_item(msc4203_writer *writer, const msc4203_item *
     w->error = (int8_t)result;
     if (result == MSC4203_OK)
         writer_add(w, row, item);
-    if (w->error != MSC4203_OK) {
-        w->at = before;
-        return w->error;
+    result = w->error;
+    if (result == MSC4203_OK) {
+        w->at.tail = writer_levels(w) + (w->at.seen & w->has->kind ? 1 : w->least);
+        needed = w->at.used + w->at.tail + w->at.reserve;
+        if (w->buffer == NULL || (w->at.used <= needed && needed <= w->room))
+            return MSC4203_OK;
+        w->needed = needed;
+        result = MSC4203_E_FULL;
     }
-    if (w->at.kind != before.kind || w->at.seen != before.seen)
-        writer_measure_tail(w);
-    if ((unsigned)item->kind & WRITER_IDS)
-        reserve = 0;
-    if (w->buffer != NULL && (w->at.used > w->room || w->tail > w->room - w->at.used ||
-                              reserve > w->room - w->at.used - w->tail)) {
-        w->needed = w->at.used + w->tail + reserve;
-        w->at = before;
-        w->tail = tail;
-        return MSC4203_E_FULL;
-    }
-    w->reserve = reserve;
-    return MSC4203_OK;
+    w->at = before;
+    return result;
 }
 
 MSC4203_API int msc4203_writer_end(msc4203_writer *writer, size_t *bytes)
 {
     struct msc4203_writer_state *w = &writer->priv;
-    unsigned id = writer_shapes[w->shape & 3] & WRITER_IDS;
 
     if (w->error != MSC4203_OK)
         return w->error;
-    if (w->tail == 0)
+    if (w->at.tail == 0)
         return MSC4203_E_USAGE;
-    if (id & ~(unsigned)w->at.seen)
+    if ((w->has->kinds & ~(unsigned)w->at.seen) >= MSC4203_MESSAGE_ID) /* the kinds of ids */
         return MSC4203_E_FIELD_MISSING;
     if (w->open)
-        w->at.used = writer_tail(w, w->at.used);
+        writer_tail(w);
     w->open = 0;
     if (bytes != NULL)
         *bytes = w->at.used;
@@ -6978,6 +7035,8 @@ MSC4203_API size_t msc4203_alignof(int object)
 #undef MSC4203_UNUSED
 #undef MSC4203_HOT
 #undef MSC4203_COLD
+#undef MSC4203_UNROLL
+#undef MSC4203_PRAGMA
 #undef MSC4203_WORDS
 #undef MSC4203_VECTOR
 #undef MSC4203_MEMBERS
@@ -6988,8 +7047,8 @@ MSC4203_API size_t msc4203_alignof(int object)
 #undef ITEM_UNKNOWN
 #undef ITEM_KEY
 #undef READER_KEY_ROW
-#undef WRITER_PUT
 #undef WRITER_MEMBER
+#undef WRITER_BYTES
 #undef LOG_IN_RING
 #undef LOG_APART
 

@@ -14,7 +14,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 OUT=${B:-build}/bench/size
-READING_MAX=5050 WRITING_MAX=2800 STACK_MAX=256
+READING_MAX=5030 WRITING_MAX=2200 STACK_MAX=256
 READING_AIM=4608 WRITING_AIM=2048
 mkdir -p "$OUT/bare"
 
