@@ -88,6 +88,7 @@ fi
 queue=0
 rm -f "$OUT/queue.md"
 "$OUT/queue" "$OUT" || queue=$?
+rm -f "$OUT"/queue.log* "$OUT"/queue.db* "$OUT/queue.disk" "$OUT/queue.big"* # if it has failed
 echo
 cat "$OUT/queue.md"
 echo "The tables and the pictures are $OUT/bench.md, queue.md, reading.svg and writing.svg. For the README:"
