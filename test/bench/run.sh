@@ -91,6 +91,7 @@ rm -f "$OUT/queue.md"
 rm -f "$OUT"/queue.log* "$OUT"/queue.db* "$OUT/queue.disk" "$OUT/queue.big"* # if it has failed
 echo
 cat "$OUT/queue.md"
-echo "The tables and the pictures are $OUT/bench.md, queue.md, reading.svg and writing.svg. For the README:"
+echo "The tables and the pictures are $OUT/bench.md, queue.md, reading.svg and writing.svg."
+echo "For the README:"
 echo "  cp $OUT/bench.md $OUT/queue.md $OUT/reading.svg $OUT/writing.svg $HERE/results/"
 exit $queue
