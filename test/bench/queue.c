@@ -1169,6 +1169,10 @@ int main(int argc, char **argv)
     sides[1] = &queue_crc;
 #endif
     ours = sides[1] ? sides[1] : sides[0];
+    if (only && !strstr(" memory file growth opening ", only)) {
+        printf("queue: no such part: %s\n", only);
+        return 2;
+    }
     make_texts();
     cpu_cost = cost_of(cpu);
     wall_cost = cost_of(wall);
