@@ -1169,7 +1169,8 @@ int main(int argc, char **argv)
     sides[1] = &queue_crc;
 #endif
     ours = sides[1] ? sides[1] : sides[0];
-    if (only && !strstr(" memory file growth opening ", only)) {
+    if (only && strcmp(only, "memory") != 0 && strcmp(only, "file") != 0 &&
+        strcmp(only, "growth") != 0 && strcmp(only, "opening") != 0) {
         printf("queue: no such part: %s\n", only);
         return 2;
     }
