@@ -3,7 +3,9 @@
 #
 # Measures this library against simdjson, RapidJSON, cJSON, jansson and, where there is cargo,
 # serde_json. BENCH_SECONDS (60) is about how long it takes, BENCH_ROUNDS (15) how often each has
-# its turn: BENCH_SECONDS=5 BENCH_ROUNDS=3 is a quick look.
+# its turn: BENCH_SECONDS=5 BENCH_ROUNDS=3 is a quick look. Then the queue, beside SQLite, as long
+# again and longer: from 30 seconds on also with a million messages, 4 GiB of memory and a file of
+# 1 GiB; BENCH_ONLY=queue leaves out the rest.
 set -eu
 cd "$(dirname "$0")/../.."
 CC=${CC:-cc} CXX=${CXX:-c++} OUT=${B:-build}/bench HERE=test/bench
@@ -15,12 +17,13 @@ need_header() { # HEADER PACKAGE
         missing="$missing $2"
 }
 if ! command -v "$CXX" >/dev/null; then
-    missing=" g++ libsimdjson-dev rapidjson-dev libcjson-dev libjansson-dev"
+    missing=" g++ libsimdjson-dev rapidjson-dev libcjson-dev libjansson-dev libsqlite3-dev"
 else
     need_header simdjson.h libsimdjson-dev
     need_header rapidjson/reader.h rapidjson-dev
     need_header cjson/cJSON.h libcjson-dev
     need_header jansson.h libjansson-dev
+    need_header sqlite3.h libsqlite3-dev
 fi
 if [ -n "$missing" ]; then
     echo "bench: cannot run without these packages: apt-get install$missing" >&2
@@ -66,8 +69,29 @@ $CXX -o "$OUT/bench" "$OUT"/bench.o "$OUT"/plain.o "$OUT"/vector.o "$OUT"/avx2.o
     "$OUT"/peer_simdjson.o "$OUT"/peer_rapidjson.o $serde_lib \
     -lsimdjson -lcjson -ljansson -lpthread -ldl -lm
 
-"$OUT/bench" "$OUT"
+# The queue: the log with and without instructions for its checksum, beside SQLite.
+crc= crc_is=
+case $(echo | $CC -dM -E - | grep -o '__x86_64__\|__aarch64__' || :) in
+__x86_64__) crc=-msse4.2 ;;
+__aarch64__) crc=-march=armv8-a+crc crc_is=-DBENCH_CRC ;;
+esac
+$c -DNAME=queue_plain -c $HERE/queue_ours.c -o "$OUT/queue_plain.o"
+$c $crc -DNAME=queue_crc -c $HERE/queue_ours.c -o "$OUT/queue_crc.o"
+$c $crc_is -c $HERE/queue.c -o "$OUT/queue.o"
+$CC -o "$OUT/queue" "$OUT/queue.o" "$OUT/queue_plain.o" "$OUT/queue_crc.o" -lsqlite3
+
+if [ "${BENCH_ONLY:-}" != queue ]; then
+    "$OUT/bench" "$OUT"
+    echo
+    cat "$OUT/bench.md"
+fi
+queue=0
+rm -f "$OUT/queue.md"
+"$OUT/queue" "$OUT" || queue=$?
+rm -f "$OUT"/queue.log* "$OUT"/queue.db* "$OUT/queue.disk" "$OUT/queue.big"* # if it has failed
 echo
-cat "$OUT/bench.md"
-echo "The table and the pictures are $OUT/bench.md, reading.svg and writing.svg. For the README:"
-echo "  cp $OUT/bench.md $OUT/reading.svg $OUT/writing.svg $HERE/results/"
+cat "$OUT/queue.md"
+echo "The tables and the pictures are $OUT/bench.md, queue.md, reading.svg and writing.svg."
+echo "For the README:"
+echo "  cp $OUT/bench.md $OUT/queue.md $OUT/reading.svg $OUT/writing.svg $HERE/results/"
+exit $queue
