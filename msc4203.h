@@ -4074,7 +4074,7 @@ MSC4203_PRIVATE void log_hash(const struct msc4203_log_state *s, const msc4203_s
                               const msc4203_span *device, uint32_t hash[2])
 {
     uint32_t v[4], word = 0, bytes = 0;
-    const msc4203_span *span = user;
+    const msc4203_span *span;
     uint32_t length = (uint32_t)user->len;
     const unsigned char *p = (const unsigned char *)&length, *end = p + 4;
     int part = 0;
@@ -4820,13 +4820,21 @@ MSC4203_PRIVATE uint64_t log_image_at(const struct msc4203_log_state *s, uint32_
     return image & 1 ? 1024 + (s->ring_at - 1024) / 2 : 1024;
 }
 
-/* Writes the header of an image: what the log's state begins with. */
+enum { LOG_HEADER_STATE = 13 };
+
+/* The words of the log's state that are in an image's header. */
+MSC4203_PRIVATE void *log_header_state(struct msc4203_log_state *s)
+{
+    return (unsigned char *)s + offsetof(struct msc4203_log_state, devices);
+}
+
+/* Writes the header of an image. */
 MSC4203_PRIVATE void log_write_header(struct msc4203_log_state *s)
 {
     uint32_t b[LOG_HEADER], i;
 
     memset(b, 0, sizeof b);
-    memcpy(b + 6, &s->devices, 13 * sizeof *b);
+    memcpy(b + 6, log_header_state(s), LOG_HEADER_STATE * sizeof *b);
     b[2] = 1;
     b[4] = (uint32_t)s->storage->bytes;
     b[5] = (uint32_t)(s->storage->bytes >> 32);
@@ -4877,10 +4885,10 @@ LOG_APART void log_heal_chain(struct msc4203_log_state *s, uint32_t channel, uin
 
     good.at = back.at = 0;
     good.number = 0;
-    if (last == 0)
-        at = s->word[w + CHAIN_FIRST] = 0;
-    if (last == 0)
+    if (last == 0) {
+        s->word[w + CHAIN_FIRST] = 0;
         return;
+    }
     if (at == 0)
         s->word[w + CHAIN_FIRST] = last;
     while (at != 0 && log_load(s, at, &m) && log_is_in(s, &m, channel, w) &&
@@ -6237,7 +6245,7 @@ MSC4203_PRIVATE uint32_t log_header(struct msc4203_log_state *s, uint32_t which,
         log_crc(log_crc(0xFFFFFFFFu, b, 12), b + 4, LOG_HEADER * 4 - 16) != log_get(b + 3))
         return 0;
     log_swap(b, LOG_HEADER);
-    memcpy(&s->devices, b + 6, 13 * sizeof *b);
+    memcpy(log_header_state(s), b + 6, LOG_HEADER_STATE * sizeof *b);
     return b[2] == 1 ? s->images : 0;
 }
 
@@ -6256,7 +6264,7 @@ LOG_APART int log_inspect(struct msc4203_log_state *s, const msc4203_storage *st
         return s->error ? MSC4203_E_STORAGE : MSC4203_E_FORMAT;
     if (s->error)
         return MSC4203_E_STORAGE;
-    memcpy(&config, &s->devices, sizeof config);
+    memcpy(&config, log_header_state(s), sizeof config);
     log_swap(s->key, 2);
     s->salt = log_crc(0xFFFFFFFFu, s->key, 8);
     log_swap(s->key, 2);

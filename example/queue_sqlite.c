@@ -336,7 +336,7 @@ static int q_next(void *context, uint32_t channel, const msc4203_device *device,
         at += keep(s, 4, (char *)memory + at, &message->item.device_id);
         at += keep(s, 5, (char *)memory + at, &message->item.sender);
         at += keep(s, 6, (char *)memory + at, &message->item.type);
-        at += keep(s, 7, (char *)memory + at, &message->item.content);
+        keep(s, 7, (char *)memory + at, &message->item.content);
         message->item.kind = MSC4203_TO_DEVICE;
     }
     sqlite3_reset(s);
