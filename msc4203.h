@@ -6692,7 +6692,6 @@ MSC4203_API void msc4203_memory_storage(msc4203_storage *storage, void *memory, 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* Calls go on where a signal or the system's limit ended them. */
@@ -6825,7 +6824,11 @@ MSC4203_PRIVATE int file_lock(int fd)
     memset(&lock, 0, sizeof lock);
     lock.l_type = F_WRLCK;
     lock.l_whence = SEEK_SET;
-    return fcntl(fd, F_SETLK, &lock);
+    if (fcntl(fd, F_SETLK, &lock) == 0)
+        return MSC4203_OK;
+    if (errno == EACCES || errno == EAGAIN) /* unreachable: else, where files have no locks */
+        return MSC4203_E_LOCKED;
+    return MSC4203_E_STORAGE; /* unreachable: as above */
 }
 
 /* Writes a file full of zeros, so that it has all its blocks, and a log into it. */
@@ -6851,7 +6854,7 @@ MSC4203_API int msc4203_file_create(msc4203_file *file, const char *path, uint64
 {
     char *name = file->priv.name;
     size_t n = strlen(path);
-    int result = MSC4203_E_STORAGE;
+    int result;
 
     if (n > sizeof file->priv.name - 8) {
         errno = ENAMETOOLONG;
@@ -6864,9 +6867,10 @@ MSC4203_API int msc4203_file_create(msc4203_file *file, const char *path, uint64
     file->priv.fd = open(name, O_RDWR | O_CREAT, 0600);
     if (file->priv.fd < 0)
         return MSC4203_E_STORAGE;
-    if (file_lock(file->priv.fd) != 0)
-        result = errno == EACCES || errno == EAGAIN ? MSC4203_E_LOCKED : MSC4203_E_STORAGE;
-    else if (ftruncate(file->priv.fd, 0) == 0)
+    result = file_lock(file->priv.fd);
+    if (result == MSC4203_OK && ftruncate(file->priv.fd, 0) != 0)
+        result = MSC4203_E_STORAGE;
+    if (result == MSC4203_OK)
         result = file_fill(file, bytes, config, random);
     if (result == MSC4203_OK && (fsync(file->priv.fd) != 0 || rename(name, path) != 0 ||
                                  file_sync_folder(path, name) != 0))
@@ -6880,7 +6884,7 @@ MSC4203_API int msc4203_file_create(msc4203_file *file, const char *path, uint64
 MSC4203_API int msc4203_file_open(msc4203_file *file, const char *path, int writable,
                                   msc4203_storage *storage)
 {
-    struct stat status;
+    off_t bytes;
     int result = MSC4203_OK;
 
     memset(storage, 0, sizeof *storage);
@@ -6890,16 +6894,17 @@ MSC4203_API int msc4203_file_open(msc4203_file *file, const char *path, int writ
     file->priv.fd = open(path, writable ? O_RDWR : O_RDONLY);
     if (file->priv.fd < 0)
         return errno == ENOENT ? MSC4203_END : MSC4203_E_STORAGE;
-    if (fstat(file->priv.fd, &status) != 0)
+    bytes = lseek(file->priv.fd, 0, SEEK_END); /* which a device tells, too */
+    if (bytes < 0)
         result = MSC4203_E_STORAGE;
-    else if (writable && file_lock(file->priv.fd) != 0)
-        result = errno == EACCES || errno == EAGAIN ? MSC4203_E_LOCKED : MSC4203_E_STORAGE;
+    else if (writable)
+        result = file_lock(file->priv.fd);
     if (result != MSC4203_OK) {
         close(file->priv.fd);
         file->priv.fd = -1;
         return result;
     }
-    file_storage(file, (uint64_t)status.st_size, storage);
+    file_storage(file, (uint64_t)bytes, storage);
     return MSC4203_OK;
 }
 
