@@ -3958,8 +3958,9 @@ MSC4203_PRIVATE void log_swap(uint32_t *words, uint32_t count)
     unsigned char first;
 
     memcpy(&first, &one, 1);
-    for (; !first && count != 0; count--, words++)
-        *words = *words >> 24 | (*words >> 8 & 0xFF00) | (*words & 0xFF00) << 8 | *words << 24;
+    for (; !first && count != 0; count--, words++) /* unreachable: needs a big-endian machine */
+        *words = *words >> 24 | (*words >> 8 & 0xFF00) | /* unreachable: as above */
+                 (*words & 0xFF00) << 8 | *words << 24;
 }
 
 /* The word of 4 bytes, lowest first. */
@@ -4488,7 +4489,7 @@ LOG_APART void log_set_word64(struct msc4203_log_state *s, uint32_t word, uint64
 /* Ends an operation. */
 MSC4203_PRIVATE void log_end(struct msc4203_log_state *s)
 {
-    if (s->pairs != 0 || s->parts)
+    if (s->pairs != 0)
         log_journal(s, 1);
 }
 
@@ -4524,7 +4525,7 @@ LOG_APART void log_put(struct msc4203_log_state *s, uint32_t cell, uint32_t valu
     uint32_t place = log_place(s, cell / 2);
 
     log_note(s, cell | LOG_IN_RING, value);
-    if (now || s->healing || (!log_before(place, s->durable) && !log_before(place, s->imaged)))
+    if (now || !log_before(place, s->durable))
         log_cell_write(s, cell, value);
     else
         s->stale = 1;
@@ -4643,10 +4644,9 @@ MSC4203_PRIVATE void log_device_free(struct msc4203_log_state *s, uint32_t devic
 
     if (s->word[w + CHAIN_COUNT] != 0 || memory[0] != 0)
         return;
-    while (*at != device && *at != 0)
+    while (*at != device) /* it was found there */
         at = &log_device_memory(s, *at - 1)[1];
-    if (*at != 0)
-        *at = memory[1];
+    *at = memory[1];
     memory[1] = s->free_device;
     s->free_device = device;
 }
@@ -5145,11 +5145,9 @@ LOG_APART void log_copy(struct msc4203_log_state *s, const struct log_message *m
     log_store(s, &copy);
 }
 
-/* Puts a durable copy in the place of what it was copied from. Opening, `cells` says whether what
- * this writes may not be durable. Reads the links of the old one, which nothing has changed since.
- * */
-LOG_APART void log_switch(struct msc4203_log_state *s, const struct log_message *copy,
-                                int cells)
+/* Puts a durable copy in the place of what it was copied from. Reads the links of the old one, which
+ * nothing has changed since: an image follows before anything else does. */
+LOG_APART void log_switch(struct msc4203_log_state *s, const struct log_message *copy)
 {
     struct log_message old = *copy, other;
     uint32_t c;
@@ -5177,8 +5175,6 @@ LOG_APART void log_switch(struct msc4203_log_state *s, const struct log_message 
             s->word[w + CHAIN_LAST] = copy->at;
         else
             next = log_cell(s, log_link(&old, c, LINK_NEXT));
-        if (!cells)
-            continue;
         log_cell_write(s, log_link(copy, c, LINK_PREVIOUS), previous);
         log_cell_write(s, log_link(copy, c, LINK_NEXT), next);
         if (previous != 0 && log_load(s, previous, &other))
@@ -5230,7 +5226,7 @@ LOG_APART uint32_t log_clean_step(struct msc4203_log_state *s)
             if (log_load_at(s, start, &m) == 0)
                 s->error = 1;
             else if (m.type == LOG_COPY || m.type == LOG_CHANNEL)
-                log_switch(s, &m, 1);
+                log_switch(s, &m);
         }
     }
     s->tail = place;
@@ -5242,19 +5238,17 @@ LOG_APART uint32_t log_clean_step(struct msc4203_log_state *s)
 /* Sees to it that `units` can be appended, beside what open batches need, and `floor` stays. */
 LOG_APART int log_room(struct msc4203_log_state *s, uint32_t units, uint32_t floor)
 {
-    uint32_t seen = 0, step;
+    uint32_t seen = 0, step = 1;
 
     units += floor + s->need;
     if (log_free(s) >= units)
         return MSC4203_OK;
     log_flush(s);
-    while (log_free(s) < units && !s->error) {
-        step = log_clean_step(s);
-        seen += step;
-        if (step == 0 || seen > s->units + s->units / 8)
-            return s->error ? MSC4203_E_STORAGE : MSC4203_E_QUEUE_FULL;
-    }
-    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+    while (log_free(s) < units && step != 0 && seen <= s->units + s->units / 8 && !s->error)
+        seen += step = log_clean_step(s);
+    if (s->error)
+        return MSC4203_E_STORAGE;
+    return log_free(s) < units ? MSC4203_E_QUEUE_FULL : MSC4203_OK;
 }
 
 /* ---- finding messages ---- */
@@ -5267,11 +5261,11 @@ LOG_APART int log_seek(struct msc4203_log_state *s, uint32_t channel, uint32_t d
     uint32_t *cursor = log_cursor(s, channel), at, previous = 0, tries;
     uint64_t number = 0;
 
-    for (tries = 0; tries < 2; tries++) {
+    for (tries = 0; tries < 2; tries++) { /* unreachable: as below */
         at = s->word[w + (channel != 0 ? (uint32_t)CHAIN_FIRST : (uint32_t)DEVICE_NEXT)];
         if (tries == 0 && cursor[0] != 0 && cursor[3] == s->moves && cursor[1] == (uint32_t)after &&
             cursor[2] == (uint32_t)(after >> 32) && log_load(s, cursor[0], m) &&
-            m->number == after && log_is_in(s, m, channel, w)) {
+            log_is_in(s, m, channel, w)) {
             previous = cursor[0];
             at = previous == s->word[w + CHAIN_LAST]
                      ? 0 : log_cell(s, log_link(m, channel, LINK_NEXT));
@@ -5304,7 +5298,7 @@ LOG_APART int log_seek(struct msc4203_log_state *s, uint32_t channel, uint32_t d
         number = 0;
         log_heal_now(s);
     }
-    return MSC4203_E_DAMAGED;
+    return MSC4203_E_DAMAGED; /* unreachable: what was mended can be followed */
 }
 
 /* Checks a channel and a device, as next(), done() and move() take them. *number is the device plus
@@ -5609,7 +5603,7 @@ MSC4203_PRIVATE void log_remember(struct msc4203_log_state *s, const msc4203_req
 {
     uint32_t id[4], which = s->word[LOG_REQUEST], i, *bucket;
 
-    if (!log_request(request, id) || s->requests == 0)
+    if (!log_request(request, id))
         return;
     log_forget(s, which);
     for (i = 0; i < 4; i++)
@@ -6189,8 +6183,8 @@ MSC4203_PRIVATE int log_layout(struct msc4203_log_state *s, const msc4203_log_co
     s->requests = config->requests;
     s->openings = config->openings;
     s->message_bytes = config->message_bytes;
-    if (s->devices == 0 || s->openings == 0 || s->devices > 1 << 24 || s->requests > 1 << 24 ||
-        s->openings > 1 << 24 || s->message_bytes > 1 << 26)
+    if (s->devices - 1 >= 1 << 24 || s->requests - 1 >= 1 << 24 || s->openings - 1 >= 1 << 24 ||
+        s->message_bytes > 1 << 26)
         return 0;
     s->device_mask = log_mask(s->devices);
     s->request_mask = log_mask(s->requests);
@@ -6330,7 +6324,7 @@ LOG_APART int log_load_image(struct msc4203_log_state *s, uint32_t which)
     log_swap(s->word, s->words);
     s->durable = s->firm = s->imaged = s->end;
     s->safe = s->tail;
-    return crc == s->image_crc && !s->error && s->end - s->base < s->units &&
+    return crc == s->image_crc && s->end - s->base < s->units &&
            s->end - s->safe <= s->units && s->word[LOG_USED] <= s->devices;
 }
 
@@ -6432,7 +6426,7 @@ LOG_APART int log_repeat(struct msc4203_log_state *s, uint64_t *numbers)
         if (m.type == LOG_COPY && !log_is_used(s, log_device(s, m.hash)))
             log_index(s); /* the journal has put its device elsewhere */
         if (m.type == LOG_COPY || (m.type == LOG_CHANNEL && m.from != 0))
-            log_switch(s, &m, !log_before(place, s->firm));
+            log_switch(s, &m);
         if (m.type != LOG_PAIRS_OF)
             continue;
         if (parts++ == 0)
