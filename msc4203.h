@@ -4731,8 +4731,9 @@ LOG_APART uint32_t log_unsynced(struct msc4203_log_state *s, const struct log_me
                                       uint32_t w)
 {
     struct log_message m = *after;
+    uint32_t left = s->word[w + CHAIN_COUNT]; /* a damaged link may lead back */
 
-    while (m.at != s->word[w + CHAIN_LAST]) {
+    for (; left != 0 && m.at != s->word[w + CHAIN_LAST]; left--) {
         if (!log_load(s, log_cell(s, log_link(&m, 0, LINK_NEXT)), &m))
             break;
         if ((log_waiting(s, &m) & 1) != 0 || (m.number == 0 && (m.set & 1) != 0))
@@ -5714,19 +5715,22 @@ MSC4203_PRIVATE int log_step_due(const struct msc4203_log_state *s)
 MSC4203_PRIVATE int log_sweep(struct msc4203_log_state *s, uint32_t channel)
 {
     uint32_t w = log_channel_words(channel), healed = 0;
-    uint64_t done = log_word64(s, w + CHANNEL_DONE);
+    uint64_t done = log_word64(s, w + CHANNEL_DONE), number = 0;
     struct log_message m;
     int result = MSC4203_OK;
 
     while (s->word[w + CHAIN_FIRST] != 0 && result == MSC4203_OK && !s->error) {
-        if (!log_load(s, s->word[w + CHAIN_FIRST], &m) || !log_is_in(s, &m, channel, w)) {
+        if (!log_load(s, s->word[w + CHAIN_FIRST], &m) || !log_is_in(s, &m, channel, w) ||
+            (m.number <= number && m.number != 0)) { /* a damaged link may lead back */
             if (s->error || healed++)
                 break;
             log_heal_now(s);
+            number = 0;
             continue;
         }
         if (m.number == 0 || m.number > done)
             break;
+        number = m.number;
         log_take(s, &m, (uint32_t)1 << channel);
         if (log_step_due(s))
             result = log_step(s);
@@ -5759,15 +5763,24 @@ MSC4203_PRIVATE int log_sync_sweep(struct msc4203_log_state *s, uint32_t device,
 MSC4203_PRIVATE int log_drop_sweep(struct msc4203_log_state *s, uint32_t device)
 {
     uint32_t w = log_device_words(s, device - 1), at = s->word[w + CHAIN_FIRST], next, c;
-    uint64_t through = log_word64(s, w + DEVICE_DROP);
+    uint64_t through = log_word64(s, w + DEVICE_DROP), number = 0;
     struct log_message m;
-    int result = MSC4203_OK;
+    int result = MSC4203_OK, healed = 0;
 
     while (at != 0 && s->word[w + CHAIN_COUNT] != 0 && result == MSC4203_OK) {
         uint32_t out, moves;
 
-        if (!log_load(s, at, &m) || m.number > through)
+        if (!log_load(s, at, &m) || !log_is_in(s, &m, 0, w) || m.number <= number) {
+            if (healed++)
+                break;
+            log_heal_now(s);
+            at = s->word[w + CHAIN_FIRST];
+            number = 0;
+            continue;
+        }
+        if (m.number > through)
             break;
+        number = m.number;
         next = at == s->word[w + CHAIN_LAST] ? 0 : log_cell(s, log_link(&m, 0, LINK_NEXT));
         out = log_waiting(s, &m);
         for (c = 1; c < MSC4203_CHANNELS; c++)
@@ -5780,7 +5793,12 @@ MSC4203_PRIVATE int log_drop_sweep(struct msc4203_log_state *s, uint32_t device)
         moves = s->moves;
         if (log_step_due(s))
             result = log_step(s);
-        at = moves == s->moves ? next : s->word[w + CHAIN_FIRST];
+        if (moves == s->moves) {
+            at = next;
+        } else {
+            at = s->word[w + CHAIN_FIRST];
+            number = 0;
+        }
     }
     if (s->word[w + CHAIN_COUNT] != 0)
         log_set_word64(s, w + DEVICE_DROP, 0);

@@ -225,7 +225,8 @@ static msc4203_request edge_request(unsigned who, unsigned what)
 enum {
     OP_PUSH, OP_BATCH, OP_EMPTY, OP_HOLD, OP_DONE, OP_DONE_RECORD, OP_SYNC, OP_MOVE, OP_MOVE_ALL,
     OP_MOVE_SYNC, OP_MOVE_OUT, OP_DROP, OP_EXPIRE, OP_CHANNEL, OP_RELEASE, OP_CLOSE, OP_NEXT,
-    OP_COUNT, OP_RECORD, OP_FIND, OP_KNOWN, OP_REPEAT, OP_OPEN, OPS
+    OP_COUNT, OP_RECORD, OP_FIND, OP_KNOWN, OP_REPEAT, OP_DONE_ALL, OP_DROP_ALL, OP_EXPIRE_ALL,
+    OP_OPEN, OPS
 };
 
 /* Whether an operation changes nothing, so that it can be tried again. */
@@ -305,6 +306,13 @@ static int op_run(struct edge *e, int op, uint64_t number, uint64_t second)
         return result != MSC4203_OK                                      ? result
                : q->commit(c, batch, &request, &moved) == MSC4203_KNOWN ? MSC4203_OK
                                                                          : MSC4203_E_STORAGE;
+    case OP_DONE_ALL:
+        return q->done(c, 2, NULL, UINT64_MAX, NULL);
+    case OP_DROP_ALL:
+        edge_device(3, &who);
+        return q->drop(c, &who, request.who);
+    case OP_EXPIRE_ALL:
+        return q->expire(c, UINT64_MAX, &moved);
     default:
         return edge_open(e);
     }
@@ -330,8 +338,8 @@ static void ops_fill(struct edge *e, int worn, uint64_t *number, uint64_t *secon
     CHECK(edge_push(e, 0, 7, 3, 100, NULL) == MSC4203_OK);
     CHECK(edge_push(e, 2, 6, 4, 100, NULL) == MSC4203_OK);
     for (i = 0; i < 50; i++)
-        CHECK(edge_push(e, 3, 4, 5 + i, 30, NULL) == MSC4203_OK);
-    for (i = 0; i < 5; i++) {
+        CHECK(edge_push(e, 3, i < 20 ? 5 : 4, 5 + i, 30, NULL) == MSC4203_OK);
+    for (i = 0; i < 15; i++) {
         request = edge_request(1, 1 + i);
         CHECK(e->queue.begin(&e->log, &batch) == MSC4203_OK &&
               e->queue.commit(&e->log, batch, &request, &first) == MSC4203_OK);
@@ -397,7 +405,8 @@ static void test_each_call(void)
                 CHECK(e.queue.flush(&e.log) == MSC4203_E_STORAGE);
                 CHECK(edge_open(&e) == MSC4203_OK);
                 edge_dump(&e, now, sizeof now);
-                CHECK(strcmp(now, before) == 0 || strcmp(now, after) == 0);
+                CHECK(strcmp(now, before) == 0 || strcmp(now, after) == 0 ||
+                      op == OP_EXPIRE_ALL); /* which may be done in part */
                 CHECK(e.log.priv.damaged == 0);
                 if (test_failed != failed) {
                     printf("  worn %d, operation %d, call %lu\n", worn, op, call);
@@ -807,8 +816,8 @@ static void test_drop(void)
     for (held = 0; held < 6; held++) {
         edge_init(&e, 32 * 1024);
         edge_device(0, &who);
-        for (i = 0; i < 6; i++)
-            CHECK(edge_push(&e, i & 1, 7, 1 + i, 40, &numbers[i]) == MSC4203_OK);
+        for (i = 0; i < 6; i++) /* the first waits for nothing else */
+            CHECK(edge_push(&e, i & 1, i == 0 ? 2 : 7, 1 + i, 40, &numbers[i]) == MSC4203_OK);
         CHECK(e.queue.flush(&e.log) == MSC4203_OK);
         CHECK(e.queue.hold(&e.log, 1, numbers[held], &record) == MSC4203_OK);
         CHECK(e.queue.drop(&e.log, &who, NULL) == MSC4203_OK);
@@ -945,6 +954,518 @@ static void test_rot(unsigned long histories)
            unreadable);
 }
 
+/* ---- forged headers and records: valid checksums over what no log writes ---- */
+
+static uint32_t crc32c(uint32_t crc, const unsigned char *p, size_t bytes)
+{
+    int i;
+
+    for (; bytes != 0; bytes--)
+        for (crc ^= *p++, i = 0; i < 8; i++)
+            crc = crc >> 1 ^ (crc & 1 ? 0x82F63B78u : 0);
+    return crc;
+}
+
+static void put32(unsigned char *p, uint32_t value)
+{
+    int i;
+
+    for (i = 0; i < 4; i++)
+        p[i] = (unsigned char)(value >> 8 * i);
+}
+
+/* Changes a word of image `which`'s header. */
+static void forge_header(struct edge *e, int which, unsigned offset, uint32_t value)
+{
+    unsigned char *b = e->region + 512 * which;
+
+    put32(b + offset, value);
+    put32(b + 12, crc32c(crc32c(0xFFFFFFFFu, b, 12), b + 16, 80));
+}
+
+/* Makes a record that begins at a byte of the region valid again, its body too. */
+static void forge_record(struct edge *e, uint64_t at, size_t body)
+{
+    const struct msc4203_log_state *s = &e->log.priv;
+    unsigned char *b = e->region + at, place[4];
+    uint32_t unit = (uint32_t)((at - s->ring_at) / 8);
+    size_t fixed = b[3] <= 2 ? 60 : b[3] == 4 ? 24 : 16;
+    size_t bytes = (size_t)(b[0] | b[1] << 8 | b[2] << 16) * 8 - b[6];
+
+    put32(b + 8, crc32c(s->salt, b + body, bytes - body));
+    put32(place, s->base + unit - (unit < s->end - s->base ? 0 : s->units));
+    put32(b + 12, crc32c(crc32c(crc32c(s->salt, place, 4), b, 12), b + 16, fixed - 16));
+}
+
+struct found {
+    int kind; /* looked for; with `number` if that is not 0 */
+    uint64_t number, at;
+    unsigned long seen, strings, damaged, end_at;
+};
+
+static int see(void *context, const msc4203_log_entry *entry)
+{
+    struct found *f = (struct found *)context;
+
+    if (entry->kind == f->kind && (f->number == 0 || entry->number == f->number))
+        f->at = entry->at;
+    f->strings += entry->content.len != 0;
+    f->damaged += entry->error != 0;
+    return ++f->seen == f->end_at ? 7 : 0;
+}
+
+static int edge_scan(struct edge *e, struct found *f, int kind, uint64_t number,
+                     unsigned long end_at, size_t bytes)
+{
+    static uint64_t memory[400];
+
+    memset(f, 0, sizeof *f);
+    f->kind = kind;
+    f->number = number;
+    f->end_at = end_at;
+    return msc4203_log_scan(&e->storage, memory, bytes, see, f);
+}
+
+static void test_forged_headers(void)
+{
+    static const struct {
+        unsigned offset;
+        uint32_t value;
+        int opening; /* is what finds it out */
+    } cases[] = {{8, 2, 0},          {24, 0, 0},        {28, 0, 0},     {32, 0, 0},
+                 {24, 1 << 25, 0},   {36, 1 << 27, 0},  {68, 1 << 20, 1}, {68, 10, 1},
+                 {52, 0x40000000, 1}, {60, 0x40000000, 1}, {72, 1, 1}};
+    static struct edge e;
+    msc4203_log_config config;
+    msc4203_message got;
+    msc4203_log other;
+    struct found f;
+    uint64_t number;
+    size_t i;
+    int which;
+
+    edge_init(&e, 32 * 1024);
+    CHECK(edge_push(&e, 0, 2, 1, 40, &number) == MSC4203_OK);
+    CHECK(msc4203_log_close(&e.log) == MSC4203_OK);
+    edge_keep(&e);
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        edge_back(&e);
+        for (which = 0; which < 2; which++)
+            forge_header(&e, which, cases[i].offset, cases[i].value);
+        CHECK(msc4203_log_inspect(&other, &e.storage, &config) ==
+              (cases[i].opening ? MSC4203_OK : MSC4203_E_FORMAT));
+        CHECK(edge_open(&e) == (cases[i].opening ? MSC4203_E_DAMAGED : MSC4203_E_FORMAT));
+        CHECK(edge_scan(&e, &f, 1, 0, 0, 3200) ==
+              (cases[i].opening ? MSC4203_OK : MSC4203_E_FORMAT));
+        for (which = 0; which < 2; which++) { /* the other one is enough */
+            edge_back(&e);
+            forge_header(&e, which, cases[i].offset, cases[i].value);
+            if (cases[i].opening)
+                CHECK(edge_open(&e) == MSC4203_OK &&
+                      edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == number);
+        }
+    }
+    edge_back(&e); /* more devices in use than there are */
+    for (which = 0; which < 2; which++) {
+        unsigned char *b = e.region + 512 * which;
+        size_t at = which == 0 ? 1024 : (size_t)(1024 + (e.log.priv.ring_at - 1024) / 2);
+        size_t words = b[68] | (size_t)b[69] << 8;
+
+        put32(e.region + at + 6 * 4, 7);
+        forge_header(&e, which, 72, crc32c(0xFFFFFFFFu, e.region + at, words * 4));
+    }
+    CHECK(edge_open(&e) == MSC4203_E_DAMAGED);
+    edge_free(&e);
+}
+
+static void test_forged_records(void)
+{
+    static struct edge e;
+    msc4203_message got, message;
+    msc4203_device who;
+    struct found f, g;
+    uint64_t first, second;
+    uint32_t batch;
+    unsigned long call;
+    int i, result;
+
+    edge_init(&e, 32 * 1024);
+    CHECK(edge_push(&e, 0, 3, 1, 40, &first) == MSC4203_OK);
+    CHECK(edge_push(&e, 0, 3, 2, 40, &second) == MSC4203_OK);
+    CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+    edge_keep(&e);
+    /* another device whose ids have the same hash: passed over, for it is not asked for */
+    for (i = 0; i < 2; i++) {
+        edge_back(&e);
+        CHECK(edge_scan(&e, &f, 1, first, 0, 3200) == MSC4203_OK && f.at != 0 && f.strings == 2);
+        e.region[f.at + 76 + 7 + (i == 0 ? 0 : 4)] ^= 1; /* its user id, its device id */
+        forge_record(&e, f.at, 76);
+        CHECK(edge_next(&e, 0, 0, 0, &got) == MSC4203_ITEM && got.number == second);
+        CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == first);
+    }
+    /* lengths longer than the record, and links that have no room in it */
+    for (i = 0; i < 2; i++) {
+        edge_back(&e);
+        if (i == 0)
+            put32(e.region + f.at + 20, 0xFFFF);
+        else
+            put32(e.region + f.at + 52, 0xFFFFFFFFu);
+        forge_record(&e, f.at, 76);
+        CHECK(edge_scan(&e, &g, 1, first, 0, 3200) == MSC4203_OK && g.at == f.at &&
+              g.strings == 1);
+    }
+    edge_back(&e);
+    /* a journal longer than there are */
+    CHECK(edge_scan(&e, &f, 3, 0, 0, 3200) == MSC4203_OK && f.at != 0 && f.damaged == 0);
+    put32(e.region + f.at, 132 | 3u << 24);
+    CHECK(edge_scan(&e, &g, 3, 0, 0, 3200) == MSC4203_OK && g.at != f.at);
+    CHECK(edge_open(&e) == MSC4203_OK);
+    /* two devices of which half the hash is the same */
+    for (i = 0; i < 4; i++) {
+        who.user_id = contract_span("@u:x");
+        who.device_id = contract_span(i & 1 ? "D016750" : "D003640");
+        CHECK(e.queue.begin(&e.log, &batch) == MSC4203_OK);
+        edge_message(0, 1, 50u + (unsigned)i, 40, &message);
+        message.item.device_id = who.device_id;
+        CHECK(e.queue.push(&e.log, batch, &message) == MSC4203_OK);
+        CHECK(e.queue.commit(&e.log, batch, NULL, &second) == MSC4203_OK);
+        first = i == 0 ? second : first;
+    }
+    CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+    for (i = 0; i < 2; i++) {
+        who.device_id = contract_span(i & 1 ? "D016750" : "D003640");
+        CHECK(e.queue.next(&e.log, 0, &who, 0, e.kept, e.bytes, &got) == MSC4203_ITEM);
+        CHECK(got.number == first + (unsigned)i);
+        who.device_id = contract_span(i & 1 ? "D003640" : "D016750");
+        CHECK(e.queue.next(&e.log, 0, &who, got.number, e.kept, e.bytes, &got) == MSC4203_ITEM);
+        CHECK(got.number == first + (i == 0 ? 1 : 2));
+    }
+    /* a scan's memory, its end, and its storage */
+    CHECK(edge_scan(&e, &f, 1, 0, 0, 100) == MSC4203_E_INDEX);
+    CHECK(edge_push(&e, 0, 3, 9, 400, NULL) == MSC4203_OK);
+    CHECK(edge_scan(&e, &g, 1, 0, 0, 3200) == MSC4203_OK && g.strings > 6);
+    CHECK(edge_scan(&e, &f, 1, 0, 0, 400) == MSC4203_OK && f.seen == g.seen);
+    CHECK(f.strings < g.strings); /* those of the long one do not fit */
+    CHECK(edge_scan(&e, &f, 1, 0, 3, 3200) == 7 && f.seen == 3);
+    memset(e.region + e.log.priv.ring_at, 0x55, 8); /* the first record */
+    CHECK(edge_scan(&e, &f, 1, 0, 0, 3200) == MSC4203_OK);
+    for (call = 1;; call += 1 + call / 16) {
+        e.fail_at = e.calls + call;
+        result = edge_scan(&e, &f, 1, 0, 0, 3200);
+        if (e.calls < e.fail_at)
+            break;
+        CHECK(result == MSC4203_E_STORAGE);
+    }
+    CHECK(result == MSC4203_OK);
+    e.fail_at = 0;
+    edge_free(&e);
+}
+
+/* A record of a channel whose body, or all of it, is damaged. */
+static void test_damaged_channel(void)
+{
+    static struct edge e;
+    static char memory[4352];
+    msc4203_span name = contract_span("one"), record = contract_span("record"), got;
+    struct found f;
+    uint32_t channel;
+    int i;
+
+    for (i = 0; i < 3; i++) {
+        edge_init(&e, 32 * 1024);
+        CHECK(e.queue.channel(&e.log, &name, 1, &channel) == MSC4203_OK);
+        CHECK(e.queue.hold(&e.log, channel, 0, &record) == MSC4203_OK);
+        CHECK(edge_scan(&e, &f, 4, 0, 0, 3200) == MSC4203_OK && f.at != 0);
+        e.region[f.at + (i == 0 ? 25 : 20)] ^= 4; /* its body, or its length */
+        CHECK(e.queue.record(&e.log, channel, memory, sizeof memory, NULL, &got) ==
+              MSC4203_E_DAMAGED);
+        if (i == 2) { /* written again, it is well */
+            CHECK(e.queue.hold(&e.log, channel, 0, &record) == MSC4203_OK);
+            CHECK(e.queue.record(&e.log, channel, memory, sizeof memory, NULL, &got) ==
+                      MSC4203_OK &&
+                  msc4203_span_equal(&got, "record"));
+        } else {
+            CHECK(e.queue.flush(&e.log) == MSC4203_OK && edge_open(&e) == MSC4203_OK);
+        }
+        edge_free(&e);
+    }
+}
+
+/* Copies of messages to devices that the last image does not know, or knows elsewhere: the crash
+ * comes before the next one. Then each record is damaged in turn. */
+static void test_copied_devices(void)
+{
+    static struct edge e;
+    static char before[16384], after[16384], now[16384];
+    static uint64_t places[600];
+    msc4203_message got;
+    uint64_t number;
+    unsigned long call, n, k;
+    int known, result = 0;
+
+    for (known = 0; known < 2; known++) {
+        edge_init(&e, 32 * 1024);
+        if (known) {
+            CHECK(edge_push(&e, 0, 2, 1, 40, NULL) == MSC4203_OK);
+            CHECK(edge_push(&e, 1, 2, 2, 40, &number) == MSC4203_OK);
+            CHECK(e.queue.flush(&e.log) == MSC4203_OK && edge_open(&e) == MSC4203_OK);
+            /* A's place becomes free first, and so is taken last: A goes where B was */
+            CHECK(e.queue.done(&e.log, 1, NULL, number, NULL) == MSC4203_OK);
+        }
+        for (n = 0; n < 100 && edge_room(&e) > 1424; n++)
+            CHECK(edge_push(&e, known ? 0 : (unsigned)n % 4, 2, 3 + (uint32_t)n, 40, NULL) ==
+                  MSC4203_OK);
+        edge_keep(&e);
+        CHECK(edge_open(&e) == MSC4203_OK);
+        edge_dump(&e, before, sizeof before);
+        for (call = 1;; call++) {
+            edge_free(&e);
+            edge_init(&e, 32 * 1024);
+            if (known) {
+                CHECK(edge_push(&e, 0, 2, 1, 40, NULL) == MSC4203_OK);
+                CHECK(edge_push(&e, 1, 2, 2, 40, &number) == MSC4203_OK);
+                CHECK(e.queue.flush(&e.log) == MSC4203_OK && edge_open(&e) == MSC4203_OK);
+                CHECK(e.queue.done(&e.log, 1, NULL, number, NULL) == MSC4203_OK);
+            }
+            for (k = 0; k < n; k++)
+                CHECK(edge_push(&e, known ? 0 : (unsigned)k % 4, 2, 3 + (uint32_t)k, 40, NULL) ==
+                      MSC4203_OK);
+            e.fail_at = e.calls + call;
+            result = edge_push(&e, 0, 4, 999, 600, NULL);
+            if (e.calls < e.fail_at)
+                break;
+            CHECK(result == MSC4203_E_STORAGE);
+            edge_keep(&e);
+            CHECK(edge_open(&e) == MSC4203_OK && e.log.priv.damaged == 0);
+            edge_dump(&e, now, sizeof now);
+            if (after[0] == 0 && strcmp(now, before) != 0) /* only the push itself is more */
+                strcpy(after, now);
+            CHECK(strcmp(now, before) == 0 || strcmp(now, after) == 0);
+            if (call % 16 != 0)
+                continue;
+            edge_back(&e);
+            for (k = 0, number = e.log.priv.ring_at; number + 16 < e.bytes && k < 600;) {
+                uint32_t units = e.region[number] | (uint32_t)e.region[number + 1] << 8;
+                if (units == 0)
+                    break;
+                places[k++] = number;
+                number += units * 8;
+            }
+            while (k-- != 0) {
+                edge_back(&e);
+                e.region[places[k] + 9] ^= 0x10;
+                CHECK(edge_open(&e) == MSC4203_OK);
+                for (number = 0; edge_next(&e, 1, 0, number, &got) == MSC4203_ITEM;
+                     number = got.number)
+                    CHECK(edge_is_whole(&got) && got.number > number);
+            }
+        }
+        CHECK(result == MSC4203_OK && call > 50);
+        after[0] = 0;
+        edge_free(&e);
+    }
+}
+
+/* Links have no checksum: each two of a small log's are set to whatever a link may be. */
+static void test_links(void)
+{
+    static struct edge e;
+    uint32_t values[7], position[4], links[32];
+    msc4203_message got;
+    struct found f;
+    uint64_t numbers[4], number;
+    unsigned a, b, i, steps, runs = 0;
+    unsigned long share = test_share() > 8 ? 5 : 1, call;
+    int result = 0;
+
+    edge_init(&e, 32 * 1024);
+    for (i = 0; i < 4; i++)
+        CHECK(edge_push(&e, 0, 3, 1 + i, 40, &numbers[i]) == MSC4203_OK);
+    CHECK(edge_push(&e, 1, 4, 9, 40, &number) == MSC4203_OK);
+    CHECK(e.queue.flush(&e.log) == MSC4203_OK && edge_open(&e) == MSC4203_OK);
+    for (i = 0; i < 4; i++) {
+        CHECK(edge_scan(&e, &f, 1, numbers[i], 0, 3200) == MSC4203_OK && f.at != 0);
+        values[i] = position[i] = (uint32_t)((f.at - e.log.priv.ring_at) / 8 + 1);
+        for (a = 0; a < 4; a++)
+            links[i * 4 + a] = (uint32_t)f.at + 60 + 4 * a;
+    }
+    CHECK(edge_scan(&e, &f, 1, number, 0, 3200) == MSC4203_OK);
+    values[4] = (uint32_t)((f.at - e.log.priv.ring_at) / 8 + 1); /* not of these chains */
+    values[5] = 0;
+    values[6] = 0x7FFFFFFF;
+    edge_keep(&e);
+    for (a = 0; a < 16 * 7; a++)
+        for (b = a; b < 16 * 7; b += 1 + (unsigned)test_below(2 * share - 1)) {
+            unsigned how = runs++ % 4;
+
+            edge_back(&e);
+            put32(e.region + links[a / 7], values[a % 7]);
+            put32(e.region + links[b / 7], values[b % 7]);
+            CHECK(edge_open(&e) == MSC4203_OK);
+            if (how == 1)
+                CHECK(e.queue.done(&e.log, 1, NULL, numbers[1], NULL) == MSC4203_OK);
+            if (how == 2)
+                e.queue.move(&e.log, 1, NULL, numbers[2], 4, NULL);
+            if (how == 3) {
+                msc4203_device who;
+                edge_device(0, &who);
+                CHECK(e.queue.drop(&e.log, &who, NULL) == MSC4203_OK);
+            }
+            for (i = 0; i < 2; i++) {
+                for (number = 0, steps = 0; steps < 10; steps++, number = got.number) {
+                    result = edge_next(&e, i, 0, number, &got);
+                    if (result != MSC4203_ITEM)
+                        break;
+                    CHECK(edge_is_whole(&got) && got.number > number);
+                }
+                CHECK(result == MSC4203_END);
+                CHECK(how != 0 || steps == 4 || e.log.priv.damaged != 0);
+            }
+            CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+        }
+    for (call = 1;; call++) { /* mending fails */
+        edge_back(&e);
+        put32(e.region + links[2], 0x7FFFFFFF);
+        CHECK(edge_open(&e) == MSC4203_OK);
+        CHECK(edge_push(&e, 0, 2, 20, 40, NULL) == MSC4203_OK);
+        e.fail_at = e.calls + call;
+        result = edge_next(&e, 1, 0, numbers[0], &got);
+        if (e.calls < e.fail_at)
+            break;
+        CHECK(result == MSC4203_E_STORAGE || result == MSC4203_ITEM || result == MSC4203_END);
+        e.fail_at = 0;
+        CHECK(edge_open(&e) == MSC4203_OK);
+    }
+    edge_free(&e);
+    printf("links: %u runs\n", runs);
+}
+
+/* An open batch whose link leads to a message of a device that is no longer there. */
+static void test_damaged_batch(void)
+{
+    static struct edge e;
+    msc4203_message message;
+    struct found f, old;
+    uint64_t first;
+    uint32_t batch;
+    int commits;
+
+    for (commits = 0; commits < 2; commits++) {
+        edge_init(&e, 32 * 1024);
+        CHECK(edge_push(&e, 5, 2, 1, 40, &first) == MSC4203_OK);
+        CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+        CHECK(edge_scan(&e, &old, 1, first, 0, 3200) == MSC4203_OK && old.at != 0);
+        CHECK(e.queue.done(&e.log, 1, NULL, first, NULL) == MSC4203_OK);
+        CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+        CHECK(e.queue.begin(&e.log, &batch) == MSC4203_OK);
+        edge_message(0, 2, 2, 40, &message);
+        f.at = e.log.priv.ring_at + (uint64_t)(e.log.priv.end - e.log.priv.base) * 8;
+        CHECK(e.queue.push(&e.log, batch, &message) == MSC4203_OK);
+        CHECK(e.queue.push(&e.log, batch, &message) == MSC4203_OK);
+        put32(e.region + f.at + 60, (uint32_t)((old.at - e.log.priv.ring_at) / 8 + 1));
+        if (commits) {
+            CHECK(e.queue.commit(&e.log, batch, NULL, &first) == MSC4203_E_STORAGE);
+            CHECK(edge_open(&e) == MSC4203_OK);
+            CHECK(edge_next(&e, 1, 0, 0, &message) == MSC4203_END);
+        } else {
+            CHECK(e.queue.abort(&e.log, batch) == MSC4203_OK);
+        }
+        CHECK(edge_push(&e, 1, 2, 3, 40, &first) == MSC4203_OK);
+        edge_free(&e);
+    }
+}
+
+/* As if open batches needed all the room there is: what cannot be had is not looked for for ever.
+ * And a header that says that nothing is free. */
+static void test_no_room(void)
+{
+    static struct edge e;
+    msc4203_span record = contract_span("r");
+    msc4203_log_config config;
+    msc4203_message got;
+    msc4203_log other;
+    uint64_t number;
+    size_t bytes, some = 0;
+    unsigned i;
+    int live;
+
+    for (live = 0; live < 2; live++) {
+        edge_init(&e, 32 * 1024);
+        for (i = 0; live && i < 60; i++)
+            CHECK(edge_push(&e, 0, 2, 1 + i, 40, NULL) == MSC4203_OK);
+        CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+        e.log.priv.need = 2000;
+        CHECK(e.queue.hold(&e.log, 1, 0, &record) == (live ? MSC4203_E_QUEUE_FULL : MSC4203_OK));
+        e.log.priv.need = 4000;
+        CHECK(e.queue.hold(&e.log, 1, 0, &record) == MSC4203_E_QUEUE_FULL);
+        e.log.priv.need = 0;
+        CHECK(e.queue.hold(&e.log, 1, 0, &record) == MSC4203_OK);
+        edge_free(&e);
+    }
+    for (i = 0; i < 2; i++) {
+        int which;
+
+        edge_init(&e, 32 * 1024);
+        CHECK(edge_push(&e, 0, 2, 1, 40, &number) == MSC4203_OK);
+        CHECK(e.queue.flush(&e.log) == MSC4203_OK && edge_open(&e) == MSC4203_OK);
+        CHECK(edge_push(&e, 0, 2, 2, 40, NULL) == MSC4203_OK);
+        for (which = 0; which < 2; which++)
+            forge_header(&e, which, 60, e.log.priv.imaged - e.log.priv.units + i);
+        CHECK(edge_open(&e) == MSC4203_OK);
+        CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == number);
+        CHECK(edge_next(&e, 1, 0, number, &got) == MSC4203_END);
+        edge_free(&e);
+    }
+    /* an image of the opening before: its records are followed by those of this one */
+    edge_init(&e, 32 * 1024);
+    CHECK(edge_push(&e, 0, 2, 1, 40, &number) == MSC4203_OK);
+    CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+    for (i = 0; i < 2; i++)
+        forge_header(&e, (int)i, 64, e.log.priv.epoch - 1);
+    CHECK(edge_open(&e) == MSC4203_OK);
+    CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == number);
+    CHECK(edge_next(&e, 1, 0, number | (uint64_t)1 << 32, &got) == MSC4203_END);
+    /* regions of every size, and formatting that fails */
+    for (bytes = 0; bytes < 40000; bytes += 8) {
+        size_t memory = msc4203_log_memory(&other, &e.config, bytes);
+        CHECK(memory != 0 || some == 0);
+        some = memory;
+    }
+    CHECK(some != 0);
+    for (i = 1; i < 10; i++) {
+        e.fail_at = e.calls + i;
+        CHECK(msc4203_log_format(&other, &e.storage, &e.config, 1) == MSC4203_E_STORAGE);
+        CHECK(msc4203_log_inspect(&other, &e.storage, &config) ==
+              (i > 2 ? MSC4203_E_FORMAT : MSC4203_OK)); /* the old one, in part at most */
+    }
+    edge_free(&e);
+}
+
+/* A message for each channel there is: taking it out is more than one journal record holds. */
+static void test_all_channels(void)
+{
+    static struct edge e;
+    msc4203_counts counts;
+    msc4203_device who;
+    uint64_t number;
+    uint32_t c;
+    unsigned i;
+
+    edge_init(&e, 64 * 1024);
+    for (i = 0; i < 6; i++)
+        CHECK(edge_push(&e, i & 1, 0xFFFFFFFFu, 1 + i, 40, &number) == MSC4203_OK);
+    CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+    edge_device(0, &who);
+    CHECK(e.queue.drop(&e.log, &who, NULL) == MSC4203_OK);
+    CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+    for (i = 0; i < 2; i++) {
+        for (c = 0; c < MSC4203_CHANNELS; c++)
+            CHECK(e.queue.count(&e.log, c, NULL, &counts) == MSC4203_OK && counts.messages == 3);
+        CHECK(edge_open(&e) == MSC4203_OK && e.log.priv.damaged == 0);
+    }
+    edge_free(&e);
+}
+
 int main(void)
 {
     test_seed(0xED6E);
@@ -955,6 +1476,14 @@ int main(void)
     test_old_batch();
     test_requests();
     test_drop();
+    test_forged_headers();
+    test_forged_records();
+    test_damaged_channel();
     test_each_call();
+    test_copied_devices();
+    test_links();
+    test_damaged_batch();
+    test_no_room();
+    test_all_channels();
     return test_end("edges");
 }
