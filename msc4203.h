@@ -3951,16 +3951,15 @@ struct log_message {
 
 /* ---- bytes and checksums ---- */
 
-/* Between the machine's order of bytes and the ring's. */
+/* Between the machine's order of bytes and the ring's: where these are the same, a copy. */
 MSC4203_PRIVATE void log_swap(uint32_t *words, uint32_t count)
 {
-    const uint32_t one = 1;
-    unsigned char first;
+    unsigned char b[4];
 
-    memcpy(&first, &one, 1);
-    for (; !first && count != 0; count--, words++) /* unreachable: needs a big-endian machine */
-        *words = *words >> 24 | (*words >> 8 & 0xFF00) | /* unreachable: as above */
-                 (*words & 0xFF00) << 8 | *words << 24;
+    for (; count != 0; count--, words++) {
+        memcpy(b, words, 4);
+        *words = (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
+    }
 }
 
 /* The word of 4 bytes, lowest first. */
@@ -5185,8 +5184,7 @@ LOG_APART void log_switch(struct msc4203_log_state *s, const struct log_message 
     }
     if (copy->type == LOG_CHANNEL) {
         c = log_channel_words(log_flags(copy) & 31) + CHANNEL_RECORD;
-        if (s->word[c] == old.at)
-            s->word[c] = copy->at;
+        s->word[c] = copy->at;
     }
     s->tail = log_behind(s, log_place(s, old.at - 1), copy->units);
 }
@@ -5702,8 +5700,9 @@ MSC4203_PRIVATE int log_finish(struct msc4203_log_state *s, int result)
 /* Between two steps of a long operation: ends the one, and makes room for the other. */
 MSC4203_PRIVATE int log_step(struct msc4203_log_state *s)
 {
-    log_finish(s, MSC4203_OK);
-    return log_room(s, 2 * LOG_JOURNAL, log_floor(s));
+    int result = log_finish(s, MSC4203_OK);
+
+    return result != MSC4203_OK ? result : log_room(s, 2 * LOG_JOURNAL, log_floor(s));
 }
 
 MSC4203_PRIVATE int log_step_due(const struct msc4203_log_state *s)
@@ -5719,10 +5718,10 @@ MSC4203_PRIVATE int log_sweep(struct msc4203_log_state *s, uint32_t channel)
     struct log_message m;
     int result = MSC4203_OK;
 
-    while (s->word[w + CHAIN_FIRST] != 0 && result == MSC4203_OK && !s->error) {
+    while (s->word[w + CHAIN_FIRST] != 0 && result == MSC4203_OK) {
         if (!log_load(s, s->word[w + CHAIN_FIRST], &m) || !log_is_in(s, &m, channel, w) ||
             (m.number <= number && m.number != 0)) { /* a damaged link may lead back */
-            if (s->error || healed++)
+            if (healed++)
                 break;
             log_heal_now(s);
             number = 0;
@@ -5767,7 +5766,7 @@ MSC4203_PRIVATE int log_drop_sweep(struct msc4203_log_state *s, uint32_t device)
     struct log_message m;
     int result = MSC4203_OK, healed = 0;
 
-    while (at != 0 && s->word[w + CHAIN_COUNT] != 0 && result == MSC4203_OK) {
+    while (at != 0 && result == MSC4203_OK) {
         uint32_t out, moves;
 
         if (!log_load(s, at, &m) || !log_is_in(s, &m, 0, w) || m.number <= number) {
