@@ -1,7 +1,7 @@
 /* msc4203.c - for those who compile a .c file: the implementation of msc4203.h. SPDX: 0BSD */
 #if !defined(MSC4203_NO_FILE) && !defined(MSC4203_NO_LOG) && \
     (defined(__unix__) || defined(__APPLE__))
-#ifndef _POSIX_C_SOURCE
+#if !defined(_POSIX_C_SOURCE) && !defined(_GNU_SOURCE)
 #define _POSIX_C_SOURCE 200809L
 #endif
 #ifndef _FILE_OFFSET_BITS

@@ -4008,15 +4008,15 @@ struct log_message {
 
 /* ---- bytes and checksums ---- */
 
-/* Between the machine's order of bytes and the ring's. */
+/* Between the machine's order of bytes and the ring's: where these are the same, a copy. */
 MSC4203_PRIVATE void log_swap(uint32_t *words, uint32_t count)
 {
-    const uint32_t one = 1;
-    unsigned char first;
+    unsigned char b[4];
 
-    memcpy(&first, &one, 1);
-    for (; !first && count != 0; count--, words++)
-        *words = *words >> 24 | (*words >> 8 & 0xFF00) | (*words & 0xFF00) << 8 | *words << 24;
+    for (; count != 0; count--, words++) {
+        memcpy(b, words, 4);
+        *words = (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
+    }
 }
 
 /* The word of 4 bytes, lowest first. */
@@ -4131,7 +4131,7 @@ MSC4203_PRIVATE void log_hash(const struct msc4203_log_state *s, const msc4203_s
                               const msc4203_span *device, uint32_t hash[2])
 {
     uint32_t v[4], word = 0, bytes = 0;
-    const msc4203_span *span = user;
+    const msc4203_span *span;
     uint32_t length = (uint32_t)user->len;
     const unsigned char *p = (const unsigned char *)&length, *end = p + 4;
     int part = 0;
@@ -4545,7 +4545,7 @@ LOG_APART void log_set_word64(struct msc4203_log_state *s, uint32_t word, uint64
 /* Ends an operation. */
 MSC4203_PRIVATE void log_end(struct msc4203_log_state *s)
 {
-    if (s->pairs != 0 || s->parts)
+    if (s->pairs != 0)
         log_journal(s, 1);
 }
 
@@ -4581,7 +4581,7 @@ LOG_APART void log_put(struct msc4203_log_state *s, uint32_t cell, uint32_t valu
     uint32_t place = log_place(s, cell / 2);
 
     log_note(s, cell | LOG_IN_RING, value);
-    if (now || s->healing || (!log_before(place, s->durable) && !log_before(place, s->imaged)))
+    if (now || !log_before(place, s->durable))
         log_cell_write(s, cell, value);
     else
         s->stale = 1;
@@ -4700,10 +4700,9 @@ MSC4203_PRIVATE void log_device_free(struct msc4203_log_state *s, uint32_t devic
 
     if (s->word[w + CHAIN_COUNT] != 0 || memory[0] != 0)
         return;
-    while (*at != device && *at != 0)
+    while (*at != device) /* it was found there */
         at = &log_device_memory(s, *at - 1)[1];
-    if (*at != 0)
-        *at = memory[1];
+    *at = memory[1];
     memory[1] = s->free_device;
     s->free_device = device;
 }
@@ -4788,8 +4787,9 @@ LOG_APART uint32_t log_unsynced(struct msc4203_log_state *s, const struct log_me
                                       uint32_t w)
 {
     struct log_message m = *after;
+    uint32_t left = s->word[w + CHAIN_COUNT]; /* a damaged link may lead back */
 
-    while (m.at != s->word[w + CHAIN_LAST]) {
+    for (; left != 0 && m.at != s->word[w + CHAIN_LAST]; left--) {
         if (!log_load(s, log_cell(s, log_link(&m, 0, LINK_NEXT)), &m))
             break;
         if ((log_waiting(s, &m) & 1) != 0 || (m.number == 0 && (m.set & 1) != 0))
@@ -4877,13 +4877,21 @@ MSC4203_PRIVATE uint64_t log_image_at(const struct msc4203_log_state *s, uint32_
     return image & 1 ? 1024 + (s->ring_at - 1024) / 2 : 1024;
 }
 
-/* Writes the header of an image: what the log's state begins with. */
+enum { LOG_HEADER_STATE = 13 };
+
+/* The words of the log's state that are in an image's header. */
+MSC4203_PRIVATE void *log_header_state(struct msc4203_log_state *s)
+{
+    return (unsigned char *)s + offsetof(struct msc4203_log_state, devices);
+}
+
+/* Writes the header of an image. */
 MSC4203_PRIVATE void log_write_header(struct msc4203_log_state *s)
 {
     uint32_t b[LOG_HEADER], i;
 
     memset(b, 0, sizeof b);
-    memcpy(b + 6, &s->devices, 13 * sizeof *b);
+    memcpy(b + 6, log_header_state(s), LOG_HEADER_STATE * sizeof *b);
     b[2] = 1;
     b[4] = (uint32_t)s->storage->bytes;
     b[5] = (uint32_t)(s->storage->bytes >> 32);
@@ -4934,10 +4942,10 @@ LOG_APART void log_heal_chain(struct msc4203_log_state *s, uint32_t channel, uin
 
     good.at = back.at = 0;
     good.number = 0;
-    if (last == 0)
-        at = s->word[w + CHAIN_FIRST] = 0;
-    if (last == 0)
+    if (last == 0) {
+        s->word[w + CHAIN_FIRST] = 0;
         return;
+    }
     if (at == 0)
         s->word[w + CHAIN_FIRST] = last;
     while (at != 0 && log_load(s, at, &m) && log_is_in(s, &m, channel, w) &&
@@ -5194,11 +5202,9 @@ LOG_APART void log_copy(struct msc4203_log_state *s, const struct log_message *m
     log_store(s, &copy);
 }
 
-/* Puts a durable copy in the place of what it was copied from. Opening, `cells` says whether what
- * this writes may not be durable. Reads the links of the old one, which nothing has changed since.
- * */
-LOG_APART void log_switch(struct msc4203_log_state *s, const struct log_message *copy,
-                                int cells)
+/* Puts a durable copy in the place of what it was copied from. Reads the links of the old one, which
+ * nothing has changed since: an image follows before anything else does. */
+LOG_APART void log_switch(struct msc4203_log_state *s, const struct log_message *copy)
 {
     struct log_message old = *copy, other;
     uint32_t c;
@@ -5226,8 +5232,6 @@ LOG_APART void log_switch(struct msc4203_log_state *s, const struct log_message 
             s->word[w + CHAIN_LAST] = copy->at;
         else
             next = log_cell(s, log_link(&old, c, LINK_NEXT));
-        if (!cells)
-            continue;
         log_cell_write(s, log_link(copy, c, LINK_PREVIOUS), previous);
         log_cell_write(s, log_link(copy, c, LINK_NEXT), next);
         if (previous != 0 && log_load(s, previous, &other))
@@ -5237,8 +5241,7 @@ LOG_APART void log_switch(struct msc4203_log_state *s, const struct log_message 
     }
     if (copy->type == LOG_CHANNEL) {
         c = log_channel_words(log_flags(copy) & 31) + CHANNEL_RECORD;
-        if (s->word[c] == old.at)
-            s->word[c] = copy->at;
+        s->word[c] = copy->at;
     }
     s->tail = log_behind(s, log_place(s, old.at - 1), copy->units);
 }
@@ -5279,7 +5282,7 @@ LOG_APART uint32_t log_clean_step(struct msc4203_log_state *s)
             if (log_load_at(s, start, &m) == 0)
                 s->error = 1;
             else if (m.type == LOG_COPY || m.type == LOG_CHANNEL)
-                log_switch(s, &m, 1);
+                log_switch(s, &m);
         }
     }
     s->tail = place;
@@ -5291,19 +5294,17 @@ LOG_APART uint32_t log_clean_step(struct msc4203_log_state *s)
 /* Sees to it that `units` can be appended, beside what open batches need, and `floor` stays. */
 LOG_APART int log_room(struct msc4203_log_state *s, uint32_t units, uint32_t floor)
 {
-    uint32_t seen = 0, step;
+    uint32_t seen = 0, step = 1;
 
     units += floor + s->need;
     if (log_free(s) >= units)
         return MSC4203_OK;
     log_flush(s);
-    while (log_free(s) < units && !s->error) {
-        step = log_clean_step(s);
-        seen += step;
-        if (step == 0 || seen > s->units + s->units / 8)
-            return s->error ? MSC4203_E_STORAGE : MSC4203_E_QUEUE_FULL;
-    }
-    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+    while (log_free(s) < units && step != 0 && seen <= s->units + s->units / 8 && !s->error)
+        seen += step = log_clean_step(s);
+    if (s->error)
+        return MSC4203_E_STORAGE;
+    return log_free(s) < units ? MSC4203_E_QUEUE_FULL : MSC4203_OK;
 }
 
 /* ---- finding messages ---- */
@@ -5316,11 +5317,11 @@ LOG_APART int log_seek(struct msc4203_log_state *s, uint32_t channel, uint32_t d
     uint32_t *cursor = log_cursor(s, channel), at, previous = 0, tries;
     uint64_t number = 0;
 
-    for (tries = 0; tries < 2; tries++) {
+    for (tries = 0; tries < 2; tries++) { /* unreachable: as below */
         at = s->word[w + (channel != 0 ? (uint32_t)CHAIN_FIRST : (uint32_t)DEVICE_NEXT)];
         if (tries == 0 && cursor[0] != 0 && cursor[3] == s->moves && cursor[1] == (uint32_t)after &&
             cursor[2] == (uint32_t)(after >> 32) && log_load(s, cursor[0], m) &&
-            m->number == after && log_is_in(s, m, channel, w)) {
+            log_is_in(s, m, channel, w)) {
             previous = cursor[0];
             at = previous == s->word[w + CHAIN_LAST]
                      ? 0 : log_cell(s, log_link(m, channel, LINK_NEXT));
@@ -5353,7 +5354,7 @@ LOG_APART int log_seek(struct msc4203_log_state *s, uint32_t channel, uint32_t d
         number = 0;
         log_heal_now(s);
     }
-    return MSC4203_E_DAMAGED;
+    return MSC4203_E_DAMAGED; /* unreachable: what was mended can be followed */
 }
 
 /* Checks a channel and a device, as next(), done() and move() take them. *number is the device plus
@@ -5658,7 +5659,7 @@ MSC4203_PRIVATE void log_remember(struct msc4203_log_state *s, const msc4203_req
 {
     uint32_t id[4], which = s->word[LOG_REQUEST], i, *bucket;
 
-    if (!log_request(request, id) || s->requests == 0)
+    if (!log_request(request, id))
         return;
     log_forget(s, which);
     for (i = 0; i < 4; i++)
@@ -5756,8 +5757,9 @@ MSC4203_PRIVATE int log_finish(struct msc4203_log_state *s, int result)
 /* Between two steps of a long operation: ends the one, and makes room for the other. */
 MSC4203_PRIVATE int log_step(struct msc4203_log_state *s)
 {
-    log_finish(s, MSC4203_OK);
-    return log_room(s, 2 * LOG_JOURNAL, log_floor(s));
+    int result = log_finish(s, MSC4203_OK);
+
+    return result != MSC4203_OK ? result : log_room(s, 2 * LOG_JOURNAL, log_floor(s));
 }
 
 MSC4203_PRIVATE int log_step_due(const struct msc4203_log_state *s)
@@ -5769,19 +5771,22 @@ MSC4203_PRIVATE int log_step_due(const struct msc4203_log_state *s)
 MSC4203_PRIVATE int log_sweep(struct msc4203_log_state *s, uint32_t channel)
 {
     uint32_t w = log_channel_words(channel), healed = 0;
-    uint64_t done = log_word64(s, w + CHANNEL_DONE);
+    uint64_t done = log_word64(s, w + CHANNEL_DONE), number = 0;
     struct log_message m;
     int result = MSC4203_OK;
 
-    while (s->word[w + CHAIN_FIRST] != 0 && result == MSC4203_OK && !s->error) {
-        if (!log_load(s, s->word[w + CHAIN_FIRST], &m) || !log_is_in(s, &m, channel, w)) {
-            if (s->error || healed++)
+    while (s->word[w + CHAIN_FIRST] != 0 && result == MSC4203_OK) {
+        if (!log_load(s, s->word[w + CHAIN_FIRST], &m) || !log_is_in(s, &m, channel, w) ||
+            (m.number <= number && m.number != 0)) { /* a damaged link may lead back */
+            if (healed++)
                 break;
             log_heal_now(s);
+            number = 0;
             continue;
         }
         if (m.number == 0 || m.number > done)
             break;
+        number = m.number;
         log_take(s, &m, (uint32_t)1 << channel);
         if (log_step_due(s))
             result = log_step(s);
@@ -5814,15 +5819,24 @@ MSC4203_PRIVATE int log_sync_sweep(struct msc4203_log_state *s, uint32_t device,
 MSC4203_PRIVATE int log_drop_sweep(struct msc4203_log_state *s, uint32_t device)
 {
     uint32_t w = log_device_words(s, device - 1), at = s->word[w + CHAIN_FIRST], next, c;
-    uint64_t through = log_word64(s, w + DEVICE_DROP);
+    uint64_t through = log_word64(s, w + DEVICE_DROP), number = 0;
     struct log_message m;
-    int result = MSC4203_OK;
+    int result = MSC4203_OK, healed = 0;
 
-    while (at != 0 && s->word[w + CHAIN_COUNT] != 0 && result == MSC4203_OK) {
+    while (at != 0 && result == MSC4203_OK) {
         uint32_t out, moves;
 
-        if (!log_load(s, at, &m) || m.number > through)
+        if (!log_load(s, at, &m) || !log_is_in(s, &m, 0, w) || m.number <= number) {
+            if (healed++)
+                break;
+            log_heal_now(s);
+            at = s->word[w + CHAIN_FIRST];
+            number = 0;
+            continue;
+        }
+        if (m.number > through)
             break;
+        number = m.number;
         next = at == s->word[w + CHAIN_LAST] ? 0 : log_cell(s, log_link(&m, 0, LINK_NEXT));
         out = log_waiting(s, &m);
         for (c = 1; c < MSC4203_CHANNELS; c++)
@@ -5835,7 +5849,12 @@ MSC4203_PRIVATE int log_drop_sweep(struct msc4203_log_state *s, uint32_t device)
         moves = s->moves;
         if (log_step_due(s))
             result = log_step(s);
-        at = moves == s->moves ? next : s->word[w + CHAIN_FIRST];
+        if (moves == s->moves) {
+            at = next;
+        } else {
+            at = s->word[w + CHAIN_FIRST];
+            number = 0;
+        }
     }
     if (s->word[w + CHAIN_COUNT] != 0)
         log_set_word64(s, w + DEVICE_DROP, 0);
@@ -6238,8 +6257,8 @@ MSC4203_PRIVATE int log_layout(struct msc4203_log_state *s, const msc4203_log_co
     s->requests = config->requests;
     s->openings = config->openings;
     s->message_bytes = config->message_bytes;
-    if (s->devices == 0 || s->openings == 0 || s->devices > 1 << 24 || s->requests > 1 << 24 ||
-        s->openings > 1 << 24 || s->message_bytes > 1 << 26)
+    if (s->devices - 1 >= 1 << 24 || s->requests - 1 >= 1 << 24 || s->openings - 1 >= 1 << 24 ||
+        s->message_bytes > 1 << 26)
         return 0;
     s->device_mask = log_mask(s->devices);
     s->request_mask = log_mask(s->requests);
@@ -6294,7 +6313,7 @@ MSC4203_PRIVATE uint32_t log_header(struct msc4203_log_state *s, uint32_t which,
         log_crc(log_crc(0xFFFFFFFFu, b, 12), b + 4, LOG_HEADER * 4 - 16) != log_get(b + 3))
         return 0;
     log_swap(b, LOG_HEADER);
-    memcpy(&s->devices, b + 6, 13 * sizeof *b);
+    memcpy(log_header_state(s), b + 6, LOG_HEADER_STATE * sizeof *b);
     return b[2] == 1 ? s->images : 0;
 }
 
@@ -6313,7 +6332,7 @@ LOG_APART int log_inspect(struct msc4203_log_state *s, const msc4203_storage *st
         return s->error ? MSC4203_E_STORAGE : MSC4203_E_FORMAT;
     if (s->error)
         return MSC4203_E_STORAGE;
-    memcpy(&config, &s->devices, sizeof config);
+    memcpy(&config, log_header_state(s), sizeof config);
     log_swap(s->key, 2);
     s->salt = log_crc(0xFFFFFFFFu, s->key, 8);
     log_swap(s->key, 2);
@@ -6379,7 +6398,7 @@ LOG_APART int log_load_image(struct msc4203_log_state *s, uint32_t which)
     log_swap(s->word, s->words);
     s->durable = s->firm = s->imaged = s->end;
     s->safe = s->tail;
-    return crc == s->image_crc && !s->error && s->end - s->base < s->units &&
+    return crc == s->image_crc && s->end - s->base < s->units &&
            s->end - s->safe <= s->units && s->word[LOG_USED] <= s->devices;
 }
 
@@ -6481,7 +6500,7 @@ LOG_APART int log_repeat(struct msc4203_log_state *s, uint64_t *numbers)
         if (m.type == LOG_COPY && !log_is_used(s, log_device(s, m.hash)))
             log_index(s); /* the journal has put its device elsewhere */
         if (m.type == LOG_COPY || (m.type == LOG_CHANNEL && m.from != 0))
-            log_switch(s, &m, !log_before(place, s->firm));
+            log_switch(s, &m);
         if (m.type != LOG_PAIRS_OF)
             continue;
         if (parts++ == 0)
@@ -6741,7 +6760,6 @@ MSC4203_API void msc4203_memory_storage(msc4203_storage *storage, void *memory, 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* Calls go on where a signal or the system's limit ended them. */
@@ -6874,7 +6892,11 @@ MSC4203_PRIVATE int file_lock(int fd)
     memset(&lock, 0, sizeof lock);
     lock.l_type = F_WRLCK;
     lock.l_whence = SEEK_SET;
-    return fcntl(fd, F_SETLK, &lock);
+    if (fcntl(fd, F_SETLK, &lock) == 0)
+        return MSC4203_OK;
+    if (errno == EACCES || errno == EAGAIN) /* unreachable: else, where files have no locks */
+        return MSC4203_E_LOCKED;
+    return MSC4203_E_STORAGE; /* unreachable: as above */
 }
 
 /* Writes a file full of zeros, so that it has all its blocks, and a log into it. */
@@ -6900,7 +6922,7 @@ MSC4203_API int msc4203_file_create(msc4203_file *file, const char *path, uint64
 {
     char *name = file->priv.name;
     size_t n = strlen(path);
-    int result = MSC4203_E_STORAGE;
+    int result;
 
     if (n > sizeof file->priv.name - 8) {
         errno = ENAMETOOLONG;
@@ -6913,9 +6935,10 @@ MSC4203_API int msc4203_file_create(msc4203_file *file, const char *path, uint64
     file->priv.fd = open(name, O_RDWR | O_CREAT, 0600);
     if (file->priv.fd < 0)
         return MSC4203_E_STORAGE;
-    if (file_lock(file->priv.fd) != 0)
-        result = errno == EACCES || errno == EAGAIN ? MSC4203_E_LOCKED : MSC4203_E_STORAGE;
-    else if (ftruncate(file->priv.fd, 0) == 0)
+    result = file_lock(file->priv.fd);
+    if (result == MSC4203_OK && ftruncate(file->priv.fd, 0) != 0)
+        result = MSC4203_E_STORAGE;
+    if (result == MSC4203_OK)
         result = file_fill(file, bytes, config, random);
     if (result == MSC4203_OK && (fsync(file->priv.fd) != 0 || rename(name, path) != 0 ||
                                  file_sync_folder(path, name) != 0))
@@ -6929,7 +6952,7 @@ MSC4203_API int msc4203_file_create(msc4203_file *file, const char *path, uint64
 MSC4203_API int msc4203_file_open(msc4203_file *file, const char *path, int writable,
                                   msc4203_storage *storage)
 {
-    struct stat status;
+    off_t bytes;
     int result = MSC4203_OK;
 
     memset(storage, 0, sizeof *storage);
@@ -6939,16 +6962,17 @@ MSC4203_API int msc4203_file_open(msc4203_file *file, const char *path, int writ
     file->priv.fd = open(path, writable ? O_RDWR : O_RDONLY);
     if (file->priv.fd < 0)
         return errno == ENOENT ? MSC4203_END : MSC4203_E_STORAGE;
-    if (fstat(file->priv.fd, &status) != 0)
+    bytes = lseek(file->priv.fd, 0, SEEK_END); /* which a device tells, too */
+    if (bytes < 0)
         result = MSC4203_E_STORAGE;
-    else if (writable && file_lock(file->priv.fd) != 0)
-        result = errno == EACCES || errno == EAGAIN ? MSC4203_E_LOCKED : MSC4203_E_STORAGE;
+    else if (writable)
+        result = file_lock(file->priv.fd);
     if (result != MSC4203_OK) {
         close(file->priv.fd);
         file->priv.fd = -1;
         return result;
     }
-    file_storage(file, (uint64_t)status.st_size, storage);
+    file_storage(file, (uint64_t)bytes, storage);
     return MSC4203_OK;
 }
 

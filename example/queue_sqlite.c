@@ -8,8 +8,9 @@
 
 #include <string.h>
 
+enum { BUSY_MS = 30000 };
+
 static const char schema[] =
-    "PRAGMA journal_mode=WAL;"
     "PRAGMA synchronous=FULL;"
     "PRAGMA temp_store=MEMORY;"
     "CREATE TABLE IF NOT EXISTS message (number INTEGER PRIMARY KEY, channels INTEGER NOT NULL,"
@@ -335,7 +336,7 @@ static int q_next(void *context, uint32_t channel, const msc4203_device *device,
         at += keep(s, 4, (char *)memory + at, &message->item.device_id);
         at += keep(s, 5, (char *)memory + at, &message->item.sender);
         at += keep(s, 6, (char *)memory + at, &message->item.type);
-        at += keep(s, 7, (char *)memory + at, &message->item.content);
+        keep(s, 7, (char *)memory + at, &message->item.content);
         message->item.kind = MSC4203_TO_DEVICE;
     }
     sqlite3_reset(s);
@@ -560,6 +561,19 @@ static int q_record(void *context, uint32_t channel, void *memory, size_t bytes,
 
 /* ---- opening ---- */
 
+/* Changing a new database to WAL does not wait for other processes, whatever the busy timeout says:
+ * it would have to let go of the lock that it has. So it is asked for again, for as long. */
+static int use_wal(sqlite3 *db)
+{
+    int tries = BUSY_MS / 10, result;
+
+    while ((result = sqlite3_exec(db, "PRAGMA journal_mode=WAL", NULL, NULL, NULL)) ==
+               SQLITE_BUSY &&
+           tries-- != 0)
+        sqlite3_sleep(10);
+    return result;
+}
+
 int queue_sqlite_open(struct queue_sqlite *q, const char *path, uint64_t random,
                       msc4203_queue *queue)
 {
@@ -568,8 +582,9 @@ int queue_sqlite_open(struct queue_sqlite *q, const char *path, uint64_t random,
     memset(q, 0, sizeof *q);
     q->failed = sqlite3_open(path, &q->db) != SQLITE_OK;
     if (!q->failed) {
-        sqlite3_busy_timeout(q->db, 30000);
-        q->failed = sqlite3_exec(q->db, schema, NULL, NULL, NULL) != SQLITE_OK;
+        sqlite3_busy_timeout(q->db, BUSY_MS);
+        q->failed = use_wal(q->db) != SQLITE_OK ||
+                    sqlite3_exec(q->db, schema, NULL, NULL, NULL) != SQLITE_OK;
     }
     for (i = 0; i < QUEUE_SQLITE_STATEMENTS && !q->failed; i++)
         q->failed = sqlite3_prepare_v2(q->db, texts[i], -1, &q->statements[i], NULL) != SQLITE_OK;

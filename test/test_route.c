@@ -84,6 +84,9 @@ static void test_table(void)
         CHECK(msc4203_route(s, 1, &user, 0, never) == 1);
         s[0].opted_in = 1;
         CHECK(msc4203_route(s, 1, &bot, NOBODY, never) == 2);
+        CHECK(route(s, 1, "bat", NOBODY) == 1);       /* as long as the sender, and another */
+        s[0].sender = span("");
+        CHECK(route(s, 1, "", NOBODY) == 2);
         s[0].sender.ptr = NULL;
         s[0].sender.len = 0;
         CHECK(route(s, 1, "bot", NOBODY) == 1);

@@ -96,6 +96,41 @@ static void test_two(void)
     queue_sqlite_close(&d.q);
 }
 
+/* Processes that make and leave one file, all at once, none of which may be turned away. */
+static void test_rush(void)
+{
+    static struct database d;
+    int round, i, status, gate[2];
+    pid_t pids[4];
+    char byte;
+
+    for (round = 0; round < 20; round++) {
+        remove_all();
+        fflush(stdout);
+        if (!CHECK(pipe(gate) == 0))
+            return;
+        for (i = 0; i < 4; i++) {
+            pids[i] = fork();
+            if (pids[i] != 0)
+                continue;
+            close(gate[1]);
+            if (read(gate[0], &byte, 1) != 0) /* until the gate is closed */
+                _exit(2);
+            for (i = 0; i < 5; i++) {
+                if (queue_sqlite_open(&d.q, path, 5, &d.queue) != MSC4203_OK)
+                    _exit(1);
+                queue_sqlite_close(&d.q);
+            }
+            _exit(0);
+        }
+        close(gate[0]);
+        close(gate[1]);
+        for (i = 0; i < 4; i++)
+            CHECK(waitpid(pids[i], &status, 0) == pids[i] && WIFEXITED(status) &&
+                  WEXITSTATUS(status) == 0);
+    }
+}
+
 int main(void)
 {
     static struct database d;
@@ -115,5 +150,6 @@ int main(void)
     CHECK(queue_sqlite_open(&d.q, "build/no such folder/x.db", 1, &d.queue) == MSC4203_E_STORAGE);
     queue_sqlite_close(&d.q);
     test_two();
+    test_rush();
     return test_end("sqlite");
 }
