@@ -3974,7 +3974,8 @@ MSC4203_PRIVATE uint32_t log_get(const void *bytes)
 
 LOG_APART uint32_t log_crc(uint32_t crc, const void *data, size_t bytes)
 {
-    const unsigned char *p = (const unsigned char *)data, *end = p + bytes;
+    const unsigned char *p = (const unsigned char *)data;
+    const unsigned char *end = bytes != 0 ? p + bytes : p; /* NULL too */
 #if !defined(MSC4203_NO_SIMD) && defined(__SSE4_2__) && defined(__x86_64__)
     uint64_t wide = crc;
 
@@ -4117,6 +4118,8 @@ MSC4203_PRIVATE void log_hash(const struct msc4203_log_state *s, const msc4203_s
 /* After a failure nothing more is written until the log is opened anew. */
 LOG_APART void log_read(struct msc4203_log_state *s, uint64_t at, void *data, size_t bytes)
 {
+    if (bytes == 0)
+        return;
     if (s->storage->memory != NULL) {
         memcpy(data, s->storage->memory + at, bytes);
     } else if (s->storage->read(s->storage->context, at, data, bytes) != 0) {
@@ -5333,7 +5336,7 @@ MSC4203_PRIVATE void log_strings(const struct log_message *m, const char *text, 
     unsigned i;
 
     for (i = 0; i < 5; i++) {
-        strings[i].ptr = text + at;
+        strings[i].ptr = at != 0 ? text + at : text; /* it may be NULL */
         strings[i].len = i < 4 ? log_length(m, i) : bytes - at;
         at += (uint32_t)strings[i].len;
     }
@@ -6110,7 +6113,9 @@ MSC4203_PRIVATE int log_record(void *context, uint32_t channel, void *memory, si
         name->len = log_length(&m, 0);
     }
     if (record != NULL) {
-        record->ptr = (const char *)memory + log_length(&m, 0);
+        record->ptr = (const char *)memory;
+        if (size != 0)
+            record->ptr += log_length(&m, 0);
         record->len = log_length(&m, 1);
     }
     return MSC4203_OK;

@@ -874,6 +874,35 @@ static void test_quota(void)
     bench_free(&b);
 }
 
+/* Strings may be empty, and then NULL, like the memory for a message of such strings. */
+static void test_empty(void)
+{
+    static struct bench b;
+    msc4203_message message, got;
+    msc4203_device device;
+    uint32_t batch;
+    uint64_t first;
+    int in_memory;
+
+    memset(&message, 0, sizeof message);
+    memset(&device, 0, sizeof device);
+    message.channels = 1;
+    for (in_memory = 0; in_memory < 2; in_memory++) {
+        bench_init(&b, 64 * 1024, in_memory, 0);
+        CHECK(b.queue.begin(b.queue.context, &batch) == MSC4203_OK);
+        CHECK(b.queue.push(b.queue.context, batch, &message) == MSC4203_OK);
+        CHECK(b.queue.commit(b.queue.context, batch, NULL, &first) == MSC4203_OK);
+        CHECK(b.queue.flush(b.queue.context) == MSC4203_OK);
+        CHECK(b.queue.next(b.queue.context, 0, &device, 0, NULL, 0, &got) == MSC4203_ITEM);
+        CHECK(got.number == first && got.item.content.len == 0 && got.bytes == 0);
+        CHECK(b.queue.hold(b.queue.context, MSC4203_CHANNEL_PARKED, 0, &got.item.id) ==
+              MSC4203_OK);
+        CHECK(b.queue.record(b.queue.context, MSC4203_CHANNEL_PARKED, NULL, 0, &got.item.type,
+                             &got.item.id) == MSC4203_OK);
+        bench_free(&b);
+    }
+}
+
 int main(void)
 {
     unsigned long scale = test_scale(), share = test_share();
@@ -881,6 +910,7 @@ int main(void)
     test_seed(0x106);
     test_garbage();
     test_quota();
+    test_empty();
     test_full();
     test_growth();
     test_model("memory", 128 * 1024, 1, test_shared(30000, 3000), 0, 0);
