@@ -4734,8 +4734,9 @@ LOG_APART uint32_t log_unsynced(struct msc4203_log_state *s, const struct log_me
                                       uint32_t w)
 {
     struct log_message m = *after;
+    uint32_t tries = s->units; /* damaged links may make a ring */
 
-    while (m.at != s->word[w + CHAIN_LAST]) {
+    while (m.at != s->word[w + CHAIN_LAST] && tries-- != 0) {
         if (!log_load(s, log_cell(s, log_link(&m, 0, LINK_NEXT)), &m))
             break;
         if ((log_waiting(s, &m) & 1) != 0 || (m.number == 0 && (m.set & 1) != 0))
@@ -5715,12 +5716,13 @@ MSC4203_PRIVATE int log_step_due(const struct msc4203_log_state *s)
 MSC4203_PRIVATE int log_sweep(struct msc4203_log_state *s, uint32_t channel)
 {
     uint32_t w = log_channel_words(channel), healed = 0;
-    uint64_t done = log_word64(s, w + CHANNEL_DONE);
+    uint64_t done = log_word64(s, w + CHANNEL_DONE), number = 0;
     struct log_message m;
     int result = MSC4203_OK;
 
     while (s->word[w + CHAIN_FIRST] != 0 && result == MSC4203_OK && !s->error) {
-        if (!log_load(s, s->word[w + CHAIN_FIRST], &m) || !log_is_in(s, &m, channel, w)) {
+        if (!log_load(s, s->word[w + CHAIN_FIRST], &m) || !log_is_in(s, &m, channel, w) ||
+            (m.number != 0 && m.number <= number)) {
             if (s->error || healed++)
                 break;
             log_heal_now(s);
@@ -5728,6 +5730,7 @@ MSC4203_PRIVATE int log_sweep(struct msc4203_log_state *s, uint32_t channel)
         }
         if (m.number == 0 || m.number > done)
             break;
+        number = m.number;
         log_take(s, &m, (uint32_t)1 << channel);
         if (log_step_due(s))
             result = log_step(s);
@@ -5760,11 +5763,12 @@ MSC4203_PRIVATE int log_sync_sweep(struct msc4203_log_state *s, uint32_t device,
 MSC4203_PRIVATE int log_drop_sweep(struct msc4203_log_state *s, uint32_t device)
 {
     uint32_t w = log_device_words(s, device - 1), at = s->word[w + CHAIN_FIRST], next, c;
+    uint32_t tries = s->units; /* damaged links may make a ring */
     uint64_t through = log_word64(s, w + DEVICE_DROP);
     struct log_message m;
     int result = MSC4203_OK;
 
-    while (at != 0 && s->word[w + CHAIN_COUNT] != 0 && result == MSC4203_OK) {
+    while (at != 0 && s->word[w + CHAIN_COUNT] != 0 && result == MSC4203_OK && tries-- != 0) {
         uint32_t out, moves;
 
         if (!log_load(s, at, &m) || m.number > through)
@@ -5781,7 +5785,11 @@ MSC4203_PRIVATE int log_drop_sweep(struct msc4203_log_state *s, uint32_t device)
         moves = s->moves;
         if (log_step_due(s))
             result = log_step(s);
-        at = moves == s->moves ? next : s->word[w + CHAIN_FIRST];
+        at = next;
+        if (moves != s->moves) {
+            at = s->word[w + CHAIN_FIRST];
+            tries = s->units;
+        }
     }
     if (s->word[w + CHAIN_COUNT] != 0)
         log_set_word64(s, w + DEVICE_DROP, 0);

@@ -903,6 +903,48 @@ static void test_empty(void)
     }
 }
 
+/* A link that leads back: taking out must end. */
+static void test_ring_of_links(void)
+{
+    static struct bench b;
+    static char memory[4096];
+    msc4203_message got;
+    uint64_t first, word;
+    uint32_t at[2], position;
+    int kind, i, result;
+
+    for (kind = 0; kind < 3; kind++) { /* a channel's chain, /sync of a device, drop of one */
+        msc4203_device device;
+        bench_init(&b, 64 * 1024, 0, 0);
+        for (i = 0; i < 2; i++) {
+            at[i] = b.log.priv.end - b.log.priv.base;
+            CHECK(push_one(&b, kind == 0 ? 2 : 1, 1, 100, 1) == MSC4203_OK);
+        }
+        device.user_id = contract_span("@_irc_bob:gw.example");
+        device.device_id = contract_span("DEV0000001");
+        result = b.queue.next(b.queue.context, kind == 0, kind == 0 ? NULL : &device, 0, memory,
+                              sizeof memory, &got);
+        CHECK(result == MSC4203_ITEM);
+        first = got.number;
+        /* the first one's link to the next: 60 bytes behind its beginning, and 8 more */
+        word = b.log.priv.ring_at + (uint64_t)at[0] * 8 + 60 + (kind == 0 ? 8 : 0);
+        memcpy(&position, b.fake.seen + word, 4);
+        CHECK(position != 0);
+        position = at[0] + 1;
+        for (i = 0; i < 4; i++)
+            b.fake.seen[word + (unsigned)i] = (unsigned char)(position >> 8 * i);
+        if (kind == 2)
+            result = b.queue.drop(b.queue.context, &device, NULL);
+        else
+            result = b.queue.done(b.queue.context, kind == 0, kind == 0 ? NULL : &device, first + 1,
+                                  NULL);
+        CHECK(result == MSC4203_OK || result == MSC4203_E_DAMAGED);
+        CHECK(b.queue.next(b.queue.context, kind == 0, kind == 0 ? NULL : &device, 0, memory,
+                           sizeof memory, &got) != MSC4203_ITEM || got.number > first);
+        bench_free(&b);
+    }
+}
+
 int main(void)
 {
     unsigned long scale = test_scale(), share = test_share();
@@ -911,6 +953,7 @@ int main(void)
     test_garbage();
     test_quota();
     test_empty();
+    test_ring_of_links();
     test_full();
     test_growth();
     test_model("memory", 128 * 1024, 1, test_shared(30000, 3000), 0, 0);
