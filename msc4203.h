@@ -4031,7 +4031,8 @@ MSC4203_PRIVATE uint32_t log_get(const void *bytes)
 
 LOG_APART uint32_t log_crc(uint32_t crc, const void *data, size_t bytes)
 {
-    const unsigned char *p = (const unsigned char *)data, *end = p + bytes;
+    const unsigned char *p = (const unsigned char *)data;
+    const unsigned char *end = bytes != 0 ? p + bytes : p; /* NULL too */
 #if !defined(MSC4203_NO_SIMD) && defined(__SSE4_2__) && defined(__x86_64__)
     uint64_t wide = crc;
 
@@ -4174,6 +4175,8 @@ MSC4203_PRIVATE void log_hash(const struct msc4203_log_state *s, const msc4203_s
 /* After a failure nothing more is written until the log is opened anew. */
 LOG_APART void log_read(struct msc4203_log_state *s, uint64_t at, void *data, size_t bytes)
 {
+    if (bytes == 0)
+        return;
     if (s->storage->memory != NULL) {
         memcpy(data, s->storage->memory + at, bytes);
     } else if (s->storage->read(s->storage->context, at, data, bytes) != 0) {
@@ -4327,6 +4330,57 @@ MSC4203_PRIVATE uint32_t log_fixed_crc(const struct msc4203_log_state *s, uint32
     return log_crc(crc, words + 4, log_fixed(type) - 16);
 }
 
+MSC4203_PRIVATE uint32_t log_pad(const struct log_message *m)
+{
+    return m->about >> 16 & 7;
+}
+
+MSC4203_PRIVATE uint32_t log_flags(const struct log_message *m)
+{
+    return m->about >> 24;
+}
+
+/* Of the lengths of its strings, the `i`th. */
+MSC4203_PRIVATE uint32_t log_length(const struct log_message *m, unsigned i)
+{
+    return m->length[i >> 1] >> 16 * (i & 1) & 0xFFFF;
+}
+
+MSC4203_PRIVATE uint64_t log_time(const struct log_message *m)
+{
+    return m->time[0] | (uint64_t)m->time[1] << 32;
+}
+
+/* Of a message: which of its links is a channel's. */
+MSC4203_PRIVATE uint32_t log_slot(uint32_t set, uint32_t channel)
+{
+    uint32_t slot = channel != 0;
+
+    for (; channel > 1; channel--)
+        slot += (set >>= 1) & 1;
+    return slot;
+}
+
+/* Units that its links take. */
+MSC4203_PRIVATE uint32_t log_links(uint32_t set)
+{
+    return log_slot(set, MSC4203_CHANNELS);
+}
+
+/* Whether what a record says of its parts fits into it. */
+MSC4203_PRIVATE int log_is_sound(const struct log_message *m)
+{
+    uint32_t bytes = log_fixed(m->type) + log_pad(m) + log_length(m, 0) + log_length(m, 1);
+
+    if (m->type <= LOG_COPY)
+        bytes += 8 * log_links(m->set) + log_length(m, 2) + log_length(m, 3);
+    else if (m->type != LOG_CHANNEL)
+        return 1;
+    else if (log_length(m, 0) > LOG_NAME_MAX)
+        return 0;
+    return bytes <= m->units * 8;
+}
+
 /* Reads what is fixed of a record. Returns its type, or 0 when there is no valid one. */
 LOG_APART uint32_t log_load_at(struct msc4203_log_state *s, uint32_t place, struct log_message *m)
 {
@@ -4334,7 +4388,7 @@ LOG_APART uint32_t log_load_at(struct msc4203_log_state *s, uint32_t place, stru
 
     m->at = unit + 1;
     m->type = 0;
-    if (room < 2)
+    if (room - 2 > s->units - 2)
         return 0;
     bytes = room < 8 ? room * 8 : (uint32_t)LOG_FIXED;
     log_read(s, log_at(s, m->at), m, bytes);
@@ -4348,7 +4402,7 @@ LOG_APART uint32_t log_load_at(struct msc4203_log_state *s, uint32_t place, stru
         crc = log_fixed_crc(s, place, &m->head, m->type);
         log_swap(&m->head, LOG_FIXED / 4);
         m->number = m->number_words[0] | (uint64_t)m->number_words[1] << 32;
-        if (crc == m->crc)
+        if (crc == m->crc && log_is_sound(m))
             return m->type;
     }
     m->type = 0;
@@ -4385,27 +4439,6 @@ MSC4203_PRIVATE void log_store(struct msc4203_log_state *s, struct log_message *
     log_swap(&m->head, LOG_FIXED / 4);
 }
 
-MSC4203_PRIVATE uint32_t log_pad(const struct log_message *m)
-{
-    return m->about >> 16 & 7;
-}
-
-MSC4203_PRIVATE uint32_t log_flags(const struct log_message *m)
-{
-    return m->about >> 24;
-}
-
-/* Of the lengths of its strings, the `i`th. */
-MSC4203_PRIVATE uint32_t log_length(const struct log_message *m, unsigned i)
-{
-    return m->length[i >> 1] >> 16 * (i & 1) & 0xFFFF;
-}
-
-MSC4203_PRIVATE uint64_t log_time(const struct log_message *m)
-{
-    return m->time[0] | (uint64_t)m->time[1] << 32;
-}
-
 /* Takes room for a record at the ring's end. */
 LOG_APART uint32_t log_append(struct msc4203_log_state *s, uint32_t units)
 {
@@ -4428,22 +4461,6 @@ LOG_APART uint32_t log_append(struct msc4203_log_state *s, uint32_t units)
     log_end_at(s, s->end);
     s->dirty = 1;
     return at + 1;
-}
-
-/* Of a message: which of its links is a channel's. */
-MSC4203_PRIVATE uint32_t log_slot(uint32_t set, uint32_t channel)
-{
-    uint32_t slot = channel != 0;
-
-    for (; channel > 1; channel--)
-        slot += (set >>= 1) & 1;
-    return slot;
-}
-
-/* Units that its links take. */
-MSC4203_PRIVATE uint32_t log_links(uint32_t set)
-{
-    return log_slot(set, MSC4203_CHANNELS);
 }
 
 /* Where a record's body begins, in bytes from the region's beginning, and how long it is. */
@@ -4560,6 +4577,8 @@ LOG_APART uint32_t log_cell(struct msc4203_log_state *s, uint32_t cell)
     const uint32_t *first = log_buffer(s) + 6, *pair = first + 2 * s->pairs;
     uint32_t word;
 
+    if (cell >= s->units * 2) /* a damaged link; writing there comes to nothing */
+        return 0;
     while (s->stale && pair != first)
         if (*(pair -= 2) == (cell | LOG_IN_RING))
             return pair[1];
@@ -4571,7 +4590,8 @@ LOG_APART uint32_t log_cell(struct msc4203_log_state *s, uint32_t cell)
 LOG_APART void log_cell_write(struct msc4203_log_state *s, uint32_t cell, uint32_t value)
 {
     log_swap(&value, 1);
-    log_write(s, s->ring_at + (uint64_t)cell * 4, &value, 4);
+    if (cell < s->units * 2)
+        log_write(s, s->ring_at + (uint64_t)cell * 4, &value, 4);
 }
 
 /* Changes a cell: `now`, or after the journal is durable. What is not durable itself can be changed
@@ -5020,6 +5040,12 @@ LOG_APART void log_index(struct msc4203_log_state *s)
 
     memset(memory, 0, (size_t)(log_cursor(s, MSC4203_CHANNELS) - memory) * sizeof *memory);
     s->free_device = s->pending = s->need = 0;
+    if (s->word[LOG_REQUEST] >= s->requests)
+        s->word[LOG_REQUEST] = 0;
+    if (s->word[LOG_OPENING] >= s->openings)
+        s->word[LOG_OPENING] = 0;
+    if (s->word[LOG_USED] > s->devices)
+        s->word[LOG_USED] = s->devices;
     for (i = s->devices; i != 0; i--) {
         uint32_t w = log_device_words(s, i - 1), *at = &s->free_device;
 
@@ -5391,7 +5417,7 @@ MSC4203_PRIVATE void log_strings(const struct log_message *m, const char *text, 
     unsigned i;
 
     for (i = 0; i < 5; i++) {
-        strings[i].ptr = text + at;
+        strings[i].ptr = at != 0 ? text + at : text; /* it may be NULL */
         strings[i].len = i < 4 ? log_length(m, i) : bytes - at;
         at += (uint32_t)strings[i].len;
     }
@@ -6186,7 +6212,9 @@ MSC4203_PRIVATE int log_record(void *context, uint32_t channel, void *memory, si
         name->len = log_length(&m, 0);
     }
     if (record != NULL) {
-        record->ptr = (const char *)memory + log_length(&m, 0);
+        record->ptr = (const char *)memory;
+        if (size != 0)
+            record->ptr += log_length(&m, 0);
         record->len = log_length(&m, 1);
     }
     return MSC4203_OK;
@@ -6388,9 +6416,14 @@ MSC4203_API int msc4203_log_format(msc4203_log *log, const msc4203_storage *stor
 /* Reads an image; returns 0 when it is damaged. */
 LOG_APART int log_load_image(struct msc4203_log_state *s, uint32_t which)
 {
-    uint32_t b[LOG_HEADER], crc;
+    uint32_t b[LOG_HEADER], crc = 0;
+    msc4203_log_config config;
 
-    if (log_header(s, which, b) == 0 || s->words > s->memory_at || s->words < s->device_at)
+    memcpy(&config, &s->devices, sizeof config);
+    if (log_header(s, which, b) != 0)
+        crc = (uint32_t)(memcmp(&config, &s->devices, sizeof config) == 0);
+    memcpy(&s->devices, &config, sizeof config); /* by which everything was laid out */
+    if (crc == 0 || s->words > s->memory_at || s->words < s->device_at)
         return 0;
     memset(s->word, 0, (size_t)s->memory_at * 4);
     log_read(s, log_image_at(s, which), s->word, s->words * 4);
@@ -6398,7 +6431,7 @@ LOG_APART int log_load_image(struct msc4203_log_state *s, uint32_t which)
     log_swap(s->word, s->words);
     s->durable = s->firm = s->imaged = s->end;
     s->safe = s->tail;
-    return crc == s->image_crc && s->end - s->base < s->units &&
+    return crc == s->image_crc && s->end - s->base <= s->units - 2 &&
            s->end - s->safe <= s->units && s->word[LOG_USED] <= s->devices;
 }
 
@@ -6456,9 +6489,9 @@ LOG_APART int log_survey(struct msc4203_log_state *s, uint32_t start, uint32_t e
                 uint32_t *b = log_buffer(s);
 
                 log_swap(b, 2);
-                if (log_before(s->durable, b[0]))
-                    s->durable = b[0];
-                if (log_before(s->firm, b[1]))
+                if (log_before(s->durable, b[0]) && !log_before(s->end, b[0]))
+                    s->durable = b[0]; /* none speaks of what comes behind it */
+                if (log_before(s->firm, b[1]) && !log_before(s->end, b[1]))
                     s->firm = b[1];
             }
             epoch = m.about;
@@ -6512,7 +6545,7 @@ LOG_APART int log_repeat(struct msc4203_log_state *s, uint64_t *numbers)
     }
     if (log_before(at, s->durable)) { /* the end itself is damaged */
         good = 0;
-        log_end_at(s, s->durable);
+        log_end_at(s, log_behind(s, s->durable, 0));
     }
     s->epoch += (uint16_t)(epoch - s->epoch);
     return good;

@@ -70,7 +70,7 @@ rm -rf $dir/corpus
 mkdir -p $dir/corpus
 cp -R $dir/work/corpus/. $dir/corpus
 
-[ $# -gt 0 ] || set -- fuzz_reader fuzz_roundtrip fuzz_json
+[ $# -gt 0 ] || set -- fuzz_reader fuzz_roundtrip fuzz_json fuzz_log_ops fuzz_log_open
 for target in "$@"; do
     [ -f "fuzz/$target.c" ] || {
         echo "fuzz: there is no target $target" >&2

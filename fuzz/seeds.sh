@@ -1,15 +1,18 @@
 #!/bin/sh
 # seeds.sh - makes the seed corpora from the captured bodies in test/data and a few written by hand:
 # build/fuzz/corpus/fuzz_reader, .../fuzz_roundtrip, .../fuzz_json. Each seed is a body behind the
-# choice bytes that its target wants; which, changes with the seed's name.
+# choice bytes that its target wants; which, changes with the seed's name. Those of the log's
+# targets, .../fuzz_log_ops and .../fuzz_log_open, are chance.
 #
-#   sh fuzz/seeds.sh [DIR]      DIR: the folder for the three corpora (default build/fuzz/corpus)
+#   sh fuzz/seeds.sh [DIR]      DIR: the folder for the corpora (default build/fuzz/corpus)
 #
 # To be run in the project's root. Makes the same files each time.
 set -eu
 dir=${1:-build/fuzz/corpus}
-rm -rf "$dir/fuzz_reader" "$dir/fuzz_roundtrip" "$dir/fuzz_json"
-mkdir -p "$dir/fuzz_reader" "$dir/fuzz_roundtrip" "$dir/fuzz_json"
+for target in fuzz_reader fuzz_roundtrip fuzz_json fuzz_log_ops fuzz_log_open; do
+    rm -rf "${dir:?}/$target"
+    mkdir -p "$dir/$target"
+done
 
 # bytes N...: writes bytes.
 bytes() {
@@ -173,3 +176,36 @@ for shape in 0 1 2 3; do
         } >"$dir/fuzz_roundtrip/deep-$shape-${levels#* }"
     done
 done
+
+# So many bytes of chance, for a seed: a simple generator, whose numbers every awk has exactly.
+chance() { # SEED BYTES
+    # shellcheck disable=SC2046
+    bytes $(awk -v x="$1" -v n="$2" 'BEGIN {
+        for (x = x * 7919 + 1; n > 0; n--) {
+            x = (x * 16807) % 2147483647
+            print int(x / 256) % 256
+        }
+    }')
+}
+
+# Operations on a log (see fuzz_log_ops.c): with a storage that does not fail (0, in memory 4), that
+# loses power (1), that fails once (2), that stays failed (3); large messages (16), a device that
+# never takes any (8).
+for number in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
+    way=$((number % 8 == 7 ? 12 : number % 8 == 6 ? 1 : number % 8 + number % 2 * 16))
+    {
+        bytes "$way" $((number * 5 % 24)) $((number * 37 % 256)) $((number * 11 % 64))
+        chance "$number" $((300 + number * 97))
+    } >"$dir/fuzz_log_ops/$number"
+done
+
+# Logs (see fuzz_log_open.c): patched and worked with, the checksums left alone or made right (8),
+# in memory or behind functions (16).
+for number in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23; do
+    {
+        bytes $((1 + number % 4 * 8)) $((number % 8)) $((number % 3 * 4)) 0
+        chance "$number" $((40 + number * 9))
+    } >"$dir/fuzz_log_open/$number"
+done
+{ bytes 0 0 0 0 && printf 'msc4203\0\001' && chance 1 2000; } >"$dir/fuzz_log_open/region"
+{ bytes 17 3 0 0 && chance 2 300; } >"$dir/fuzz_log_open/whole"

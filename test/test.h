@@ -79,11 +79,15 @@ static TEST_UNUSED uint64_t test_random(void)
     return test_state * UINT64_C(2685821657736338717);
 }
 
-/* From 0 to n - 1. */
+/* From 0 to n - 1. With TEST_BELOW, the program has its own: a fuzz target, whose input decides. */
+#ifdef TEST_BELOW
+static size_t test_below(size_t n);
+#else
 static TEST_UNUSED size_t test_below(size_t n)
 {
     return n ? (size_t)((test_random() >> 16) % n) : 0;
 }
+#endif
 
 /* The tests run in the project's folder: "test/data/...". Returns a malloc'ed copy (with a NUL
  * after it) of the whole file and sets *size; ends the program when that fails. */

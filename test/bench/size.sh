@@ -1,6 +1,6 @@
 #!/bin/sh
-# test/bench/size.sh - `make size`: what reading and writing take, at -Os: code, read-only data,
-# writable data, and the deepest chain of calls. Writes build/bench/size.md.
+# test/bench/size.sh - `make size`: what reading, writing and the log take, at -Os: code, read-only
+# data, writable data, and the deepest chain of calls. Writes build/bench/size.md.
 #
 # The library is linked for each layer with nothing but the functions of that layer as roots and
 # --gc-sections: so what counts is what a program that uses them gets, the compiler's helpers
@@ -8,14 +8,21 @@
 # is the compiler's own account (-fcallgraph-info) of the deepest chain from any of the layer's
 # functions, without what mem* take.
 #
+# The log is a layer of its own: it needs neither reading nor writing. The functions that a queue
+# points to count too, in size and stack; a call through a pointer is allowed to its storage alone,
+# and to what msc4203_log_scan() is given. What these take of the stack is the caller's affair.
+#
 # Fails when a Cortex-M0+ needs more than the figures below, when there is writable data, or when
-# anything but mem* and the compiler's tables for `switch` has to be linked. The figures are what has
+# anything but mem* and the compiler's tables for `switch` has to be linked (so there is no division
+# and no floating point, for which a Cortex-M0+ would need functions). The figures are what has
 # been reached; the aims are what is still wanted, constants included.
 set -eu
 cd "$(dirname "$0")/../.."
 OUT=${B:-build}/bench/size
 READING_MAX=5030 WRITING_MAX=2200 STACK_MAX=256
 READING_AIM=4608 WRITING_AIM=2048
+LOG_MAX=16700 LOG_STACK_MAX=1100 LOG_STATE_MAX=256
+LOG_AIM=10240
 mkdir -p "$OUT/bare"
 
 missing=
@@ -44,6 +51,13 @@ READ="reader_init reader_preset reader_feed reader_next reader_offset item_error
 COUNTS="algorithms_init algorithms_next"
 WRITE="writer_begin writer_reserve writer_item writer_end writer_needed writer_clear"
 TEXTS="result_text result_errcode result_status"
+LOG="log_open log_format log_inspect log_memory log_queue log_quotas log_close log_usage_get"
+# What msc4203_log_queue() puts into a queue.
+QUEUE=$(sed -n 's/^    queue->[a-z]* = \(log_[a-z_]*\);$/msc4203.c:\1/p' msc4203.h)
+[ "$(echo "$QUEUE" | wc -l)" -eq 17 ] || {
+    echo "size: what are the 17 functions of a queue?" >&2
+    exit 1
+}
 
 # Links the library with only these functions. Sets text, rodata, data; links $OUT/linked.
 link() {
@@ -64,9 +78,9 @@ link() {
         END { printf "text=%d rodata=%d data=%d\n", t, r, d }')"
 }
 
-# The deepest chain from any of these functions; and who is on it.
+# The deepest chain from any of these functions, of the API or FILE:NAME; and who is on it.
 chain() {
-    awk -v roots="$*" '
+    awk -v roots="$(printf '%s\n' "$@" | sed '/:/!s/^/msc4203_/' | tr '\n' ' ')" '
         /^node:/ {
             split($0, quoted, "\"")
             title = quoted[2]
@@ -82,7 +96,7 @@ chain() {
             split($0, quoted, "\"")
             calls[quoted[2]] = calls[quoted[2]] "\n" quoted[4]
             if (quoted[4] == "__indirect_call")
-                bad = bad " " quoted[2] " calls through a pointer;"
+                points[quoted[2]] = 1
         }
         function deepest(f,    list, n, i, d, most, next_one) {
             if (f in depth)
@@ -92,6 +106,10 @@ chain() {
                 return 0
             }
             open[f] = 1
+            if (!(f in bytes))
+                bad = bad " " f " is not known;"
+            if ((f in points) && f !~ /:log_(read|write|sync)$|^msc4203_(log_scan|route)$/)
+                bad = bad " " f " calls through a pointer;"
             n = split(calls[f], list, "\n")
             for (i = 2; i <= n; i++) {
                 d = deepest(list[i])
@@ -107,10 +125,10 @@ chain() {
         END {
             n = split(roots, root, " ")
             for (i = 1; i <= n; i++) {
-                d = deepest("msc4203_" root[i])
+                d = deepest(root[i])
                 if (d > most) {
                     most = d
-                    from = "msc4203_" root[i]
+                    from = root[i]
                 }
             }
             for (; from != ""; from = way[from]) {
@@ -148,7 +166,7 @@ measure() { # NAME COMPILER...
     gcc=$*
     prefix=${1%gcc}
     $gcc -std=c99 -Os -ffunction-sections -fdata-sections -fno-asynchronous-unwind-tables \
-        -fcallgraph-info=su -I. -c msc4203.c -o "$OUT/msc4203.o"
+        -fcallgraph-info=su -DMSC4203_NO_FILE -I. -c msc4203.c -o "$OUT/msc4203.o"
     link $COUNTS && chain $COUNTS
     counts_text=$text counts_rodata=$rodata
     link $TEXTS && chain $TEXTS && row "result texts alone"
@@ -165,7 +183,22 @@ measure() { # NAME COMPILER...
         awk -v name="$name" '{ print name ": " $2 + 0, $4 }' >>"$OUT/functions"
     text=$((text - read_text)) rodata=$((rodata - read_rodata)) stack=$writing_stack
     row "**writing too**"
+    writing=$((text + rodata))
     both_data=$((both_data + data))
+    # shellcheck disable=SC2086
+    link $LOG && chain $LOG $QUEUE && row "**the log**"
+    echo "  $name, the log:$path"
+    log_text=$text log_rodata=$rodata log_stack=$stack
+    both_data=$((both_data + data))
+    ${prefix}nm -S --size-sort -t d "$OUT/linked" |
+        awk -v name="$name, the log" '{ print name ": " $2 + 0, $4 }' >>"$OUT/functions"
+    link log_scan && chain log_scan && row "the log, reading through it alone"
+    both_data=$((both_data + data))
+    printf '#include "msc4203.h"\nchar log_state[sizeof(msc4203_log)];\n' >"$OUT/state.c"
+    $gcc -std=c99 -I. -c "$OUT/state.c" -o "$OUT/state.o"
+    log_state=$(${prefix}nm -S -t d "$OUT/state.o" | awk '$NF == "log_state" { print $2 + 0 }')
+    echo "  $name: struct msc4203_log has $log_state bytes"
+    at_most "$name: struct msc4203_log" "$log_state" $LOG_STATE_MAX
     at_most "$name: writable data" "$both_data" 0
     needs=$(${prefix}nm -u "$OUT/msc4203.o" | awk '{ print $NF }' |
         grep -v -E '^mem(cpy|cmp|move|set)$|^__gnu_thumb1_case_' | tr '\n' ' ' || :)
@@ -174,7 +207,6 @@ measure() { # NAME COMPILER...
     else
         passed=$((passed + 1))
     fi
-    writing=$((text + rodata))
 }
 
 {
@@ -190,6 +222,10 @@ at_most "Cortex-M0+: reading" $((read_text + read_rodata)) $READING_MAX
 at_most "Cortex-M0+: writing too" $writing $WRITING_MAX
 at_most "Cortex-M0+: stack of reading" "$reading_stack" $STACK_MAX
 at_most "Cortex-M0+: stack of writing" "$writing_stack" $STACK_MAX
+echo "  Cortex-M0+: the log $((log_text + log_rodata)) bytes (aim: $LOG_AIM), of which $log_text" \
+    "are code"
+at_most "Cortex-M0+: the log" $((log_text + log_rodata)) $LOG_MAX
+at_most "Cortex-M0+: stack of the log" "$log_stack" $LOG_STACK_MAX
 measure "Cortex-M4" arm-none-eabi-gcc -mcpu=cortex-m4 -mthumb
 measure "RISC-V, rv32imac" riscv64-unknown-elf-gcc -march=rv32imac -mabi=ilp32 \
     -msmall-data-limit=0 -isystem "$OUT/bare"
