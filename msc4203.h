@@ -278,10 +278,10 @@
  * 9. MEMORY
  *
  * All memory is the caller's. On a 64-bit machine: msc4203_reader at most 384 bytes, msc4203_writer
- * at most 384 bytes, whatever the body's size, msc4203_log at most 256; ask msc4203_sizeof() for the
- * sizes on yours. No function needs more than 256 bytes of stack, and the deepest chain of calls to
- * read and write bodies, optimised, 512 (on a Cortex-M0+ 256). No heap, no recursion, no static
- * data that is written to.
+ * at most 384 bytes, whatever the body's size, msc4203_log at most 256; ask msc4203_sizeof() for
+ * the sizes on yours. No function needs more than 256 bytes of stack, and the deepest chain of
+ * calls to read and write bodies, optimised, 512 (on a Cortex-M0+ 256). No heap, no recursion, no
+ * static data that is written to.
  *
  *
  * 10. THREADS
@@ -1009,8 +1009,11 @@ struct msc4203_log_state {
     uint32_t pending, need;           /* units of open batches, and of their journals to come */
     uint32_t moves, damaged;
     uint32_t channel_units, device_units; /* quotas */
+    uint32_t late[7];                 /* of the next image: `images` to `image_crc` */
     uint16_t pairs;
     uint8_t error, stale, dirty, parts, healing;
+    uint8_t stage;                    /* of the next image */
+    uint8_t hint[64];                 /* which pair may have an address that ends like this */
 };
 
 /* A log. Treat `priv` as private. */
@@ -1107,8 +1110,10 @@ typedef struct msc4203_file {
     struct {
         msc4203_log log;            /* for making one */
         int fd, error;
-        uint32_t used;              /* bytes at `at` that are still to be written */
-        uint64_t at;
+        struct {
+            uint64_t at;            /* its place in the file, plus 1; 0 when it holds nothing */
+            uint32_t first, end;    /* what of it is still to be written */
+        } line[4];                  /* of the buffer: each is read and written as a whole */
         char name[1024];
         unsigned char buffer[65536];
     } priv;
@@ -4354,10 +4359,13 @@ MSC4203_PRIVATE uint64_t log_time(const struct log_message *m)
 /* Of a message: which of its links is a channel's. */
 MSC4203_PRIVATE uint32_t log_slot(uint32_t set, uint32_t channel)
 {
-    uint32_t slot = channel != 0;
+    uint32_t slot = 1;
 
-    for (; channel > 1; channel--)
-        slot += (set >>= 1) & 1;
+    if (channel == 0)
+        return 0;
+    set &= ((uint32_t)2 << (channel - 1)) - 2; /* those before it, but /sync */
+    for (; set != 0; set &= set - 1)
+        slot++;
     return slot;
 }
 
@@ -4520,24 +4528,22 @@ LOG_APART void log_journal(struct msc4203_log_state *s, uint32_t last)
 
 MSC4203_PRIVATE void log_note(struct msc4203_log_state *s, uint32_t address, uint32_t value)
 {
-    uint32_t *first = log_buffer(s) + 6, *pair;
+    uint8_t *hint = &s->hint[address % sizeof s->hint];
+    uint32_t *pair;
 
     if (s->healing)
         return;
+    pair = log_buffer(s) + 6 + 2 * (uint32_t)*hint;
+    if (*hint < s->pairs && pair[0] == address) { /* what is counted changes again and again */
+        pair[1] = value;
+        return;
+    }
     if (s->pairs == LOG_PAIRS)
         log_journal(s, 0);
-    pair = first + 2 * s->pairs;
-    if (!(address & LOG_IN_RING)) { /* what is counted changes again and again */
-        uint32_t *old = pair, *stop = s->pairs > 24 ? pair - 48 : first;
-        while (old != stop)
-            if (*(old -= 2) == address) {
-                old[1] = value;
-                return;
-            }
-    }
+    pair = log_buffer(s) + 6 + 2 * (uint32_t)s->pairs;
     pair[0] = address;
     pair[1] = value;
-    s->pairs++;
+    *hint = (uint8_t)s->pairs++;
 }
 
 LOG_APART void log_set(struct msc4203_log_state *s, uint32_t word, uint32_t value)
@@ -4727,6 +4733,12 @@ MSC4203_PRIVATE void log_device_free(struct msc4203_log_state *s, uint32_t devic
     s->free_device = device;
 }
 
+/* Tells whether a set has a channel from `channel` on. */
+MSC4203_PRIVATE int log_has_more(uint32_t set, uint32_t channel)
+{
+    return channel < MSC4203_CHANNELS && set >> channel != 0;
+}
+
 /* For which channels a message waits. */
 MSC4203_PRIVATE uint32_t log_waiting(const struct msc4203_log_state *s,
                                      const struct log_message *m)
@@ -4735,7 +4747,7 @@ MSC4203_PRIVATE uint32_t log_waiting(const struct msc4203_log_state *s,
 
     if (m->number == 0)
         return 0;
-    for (c = 1; c < MSC4203_CHANNELS; c++) {
+    for (c = 1; log_has_more(set, c); c++) {
         uint32_t w = log_channel_words(c);
         if ((set >> c & 1) != 0 && (s->word[w + CHAIN_LAST] == 0 ||
                                     m->number < log_word64(s, w + CHANNEL_NUMBER)))
@@ -4825,7 +4837,7 @@ LOG_APART void log_take(struct msc4203_log_state *s, struct log_message *m, uint
     uint32_t w = log_device_words(s, device - 1);
 
     s->moves++;
-    for (c = device != 0 ? 0 : 1; c < MSC4203_CHANNELS; c++) {
+    for (c = device != 0 ? 0 : 1; log_has_more(out, c); c++) {
         uint32_t channel = log_channel_words(c);
 
         if ((out >> c & 1) == 0)
@@ -4873,7 +4885,7 @@ LOG_APART void log_give(struct msc4203_log_state *s, struct log_message *m, uint
         log_set(s, w + DEVICE_NEXT, m->at);
     log_add(s, w + CHAIN_COUNT, 1);
     log_add(s, w + CHAIN_UNITS, m->units);
-    for (c = 0; c < MSC4203_CHANNELS; c++) {
+    for (c = 0; log_has_more(m->set, c); c++) {
         uint32_t channel = log_channel_words(c);
 
         if ((m->set >> c & 1) == 0)
@@ -4897,7 +4909,7 @@ MSC4203_PRIVATE uint64_t log_image_at(const struct msc4203_log_state *s, uint32_
     return image & 1 ? 1024 + (s->ring_at - 1024) / 2 : 1024;
 }
 
-enum { LOG_HEADER_STATE = 13 };
+enum { LOG_HEADER_STATE = 13, LOG_LATE = 7 };
 
 /* The words of the log's state that are in an image's header. */
 MSC4203_PRIVATE void *log_header_state(struct msc4203_log_state *s)
@@ -4905,13 +4917,33 @@ MSC4203_PRIVATE void *log_header_state(struct msc4203_log_state *s)
     return (unsigned char *)s + offsetof(struct msc4203_log_state, devices);
 }
 
-/* Writes the header of an image. */
-MSC4203_PRIVATE void log_write_header(struct msc4203_log_state *s)
+/* How far the next image is. It is written in the course of three flushes, and needs no sync but
+ * theirs: after the first its words, which the second makes durable; then its header, which the
+ * third makes durable. */
+enum log_stage { LOG_NO_IMAGE = 0, LOG_IMAGE_WORDS = 1, LOG_IMAGE_HEADER = 2 };
+
+/* Writes the words of the next image. It takes the place of the last but one, so the last one must
+ * be durable. All that it tells of must be durable when its header is. */
+LOG_APART void log_image_words(struct msc4203_log_state *s)
+{
+    s->words = log_device_words(s, s->word[LOG_USED]);
+    log_swap(s->word, s->words);
+    s->image_crc = log_crc(0xFFFFFFFFu, s->word, s->words * 4);
+    log_write(s, log_image_at(s, s->images + 1), s->word, s->words * 4);
+    log_swap(s->word, s->words);
+    memcpy(s->late, (unsigned char *)s + offsetof(struct msc4203_log_state, images),
+           sizeof s->late);
+    s->late[0]++;
+}
+
+/* Writes its header: from when that is durable on, opening begins there. */
+LOG_APART void log_image_header(struct msc4203_log_state *s)
 {
     uint32_t b[LOG_HEADER], i;
 
     memset(b, 0, sizeof b);
-    memcpy(b + 6, log_header_state(s), LOG_HEADER_STATE * sizeof *b);
+    memcpy(b + 6, log_header_state(s), (LOG_HEADER_STATE - LOG_LATE) * sizeof *b);
+    memcpy(b + 6 + LOG_HEADER_STATE - LOG_LATE, s->late, sizeof s->late);
     b[2] = 1;
     b[4] = (uint32_t)s->storage->bytes;
     b[5] = (uint32_t)(s->storage->bytes >> 32);
@@ -4920,25 +4952,35 @@ MSC4203_PRIVATE void log_write_header(struct msc4203_log_state *s)
     i = log_crc(log_crc(0xFFFFFFFFu, b, 12), b + 4, sizeof b - 16);
     log_swap(&i, 1);
     b[3] = i;
+    s->images = s->late[0];
     log_write(s, s->images & 1 ? 512 : 0, b, sizeof b);
-    log_sync(s);
 }
 
-/* Writes an image: from now on, opening begins here. All before must be durable. */
+/* Writes an image at once. All before must be durable. */
 LOG_APART void log_image(struct msc4203_log_state *s)
 {
-    uint32_t bytes;
-
-    s->images++;
-    s->words = log_device_words(s, s->word[LOG_USED]);
-    bytes = s->words * 4;
-    log_swap(s->word, s->words);
-    s->image_crc = log_crc(0xFFFFFFFFu, s->word, bytes);
-    log_write(s, log_image_at(s, s->images), s->word, bytes);
-    log_swap(s->word, s->words);
-    log_write_header(s);
+    log_image_words(s);
+    log_image_header(s);
+    log_sync(s);
+    s->stage = LOG_NO_IMAGE;
     if (!s->error)
         s->imaged = s->durable = s->firm = s->end;
+}
+
+/* Goes on with the next image, after a flush; begins one when the last one is an eighth of the ring
+ * behind. */
+MSC4203_PRIVATE void log_image_step(struct msc4203_log_state *s)
+{
+    if (s->stage == LOG_IMAGE_WORDS) {
+        log_image_header(s);
+        s->stage = LOG_IMAGE_HEADER;
+    } else if (s->stage == LOG_IMAGE_HEADER) {
+        s->imaged = s->late[1];
+        s->stage = LOG_NO_IMAGE;
+    } else if (s->end - s->imaged > s->units / 8) {
+        log_image_words(s);
+        s->stage = LOG_IMAGE_WORDS;
+    }
 }
 
 /* Both images anew: what lies before the ring's beginning is free now. */
@@ -5149,10 +5191,21 @@ MSC4203_PRIVATE uint32_t log_capacity(const struct msc4203_log_state *s)
     return rest < s->units ? s->units - rest : 0;
 }
 
+/* Counts a message of an open batch to its channels: so many units more. */
+MSC4203_PRIVATE void log_count_open(const struct msc4203_log_state *s, const struct log_message *m,
+                                    uint32_t units)
+{
+    uint32_t c;
+
+    for (c = 0; log_has_more(m->set, c); c++)
+        if ((m->set >> c & 1) != 0)
+            log_channel_memory(s)[c] += units;
+}
+
 /* Forgets an open batch. `state` is 0, or 2 when whoever has it open must be told. */
 LOG_APART void log_batch_end(struct msc4203_log_state *s, uint32_t *b, uint32_t state)
 {
-    uint32_t at = b[BATCH_FIRST], i, c;
+    uint32_t at = b[BATCH_FIRST], i;
     struct log_message m;
 
     if (b[BATCH_OPEN] == 1)
@@ -5161,9 +5214,7 @@ LOG_APART void log_batch_end(struct msc4203_log_state *s, uint32_t *b, uint32_t 
         uint32_t device = log_device(s, m.hash);
 
         s->pending -= m.units;
-        for (c = 0; c < MSC4203_CHANNELS; c++)
-            if ((m.set >> c & 1) != 0)
-                log_channel_memory(s)[c] -= m.units;
+        log_count_open(s, &m, 0 - m.units);
         if (device != 0) {
             log_device_memory(s, device - 1)[0] -= m.units;
             log_device_free(s, device);
@@ -5237,7 +5288,8 @@ LOG_APART void log_switch(struct msc4203_log_state *s, const struct log_message 
 
     s->moves++;
     old.at = copy->from;
-    for (c = 0; c < MSC4203_CHANNELS && copy->type == LOG_COPY; c++) {
+    for (c = 0; copy->type == LOG_COPY && (c == 0 || log_has_more(copy->waiting, c));
+         c++) {
         uint32_t w = log_channel_words(c), previous = 0, next = 0;
 
         if (c == 0) {
@@ -5547,8 +5599,8 @@ MSC4203_PRIVATE int log_quota(const struct msc4203_log_state *s, const struct lo
     if (s->device_units != 0 &&
         s->word[w] + log_device_memory(s, device - 1)[0] + m->units > s->device_units)
         return MSC4203_E_QUOTA;
-    for (c = 1; c < MSC4203_CHANNELS; c++)
-        if ((m->set >> c & 1) != 0 && s->channel_units != 0 &&
+    for (c = 1; s->channel_units != 0 && log_has_more(m->set, c); c++)
+        if ((m->set >> c & 1) != 0 &&
             s->word[log_channel_words(c) + CHAIN_UNITS] + log_channel_memory(s)[c] + m->units >
                 s->channel_units)
             return MSC4203_E_QUOTA;
@@ -5590,7 +5642,7 @@ MSC4203_PRIVATE int log_push(void *context, uint32_t batch, const msc4203_messag
     struct msc4203_log_state *s = log_of(context);
     const msc4203_span *strings = &message->item.sender;
     struct log_message m;
-    uint32_t *b, c, device, need, bytes;
+    uint32_t *b, device, need, bytes;
     int result;
 
     b = log_open_batch(s, batch, &result);
@@ -5632,9 +5684,7 @@ MSC4203_PRIVATE int log_push(void *context, uint32_t batch, const msc4203_messag
     s->need += need;
     s->pending += m.units;
     log_device_memory(s, device - 1)[0] += m.units;
-    for (c = 0; c < MSC4203_CHANNELS; c++)
-        if ((m.set >> c & 1) != 0)
-            log_channel_memory(s)[c] += m.units;
+    log_count_open(s, &m, m.units);
     return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
 }
 
@@ -5723,7 +5773,7 @@ MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_requ
     }
     at = b[BATCH_FIRST];
     for (i = 0; i < b[BATCH_COUNT] && !s->error; i++, at = next) {
-        uint32_t device, c;
+        uint32_t device;
 
         if (!log_load(s, at, &m) || (device = log_device(s, m.hash)) == 0) {
             s->error = 1;
@@ -5732,9 +5782,7 @@ MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_requ
         next = log_cell(s, log_link(&m, 0, LINK_NEXT));
         s->pending -= m.units;
         log_device_memory(s, device - 1)[0] -= m.units;
-        for (c = 0; c < MSC4203_CHANNELS; c++)
-            if ((m.set >> c & 1) != 0)
-                log_channel_memory(s)[c] -= m.units;
+        log_count_open(s, &m, 0 - m.units);
         log_give(s, &m, device, number + i);
     }
     log_set_word64(s, LOG_NEXT, number + b[BATCH_COUNT]);
@@ -5758,14 +5806,15 @@ MSC4203_PRIVATE int log_abort(void *context, uint32_t batch)
 MSC4203_PRIVATE int log_flush_all(void *context)
 {
     struct msc4203_log_state *s = log_of(context);
+    int syncs;
 
+    log_end(s);
+    syncs = s->dirty;
     log_flush(s);
     if (!s->error)
         s->settled = log_word64(s, LOG_NEXT);
-    if (!s->error && s->end - s->imaged > s->units / 8) {
-        log_sync(s);
-        log_image(s);
-    }
+    if (!s->error && syncs)
+        log_image_step(s);
     return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
 }
 
@@ -5865,7 +5914,7 @@ MSC4203_PRIVATE int log_drop_sweep(struct msc4203_log_state *s, uint32_t device)
         number = m.number;
         next = at == s->word[w + CHAIN_LAST] ? 0 : log_cell(s, log_link(&m, 0, LINK_NEXT));
         out = log_waiting(s, &m);
-        for (c = 1; c < MSC4203_CHANNELS; c++)
+        for (c = 1; log_has_more(out, c); c++)
             if (m.number <= log_word64(s, log_channel_words(c) + CHANNEL_HELD))
                 out &= ~((uint32_t)1 << c);
         if (out & 1)
@@ -6408,8 +6457,11 @@ MSC4203_API int msc4203_log_format(msc4203_log *log, const msc4203_storage *stor
     }
     s->key[0] = (uint32_t)random;
     s->key[1] = (uint32_t)(random >> 32);
-    s->images = 1;
-    log_write_header(s);
+    s->late[0] = 1;
+    s->late[LOG_LATE - 2] = s->words;
+    s->late[LOG_LATE - 1] = s->image_crc;
+    log_image_header(s);
+    log_sync(s);
     return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
 }
 
@@ -6795,96 +6847,141 @@ MSC4203_API void msc4203_memory_storage(msc4203_storage *storage, void *memory, 
 #include <stdio.h>
 #include <unistd.h>
 
-/* Calls go on where a signal or the system's limit ended them. */
-MSC4203_PRIVATE int file_write_all(int fd, uint64_t at, const unsigned char *data, size_t bytes)
+enum { FILE_LINES = 4, FILE_LINE = 16384 };
+
+/* Reads or writes all bytes: calls go on where a signal or the system's limit ended them. Returns
+ * how many it were, fewer where the file ends; SIZE_MAX after an error. */
+MSC4203_PRIVATE size_t file_all(int fd, uint64_t at, unsigned char *data, size_t bytes, int writes)
 {
-    while (bytes != 0) {
-        ssize_t n = pwrite(fd, data, bytes, (off_t)at);
+    size_t done = 0;
+
+    while (done != bytes) {
+        ssize_t n = writes ? pwrite(fd, data + done, bytes - done, (off_t)(at + done))
+                           : pread(fd, data + done, bytes - done, (off_t)(at + done));
         if (n < 0 && errno == EINTR)
             continue;
-        if (n <= 0)
-            return -1;
-        data += n;
-        at += (uint64_t)n;
-        bytes -= (size_t)n;
+        if (n < 0)
+            return SIZE_MAX;
+        if (n == 0)
+            break;
+        done += (size_t)n;
     }
-    return 0;
+    return done;
 }
 
-/* Writes what is held back. After a failure nothing more is written. */
-MSC4203_PRIVATE int file_flush(msc4203_file *file)
+/* Writes what of a line is still to be written. After a failure nothing more is. */
+MSC4203_PRIVATE int file_clean(msc4203_file *file, unsigned i)
 {
-    if (!file->priv.error && file->priv.used != 0 &&
-        file_write_all(file->priv.fd, file->priv.at, file->priv.buffer, file->priv.used) != 0)
+    uint32_t first = file->priv.line[i].first, bytes = file->priv.line[i].end - first;
+
+    if (!file->priv.error && bytes != 0 &&
+        file_all(file->priv.fd, file->priv.line[i].at - 1 + first,
+                 file->priv.buffer + i * FILE_LINE + first, bytes, 1) != bytes)
         file->priv.error = 1;
-    file->priv.used = 0;
+    file->priv.line[i].first = file->priv.line[i].end = 0;
     return file->priv.error ? -1 : 0;
 }
 
-/* Most writes follow the one before, or change a little of it: these are held back, to be written
- * in one call. */
+/* A log's writes are small, and most are near those before: behind them, or in a message lately
+ * written. So the file is read and written by lines, of which a few are held: here is the one that
+ * has a place, with what it holds in the file. Returns its number, or -1. */
+MSC4203_PRIVATE int file_line(msc4203_file *file, uint64_t at)
+{
+    unsigned i = (unsigned)(at / FILE_LINE) % FILE_LINES;
+    uint64_t begin = at - at % FILE_LINE;
+    size_t got;
+
+    if (file->priv.line[i].at == begin + 1)
+        return (int)i;
+    if (file_clean(file, i) != 0)
+        return -1;
+    file->priv.line[i].at = 0;
+    got = file_all(file->priv.fd, begin, file->priv.buffer + i * FILE_LINE, FILE_LINE, 0);
+    if (got > FILE_LINE)
+        return -1;
+    memset(file->priv.buffer + i * FILE_LINE + got, 0, FILE_LINE - got);
+    file->priv.line[i].at = begin + 1;
+    return (int)i;
+}
+
+/* The part of a transfer that is in one line. */
+MSC4203_PRIVATE size_t file_part(uint64_t at, size_t bytes)
+{
+    size_t rest = FILE_LINE - (size_t)(at % FILE_LINE);
+    return bytes < rest ? bytes : rest;
+}
+
 MSC4203_PRIVATE int file_write(void *context, uint64_t at, const void *data, size_t bytes)
 {
     msc4203_file *file = (msc4203_file *)context;
-    uint64_t begin = file->priv.at, end = begin + file->priv.used;
+    const unsigned char *from = (const unsigned char *)data;
+    size_t n;
 
     if (file->priv.error)
         return -1;
-    if (file->priv.used != 0 && at >= begin && at <= end &&
-        bytes <= sizeof file->priv.buffer - (size_t)(at - begin)) {
-        memcpy(file->priv.buffer + (at - begin), data, bytes);
-        if (at + bytes > end)
-            file->priv.used = (uint32_t)(at + bytes - begin);
-        return 0;
+    for (; bytes != 0; bytes -= n, at += n, from += n) {
+        int i = file_line(file, at);
+        uint32_t first = (uint32_t)(at % FILE_LINE);
+
+        n = file_part(at, bytes);
+        if (i < 0)
+            return -1;
+        memcpy(file->priv.buffer + (unsigned)i * FILE_LINE + first, from, n);
+        if (file->priv.line[i].end == 0 || first < file->priv.line[i].first)
+            file->priv.line[i].first = first;
+        if (first + n > file->priv.line[i].end)
+            file->priv.line[i].end = first + (uint32_t)n;
     }
-    if (file->priv.used != 0 && (at + bytes <= begin || at > end)) /* elsewhere */
-        return file_write_all(file->priv.fd, at, (const unsigned char *)data, bytes);
-    if (file_flush(file) != 0)
-        return -1;
-    if (bytes > sizeof file->priv.buffer)
-        return file_write_all(file->priv.fd, at, (const unsigned char *)data, bytes);
-    memcpy(file->priv.buffer, data, bytes);
-    file->priv.at = at;
-    file->priv.used = (uint32_t)bytes;
     return 0;
 }
 
 MSC4203_PRIVATE int file_read(void *context, uint64_t at, void *data, size_t bytes)
 {
     msc4203_file *file = (msc4203_file *)context;
-    uint64_t begin = file->priv.at, end = begin + file->priv.used;
     unsigned char *to = (unsigned char *)data;
+    size_t n;
 
-    if (file->priv.used != 0 && at < end && at + bytes > begin) {
-        if (at >= begin && at + bytes <= end) {
-            memcpy(data, file->priv.buffer + (at - begin), bytes);
-            return 0;
-        }
-        if (file_flush(file) != 0)
+    for (; bytes != 0; bytes -= n, at += n, to += n) {
+        int i = file_line(file, at);
+
+        n = file_part(at, bytes);
+        if (i < 0)
             return -1;
-    }
-    while (bytes != 0) {
-        ssize_t n = pread(file->priv.fd, to, bytes, (off_t)at);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return -1;
-        to += n;
-        at += (uint64_t)n;
-        bytes -= (size_t)n;
+        memcpy(to, file->priv.buffer + (unsigned)i * FILE_LINE + at % FILE_LINE, n);
     }
     return 0;
+}
+
+/* Makes the bytes of a file of fixed size durable. */
+MSC4203_PRIVATE int file_sync_data(int fd)
+{
+#if defined(F_FULLFSYNC) /* fsync() alone leaves them in the drive's cache */
+    return fcntl(fd, F_FULLFSYNC) == 0 ? 0 : fsync(fd);
+#elif defined(_POSIX_SYNCHRONIZED_IO) && _POSIX_SYNCHRONIZED_IO > 0
+    return fdatasync(fd);
+#else
+    return fsync(fd);
+#endif
 }
 
 MSC4203_PRIVATE int file_sync(void *context)
 {
     msc4203_file *file = (msc4203_file *)context;
+    unsigned i;
 
-    if (file_flush(file) != 0)
-        return -1;
-    if (fsync(file->priv.fd) != 0)
+    for (i = 0; i < FILE_LINES; i++)
+        if (file_clean(file, i) != 0)
+            return -1;
+    if (file_sync_data(file->priv.fd) != 0)
         file->priv.error = 1; /* what was written may be lost, and asking again would not tell */
     return file->priv.error ? -1 : 0;
+}
+
+/* Begins with a file that is open. */
+MSC4203_PRIVATE void file_begin(msc4203_file *file)
+{
+    memset(file->priv.line, 0, sizeof file->priv.line);
+    file->priv.error = 0;
 }
 
 MSC4203_PRIVATE void file_storage(msc4203_file *file, uint64_t bytes, msc4203_storage *storage)
@@ -6936,14 +7033,15 @@ MSC4203_PRIVATE int file_lock(int fd)
 MSC4203_PRIVATE int file_fill(msc4203_file *file, uint64_t bytes, const msc4203_log_config *config,
                               uint64_t random)
 {
-    static const unsigned char zeros[512] = {0};
     msc4203_storage storage;
     uint64_t at;
     size_t n;
 
+    memset(file->priv.buffer, 0, sizeof file->priv.buffer);
     for (at = 0; at < bytes; at += n) {
-        n = bytes - at < sizeof zeros ? (size_t)(bytes - at) : sizeof zeros;
-        if (file_write(file, at, zeros, n) != 0)
+        n = bytes - at < sizeof file->priv.buffer ? (size_t)(bytes - at)
+                                                  : sizeof file->priv.buffer;
+        if (file_all(file->priv.fd, at, file->priv.buffer, n, 1) != n)
             return MSC4203_E_STORAGE;
     }
     file_storage(file, bytes, &storage);
@@ -6963,8 +7061,7 @@ MSC4203_API int msc4203_file_create(msc4203_file *file, const char *path, uint64
     }
     memcpy(name, path, n);
     memcpy(name + n, ".new", 5);
-    file->priv.error = 0;
-    file->priv.used = 0;
+    file_begin(file);
     file->priv.fd = open(name, O_RDWR | O_CREAT, 0600);
     if (file->priv.fd < 0)
         return MSC4203_E_STORAGE;
@@ -6989,9 +7086,7 @@ MSC4203_API int msc4203_file_open(msc4203_file *file, const char *path, int writ
     int result = MSC4203_OK;
 
     memset(storage, 0, sizeof *storage);
-    file->priv.error = 0;
-    file->priv.used = 0;
-    file->priv.at = 0;
+    file_begin(file);
     file->priv.fd = open(path, writable ? O_RDWR : O_RDONLY);
     if (file->priv.fd < 0)
         return errno == ENOENT ? MSC4203_END : MSC4203_E_STORAGE;
@@ -7011,8 +7106,11 @@ MSC4203_API int msc4203_file_open(msc4203_file *file, const char *path, int writ
 
 MSC4203_API int msc4203_file_close(msc4203_file *file)
 {
-    int failed = file_flush(file);
+    unsigned i;
+    int failed = 0;
 
+    for (i = 0; i < FILE_LINES; i++)
+        failed |= file_clean(file, i);
     if (file->priv.fd >= 0 && close(file->priv.fd) != 0)
         failed = 1;
     file->priv.fd = -1;

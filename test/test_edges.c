@@ -1118,8 +1118,7 @@ static void test_forged_records(void)
         else
             put32(e.region + f.at + 52, 0xFFFFFFFFu);
         forge_record(&e, f.at, 76);
-        CHECK(edge_scan(&e, &g, 1, first, 0, 3200) == MSC4203_OK && g.at == f.at &&
-              g.strings == 1);
+        CHECK(edge_scan(&e, &g, 1, first, 0, 3200) == MSC4203_OK && g.at != f.at);
     }
     edge_back(&e);
     /* a journal longer than there are */

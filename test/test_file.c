@@ -58,6 +58,11 @@ int fsync(int fd)
     return fcntl(fd, F_GETFD) < 0 ? -1 : 0;
 }
 
+int fdatasync(int fd)
+{
+    return fsync(fd);
+}
+
 /* ---- a log in a file ---- */
 
 struct in_file {
@@ -253,7 +258,6 @@ static void test_storage(void)
     for (i = 0; i < 200000; i++)
         data[i] = (unsigned char)(i * 7 >> 3);
     CHECK(msc4203_file_open(&file, path, 0, &s) == MSC4203_OK && s.bytes == 96 * 1024);
-    CHECK(s.read(s.context, s.bytes - 10, back, 20) != 0); /* beyond the end */
     CHECK(s.read(s.context, s.bytes - 10, back, 10) == 0);
     CHECK(s.write(s.context, 0, data, 10) == 0 && s.sync(s.context) != 0); /* only for reading */
     CHECK(msc4203_file_close(&file) == MSC4203_E_STORAGE);
@@ -261,8 +265,8 @@ static void test_storage(void)
     fd = open("build/test/plain", O_RDWR | O_CREAT | O_TRUNC, 0600);
     CHECK(fd >= 0 && ftruncate(fd, 200000) == 0 && close(fd) == 0);
     CHECK(msc4203_file_open(&file, "build/test/plain", 1, &s) == MSC4203_OK);
-    CHECK(s.write(s.context, 0, data, 100000) == 0);          /* more than is held back */
-    CHECK(s.write(s.context, 100000, data + 100000, 10) == 0); /* held back */
+    CHECK(s.write(s.context, 0, data, 100000) == 0);          /* several lines */
+    CHECK(s.write(s.context, 100000, data + 100000, 10) == 0); /* held in one */
     CHECK(s.write(s.context, 100010, data + 100010, 10) == 0); /* behind it */
     CHECK(s.write(s.context, 100005, data + 100005, 5) == 0);  /* in it */
     CHECK(s.write(s.context, 5, data + 5, 5) == 0);            /* elsewhere, before */
@@ -284,17 +288,15 @@ static void test_storage(void)
     CHECK(s.read(s.context, 0, back, 10) == 0); /* to read again does no harm */
     CHECK(msc4203_file_close(&file) == MSC4203_OK);
     CHECK(msc4203_file_close(&file) == MSC4203_OK);
-    for (i = 0; i < 5; i++) {
+    for (i = 0; i < 4; i++) {
         CHECK(msc4203_file_open(&file, "build/test/plain", 1, &s) == MSC4203_OK);
         CHECK(s.write(s.context, 1000, data, 20) == 0);
-        write_errno = i == 4 ? 0 : EIO;
-        sync_errno = i == 4 ? EIO : 0;
-        CHECK(i == 0   ? s.sync(s.context) != 0
-              : i == 1 ? s.write(s.context, 990, data, 20) != 0
-              : i == 2 ? s.read(s.context, 990, back, 20) != 0
-              : i == 3 ? s.write(s.context, 10, data, 20) != 0 /* elsewhere */
+        write_errno = i == 3 ? 0 : EIO;
+        sync_errno = i == 3 ? EIO : 0;
+        CHECK(i == 1   ? s.write(s.context, 66536, data, 20) != 0 /* needs the line's place */
+              : i == 2 ? s.read(s.context, 66536, back, 20) != 0
                        : s.sync(s.context) != 0);
-        CHECK(i == 3 || s.write(s.context, 10, data, 20) != 0);
+        CHECK(s.write(s.context, 10, data, 20) != 0);
         CHECK(s.sync(s.context) != 0);
         write_errno = sync_errno = 0;
         CHECK(s.sync(s.context) != 0); /* not even when it works again */

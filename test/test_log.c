@@ -662,7 +662,7 @@ static void test_flips(unsigned long each)
            "not open\n", hurt, harmless, silent, worst, unreadable);
     CHECK(silent == 0);
     CHECK(unreadable == 0);
-    CHECK(worst <= 4); /* a commit that is hit costs its batch */
+    CHECK(worst <= CONTRACT_BATCH); /* a commit that is hit costs its batch */
 }
 
 /* What is no log. */

@@ -9,6 +9,17 @@
 #define MSC4203_IMPLEMENTATION
 #include "test/bench/queue_ours.h"
 
+/* Gives what is held back to the system, without waiting for the disk. */
+static int file_flush(msc4203_file *file)
+{
+    unsigned i;
+    int failed = 0;
+
+    for (i = 0; i < FILE_LINES; i++)
+        failed |= file_clean(file, i);
+    return failed;
+}
+
 const queue_ours NAME = {msc4203_log_memory,  msc4203_log_format, msc4203_log_inspect,
                          msc4203_log_open,    msc4203_log_queue,  msc4203_memory_storage,
                          msc4203_file_create, msc4203_file_open,  msc4203_file_close,
