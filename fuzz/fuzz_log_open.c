@@ -248,6 +248,8 @@ static void make_base(struct base *base, uint32_t seed)
         if (steps % 97 == 0)
             batch = 0;
     }
+    /* Opening writes an image: what it tells of the ring is what the log knows. */
+    FUZZ_CHECK(msc4203_log_open(&log, &storage, index, bytes, seed) == MSC4203_OK);
     base->salt = log.priv.salt;
     base->ring_at = (uint32_t)log.priv.ring_at;
     base->units = log.priv.units;
