@@ -4036,8 +4036,7 @@ MSC4203_PRIVATE uint32_t log_get(const void *bytes)
 
 LOG_APART uint32_t log_crc(uint32_t crc, const void *data, size_t bytes)
 {
-    const unsigned char *p = (const unsigned char *)data;
-    const unsigned char *end = bytes != 0 ? p + bytes : p; /* NULL too */
+    const unsigned char *p = (const unsigned char *)data, *end = bytes != 0 ? p + bytes : p;
 #if !defined(MSC4203_NO_SIMD) && defined(__SSE4_2__) && defined(__x86_64__)
     uint64_t wide = crc;
 

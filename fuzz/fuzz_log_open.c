@@ -74,7 +74,7 @@ static int seal_record(const struct base *base, unsigned char *region, uint32_t 
 
     if (units > base->units - unit)
         units = base->units - unit;
-    if (units < 8 && (units < 3 || type <= 2))
+    if (units < 8 && (units < 2 || type <= 2))
         return 0;
     if (unit >= base->end - base->round) /* of the round before */
         place -= base->units;

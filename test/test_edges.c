@@ -733,6 +733,36 @@ static void test_limits(void)
     edge_free(&e);
 }
 
+/* Quotas, to the byte: of a device, of a channel, and with what is in open batches. */
+static void test_quota(void)
+{
+    static struct edge e;
+    msc4203_log_usage usage;
+    msc4203_message message;
+    uint32_t batch;
+    unsigned kind, less;
+
+    for (kind = 0; kind < 2; kind++)
+        for (less = 0; less < 2; less++) {
+            edge_init(&e, 32 * 1024);
+            CHECK(edge_push(&e, 0, 2, 1, 40, NULL) == MSC4203_OK);
+            msc4203_log_usage_get(&e.log, &usage);
+            msc4203_log_quotas(&e.log, kind == 0 ? 0 : usage.used * 3 - 8 * less,
+                               kind == 1 ? 0 : usage.used * 3 - 8 * less);
+            CHECK(e.queue.begin(&e.log, &batch) == MSC4203_OK);
+            edge_message(0, 2, 2, 40, &message);
+            CHECK(e.queue.push(&e.log, batch, &message) == MSC4203_OK);
+            CHECK(edge_push(&e, 0, 2, 3, 40, NULL) == (less ? MSC4203_E_QUOTA : MSC4203_OK));
+            if (!less)
+                CHECK(edge_push(&e, 0, 2, 4, 40, NULL) == MSC4203_E_QUOTA);
+            /* another device on another channel may still have some; an abort gives back */
+            CHECK(edge_push(&e, 1, 4, 6, 40, NULL) == MSC4203_OK);
+            CHECK(e.queue.abort(&e.log, batch) == MSC4203_OK);
+            CHECK(edge_push(&e, 0, 2, 7, 40, NULL) == MSC4203_OK);
+            edge_free(&e);
+        }
+}
+
 /* A batch that stays open for longer than a round of the ring is given up, and its room with it. */
 static void test_old_batch(void)
 {
@@ -1570,6 +1600,7 @@ int main(void)
     test_refused();
     test_arguments();
     test_limits();
+    test_quota();
     test_old_batch();
     test_requests();
     test_drop();
