@@ -7549,13 +7549,15 @@ MSC4203_PRIVATE int sender_choose(struct msc4203_sender_state *s, char *memory, 
                                                                            : SENDER_RECORD_MAX;
     while (t->count == 0 || t->count < most) {
         result = sender_part(s, after, t->count == 0, memory, bytes, &part);
-        if (result == MSC4203_E_DAMAGED) {
-            s->status.damaged++;
-            after = s->message.number;
-            if (t->count == 0) /* nothing before it waits */
-                result = s->queue->done(s->queue->context, s->config.channel, NULL, after, NULL);
-            if (result != MSC4203_OK && result != MSC4203_E_DAMAGED)
+        if (result == MSC4203_E_DAMAGED && s->message.number > after) {
+            if (t->count != 0) /* within a transaction it could not be read either */
+                break;
+            after = s->message.number; /* nothing before it waits */
+            result = s->queue->done(s->queue->context, s->config.channel, NULL, after, NULL);
+            if (result != MSC4203_OK)
                 return result;
+            s->status.damaged++;
+            s->dirty = 1;
             continue;
         }
         if (result < 0 && result > MSC4203_E_USAGE && result != MSC4203_E_TOO_LARGE) {
