@@ -7438,20 +7438,31 @@ MSC4203_PRIVATE void sender_name(struct msc4203_sender_state *s)
     memcpy(s->transaction.path + bytes, s->transaction.id, 33);
 }
 
-/* Closes the transaction in flight: its messages may be taken into another one. */
-MSC4203_PRIVATE int sender_close(struct msc4203_sender_state *s)
+/* Ends the transaction in flight: its messages have arrived or are given up (`done`), or may be
+ * taken into another one. Only when the queue has that does anything change: the next attempt MUST
+ * go out under the same id if it has not. */
+MSC4203_PRIVATE int sender_end_of(struct msc4203_sender_state *s, int done, unsigned halvings,
+                                  unsigned cut)
 {
     unsigned char bytes[SENDER_RECORD];
     msc4203_span record;
     int result;
 
     sender_note(s, 0, bytes);
+    bytes[2] = (unsigned char)halvings;
+    bytes[3] = (unsigned char)cut;
     record.ptr = (const char *)bytes;
     record.len = sizeof bytes;
-    result = s->queue->hold(s->queue->context, s->config.channel, s->transaction.first - 1,
-                            &record);
+    if (done)
+        result = s->queue->done(s->queue->context, s->config.channel, NULL, s->transaction.last,
+                                &record);
+    else
+        result = s->queue->hold(s->queue->context, s->config.channel, s->transaction.first - 1,
+                                &record);
     if (result != MSC4203_OK)
         return result;
+    s->halvings = (uint8_t)halvings;
+    s->cut = (uint8_t)cut;
     s->state = SENDER_EMPTY;
     s->dirty = 1;
     s->status.attempts = 0;
@@ -7808,27 +7819,13 @@ MSC4203_API int msc4203_sender_read(msc4203_sender *sender, uint64_t at, void *m
 /* The messages in flight have arrived, or are given up. */
 MSC4203_PRIVATE int sender_done(struct msc4203_sender_state *s)
 {
-    unsigned char bytes[SENDER_RECORD];
-    msc4203_span record;
-    int result;
+    unsigned easy = s->halvings != 0 ? s->easy + 1u : 0;
+    unsigned less = easy == SENDER_EASY;
+    int result = sender_end_of(s, 1, s->halvings - less, 0);
 
-    s->cut = 0;
-    if (s->halvings != 0 && ++s->easy == SENDER_EASY) {
-        s->easy = 0;
-        s->halvings--;
-    }
-    sender_note(s, 0, bytes);
-    record.ptr = (const char *)bytes;
-    record.len = sizeof bytes;
-    result = s->queue->done(s->queue->context, s->config.channel, NULL, s->transaction.last,
-                            &record);
-    if (result != MSC4203_OK)
-        return result;
-    s->state = SENDER_EMPTY;
-    s->dirty = 1;
-    s->status.attempts = 0;
-    s->status.failing_since_ms = 0;
-    return MSC4203_OK;
+    if (result == MSC4203_OK)
+        s->easy = (uint8_t)(less ? 0 : easy);
+    return result;
 }
 
 /* After a 413. */
@@ -7841,11 +7838,10 @@ MSC4203_PRIVATE int sender_split(struct msc4203_sender_state *s, void *memory, s
         result = sender_park(s, s->transaction.first, 413, memory, bytes);
         return result == MSC4203_OK ? sender_done(s) : result;
     }
-    sender_trace(s, MSC4203_TRACE_SPLIT, 413);
-    s->cut++;
-    if (s->halvings < SENDER_HALVINGS)
-        s->halvings++;
-    return sender_close(s);
+    result = sender_end_of(s, 0, s->halvings + (s->halvings < SENDER_HALVINGS), s->cut + 1u);
+    if (result == MSC4203_OK)
+        sender_trace(s, MSC4203_TRACE_SPLIT, 413);
+    return result;
 }
 
 /* Begins to wait, longer each time. */
@@ -7899,10 +7895,10 @@ MSC4203_API int msc4203_sender_result(msc4203_sender *sender, int status, uint64
     s->status.failures++;
     sender_trace(s, MSC4203_TRACE_FAILED, status);
     if (s->transaction.bytes == 0) { /* see msc4203_sender_read() */
-        s->cut++;
-        s->status.damaged++;
-        sender_trace(s, MSC4203_TRACE_DAMAGED, status);
-        return sender_close(s);
+        result = sender_end_of(s, 0, s->halvings, s->cut + 1u);
+        if (result == MSC4203_OK)
+            sender_trace(s, MSC4203_TRACE_DAMAGED, status);
+        return result;
     }
     sender_wait(s, now_ms, random);
     return MSC4203_OK;
