@@ -7366,7 +7366,7 @@ enum {
     SENDER_RECORD_MAX = 4096,
     SENDER_IN_FLIGHT = 1,
     SENDER_MEMORY = 4352, /* a channel's name and record */
-    SENDER_HALVINGS = 20,
+    SENDER_HALVINGS = 31,
     SENDER_HOUR = 3600000,
     SENDER_EASY = 16      /* transactions that arrive before a halving is taken back */
 };
@@ -7831,6 +7831,7 @@ MSC4203_PRIVATE int sender_done(struct msc4203_sender_state *s)
 /* After a 413. */
 MSC4203_PRIVATE int sender_split(struct msc4203_sender_state *s, void *memory, size_t bytes)
 {
+    unsigned halvings = s->halvings;
     int result;
 
     s->easy = 0;
@@ -7838,7 +7839,12 @@ MSC4203_PRIVATE int sender_split(struct msc4203_sender_state *s, void *memory, s
         result = sender_park(s, s->transaction.first, 413, memory, bytes);
         return result == MSC4203_OK ? sender_done(s) : result;
     }
-    result = sender_end_of(s, 0, s->halvings + (s->halvings < SENDER_HALVINGS), s->cut + 1u);
+    do { /* to half of what was refused, not of what may have been */
+        halvings++;
+    } while (halvings < SENDER_HALVINGS &&
+             s->config.messages_max >> halvings > s->transaction.count / 2 &&
+             s->config.bytes_max >> halvings > s->transaction.bytes / 2);
+    result = sender_end_of(s, 0, halvings, s->cut + 1u);
     if (result == MSC4203_OK)
         sender_trace(s, MSC4203_TRACE_SPLIT, 413);
     return result;
