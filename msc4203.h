@@ -7887,8 +7887,11 @@ MSC4203_API int msc4203_sender_result(msc4203_sender *sender, int status, uint64
         }
         return result;
     }
-    if (status == 413)
-        return sender_split(s, memory, bytes);
+    if (status == 413) {
+        result = sender_split(s, memory, bytes);
+        if (result != MSC4203_E_QUEUE_FULL && result != MSC4203_E_DAMAGED)
+            return result;
+    } /* else no room to move it, or to note it, now: later */
     if ((status == 404 || status == 405) && !s->legacy) {
         s->legacy = 1;
         s->legacy_from = now_ms;
