@@ -7470,6 +7470,18 @@ MSC4203_PRIVATE int sender_end_of(struct msc4203_sender_state *s, int done, unsi
     return MSC4203_OK;
 }
 
+/* The messages in flight have arrived, or are given up. */
+MSC4203_PRIVATE int sender_done(struct msc4203_sender_state *s)
+{
+    unsigned easy = s->halvings != 0 ? s->easy + 1u : 0;
+    unsigned less = easy == SENDER_EASY;
+    int result = sender_end_of(s, 1, s->halvings - less, 0);
+
+    if (result == MSC4203_OK)
+        s->easy = (uint8_t)(less ? 0 : easy);
+    return result;
+}
+
 /* Moves a message to where operators look, and notes whose it was in the record there. */
 MSC4203_PRIVATE int sender_park(struct msc4203_sender_state *s, uint64_t number, int status,
                                 void *memory, size_t bytes)
@@ -7692,6 +7704,14 @@ MSC4203_API int msc4203_sender_init(msc4203_sender *sender, const msc4203_queue 
         return MSC4203_OK;
     s->state = SENDER_READY;
     sender_name(s);
+    if (t->count == 1) { /* a crash came between parking it and saying so? */
+        result = queue->next(queue->context, config->channel, NULL, t->first - 1, memory, bytes,
+                             &s->message);
+        if (result == MSC4203_END || s->message.number > t->first)
+            return sender_done(s);
+        if (result == MSC4203_E_STORAGE)
+            return result;
+    }
     sender_trace(s, MSC4203_TRACE_RESUMED, 0);
     return MSC4203_OK;
 }
@@ -7814,18 +7834,6 @@ MSC4203_API int msc4203_sender_read(msc4203_sender *sender, uint64_t at, void *m
         at += n;
     }
     return MSC4203_OK;
-}
-
-/* The messages in flight have arrived, or are given up. */
-MSC4203_PRIVATE int sender_done(struct msc4203_sender_state *s)
-{
-    unsigned easy = s->halvings != 0 ? s->easy + 1u : 0;
-    unsigned less = easy == SENDER_EASY;
-    int result = sender_end_of(s, 1, s->halvings - less, 0);
-
-    if (result == MSC4203_OK)
-        s->easy = (uint8_t)(less ? 0 : easy);
-    return result;
 }
 
 /* After a 413. */
