@@ -1261,7 +1261,7 @@ typedef struct msc4203_sender {
 #ifndef MSC4203_NO_DELIVERY
 /* Starts a sender. The queue must live as long as the sender; `config` is copied. `memory`, of
  * `bytes` bytes, is only worked with, here and in the calls below: one buffer serves all senders of
- * a thread. It must hold the largest message twice, and 4,352 bytes.
+ * a thread. It must hold the largest message twice, and 4,672 bytes.
  *
  * A transaction that was in flight is taken up: it will be sent again, under its id, byte for byte
  * the same. (One queue must not have two senders for a channel.)
@@ -7365,7 +7365,7 @@ enum {
     SENDER_RECORD = 48,
     SENDER_RECORD_MAX = 4096,
     SENDER_IN_FLIGHT = 1,
-    SENDER_MEMORY = 4352, /* a channel's name and record */
+    SENDER_MEMORY = 4672, /* a channel's name, behind it the name and the record of another */
     SENDER_HALVINGS = 31,
     SENDER_HOUR = 3600000,
     SENDER_EASY = 16      /* transactions that arrive before a halving is taken back */
@@ -7501,13 +7501,11 @@ MSC4203_PRIVATE int sender_park(struct msc4203_sender_state *s, uint64_t number,
         return result == MSC4203_END ? MSC4203_OK : result;
     s->status.parked++;
     sender_trace(s, MSC4203_TRACE_PARKED, status);
-    if (bytes < 2 * (size_t)SENDER_MEMORY)
-        return MSC4203_OK;
-    result = q->record(q->context, s->config.channel, text, SENDER_MEMORY, &name, NULL);
+    result = q->record(q->context, s->config.channel, text, bytes, &name, NULL);
     if (result != MSC4203_OK)
         return result == MSC4203_END ? MSC4203_OK : result;
     /* The line, behind what there is already. */
-    result = q->record(q->context, parked, text + 300, SENDER_MEMORY, NULL, &record);
+    result = q->record(q->context, parked, text + 300, bytes - 300, NULL, &record);
     if (result != MSC4203_OK && result != MSC4203_END)
         return result;
     line = name.len + 14;
