@@ -8359,6 +8359,12 @@ MSC4203_API int msc4203_change_channel(const msc4203_queue *queue, uint32_t chan
         channels = route(context, &device);
         if (channels >> channel & 1)
             continue;
+        /* To /sync alone where that has it now: other services in the set have had it, or came
+         * later. To others only if it would else be with nobody. */
+        if (channels >> MSC4203_CHANNEL_SYNC & 1)
+            channels = (uint32_t)1 << MSC4203_CHANNEL_SYNC;
+        else if (message.channels & channels)
+            channels = 0;
         result = queue->move(queue->context, channel, NULL, after, channels & ~message.channels,
                              NULL);
         if (result != MSC4203_OK)
