@@ -7491,7 +7491,7 @@ MSC4203_PRIVATE int sender_park(struct msc4203_sender_state *s, uint64_t number,
     char *text = (char *)memory, *at;
     msc4203_span name = {NULL, 0}, record = {NULL, 0};
     msc4203_counts counts;
-    size_t line, old, skip;
+    size_t all, old, most, skip;
     uint64_t moved;
     int result = q->move(q->context, s->config.channel, NULL, number, (uint32_t)1 << parked,
                          &moved);
@@ -7508,22 +7508,27 @@ MSC4203_PRIVATE int sender_park(struct msc4203_sender_state *s, uint64_t number,
     result = q->record(q->context, parked, text + 300, bytes - 300, NULL, &record);
     if (result != MSC4203_OK && result != MSC4203_END)
         return result;
-    line = name.len + 14;
     old = result == MSC4203_OK ? record.len : 0;
-    for (skip = 0; old - skip + line > SENDER_RECORD_MAX; skip++)
-        while (record.ptr[skip] != '\n' && skip + 1 < old)
-            skip++;
-    memmove(text + 300, old != 0 ? record.ptr + skip : text, old - skip);
-    at = delivery_hex(text + 300 + old - skip, moved, 12);
+    all = old + name.len + 14;
+    at = delivery_hex(text + 300 + old, moved, 12);
     *at++ = ' ';
     memcpy(at, name.ptr, name.len);
     at[name.len] = '\n';
-    record.ptr = text + 300;
-    record.len = old - skip + line;
     result = q->count(q->context, parked, NULL, &counts);
-    if (result == MSC4203_OK)
+    if (result != MSC4203_OK)
+        return result;
+    most = SENDER_RECORD_MAX;
+    do { /* a small log keeps less */
+        for (skip = 0; all - skip > most; skip++)
+            while (skip + 1 < old && text[300 + skip] != '\n')
+                skip++;
+        record.ptr = text + 300 + skip;
+        record.len = all - skip;
         result = q->hold(q->context, parked, counts.through, &record);
-    return result;
+        most /= 2;
+    } while (result == MSC4203_E_TOO_LARGE && most >= all - old);
+    /* Without room for the line it is parked all the same. */
+    return result == MSC4203_E_QUEUE_FULL || result == MSC4203_E_TOO_LARGE ? MSC4203_OK : result;
 }
 
 /* Reads the first message after a number, and writes the part of the body that it is, with what
