@@ -7651,6 +7651,12 @@ MSC4203_PRIVATE int sender_make(struct msc4203_sender_state *s, uint64_t now_ms,
     record.ptr = memory;
     record.len = SENDER_RECORD + size;
     result = s->queue->hold(s->queue->context, s->config.channel, t->last, &record);
+    if (result == MSC4203_E_TOO_LARGE && size != 0) { /* a small log: without siblings, then */
+        t->bytes -= size - SENDER_END;
+        sender_note(s, SENDER_IN_FLIGHT, (unsigned char *)memory);
+        record.len = SENDER_RECORD;
+        result = s->queue->hold(s->queue->context, s->config.channel, t->last, &record);
+    }
     if (result == MSC4203_OK)
         result = s->queue->flush(s->queue->context);
     if (result != MSC4203_OK)
