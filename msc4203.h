@@ -7621,6 +7621,7 @@ MSC4203_PRIVATE size_t sender_siblings(struct msc4203_sender_state *s, char *mem
                          SENDER_RECORD_MAX - SENDER_RECORD + 1);
     s->config.siblings(s->config.context, NULL, writer);
     if (writer->priv.at.seen & MSC4203_TO_DEVICE || writer->priv.at.seen == 0 ||
+        writer->priv.needed > SENDER_RECORD_MAX - SENDER_RECORD + 1 || /* some did not fit */
         msc4203_writer_end(writer, &used) != MSC4203_OK)
         return 0;
     memmove(memory, memory + 1, used - 1); /* what goes behind a comma */
