@@ -1447,17 +1447,22 @@ MSC4203_API void msc4203_sync_unread(msc4203_sync *sync);
 /* Writes the token for `next_batch`, NUL-terminated, which covers all messages told so far. */
 MSC4203_API void msc4203_sync_token(const msc4203_sync *sync, char token[48]);
 
-/* Changing over, for one device (see the manual): moves its messages from /sync to `channels`, what
- * msc4203_route() says of it now; nothing when that still has /sync in it. *moved, if not NULL,
- * counts them. After a crash in between, call it again.
+/* Changing over, for one device (see the manual): moves its messages from /sync to `channels`: of
+ * what msc4203_route() says of it now, MSC4203_CHANNEL_SYNC and the application service that has
+ * just opted in (the others have, or have had, what they are to get). Nothing when that is empty or
+ * still has /sync in it. *moved, if not NULL, counts them. After a crash in between, call it again.
  *
  * Returns MSC4203_OK, or an error of the queue. */
 MSC4203_API int msc4203_change_device(const msc4203_queue *queue, const msc4203_device *device,
                                       uint32_t channels, void *memory, size_t bytes,
                                       uint64_t *moved);
 
-/* Changing over, for an application service: each message that waits for its channel and is not in
- * flight is moved to what `route` says of its device now, or stays, if that is still so.
+/* Changing over, for an application service that has opted out: each message that waits for its
+ * channel and is not in flight stays, if `route` (what msc4203_route() says of its device now) still
+ * has it in it; else it is moved to /sync, if that is in it; else it is taken out, or moved to the
+ * others in it when it waits for none of them. (What had been delivered in /sync already thus comes
+ * there again: rather twice than never. Change over one service after the other.) After a crash in
+ * between, call it again.
  *
  * Returns MSC4203_OK, or an error of the queue. */
 MSC4203_API int msc4203_change_channel(const msc4203_queue *queue, uint32_t channel,
@@ -8316,7 +8321,7 @@ MSC4203_API int msc4203_change_device(const msc4203_queue *queue, const msc4203_
     uint64_t after = 0, count = 0;
     int result = MSC4203_END;
 
-    while (!(channels >> sync & 1)) {
+    while (channels != 0 && !(channels >> sync & 1)) {
         result = queue->next(queue->context, sync, device, after, memory, bytes, &message);
         if (result == MSC4203_E_DAMAGED && message.number > after) {
             after = message.number;
