@@ -1181,7 +1181,7 @@ MSC4203_API int msc4203_file_close(msc4203_file *file);
 
 /* A transaction, as its sender gives it out. */
 typedef struct msc4203_transaction {
-    char id[48];           /* its txnId: NUL-terminated, safe in a URL, never given twice */
+    char id[48];           /* its txnId: NUL-terminated, safe in a URL; no service gets one twice */
     char path[80];         /* to which it is sent with PUT, below the appservice's URL */
     uint64_t bytes;        /* of the body: its Content-Length */
     uint64_t first, last;  /* numbers of its first and last message */
