@@ -7371,7 +7371,6 @@ enum {
     SENDER_RECORD_MAX = 4096,
     SENDER_IN_FLIGHT = 1,
     SENDER_MEMORY = 4672, /* a channel's name, behind it the name and the record of another */
-    SENDER_HALVINGS = 31,
     SENDER_HOUR = 3600000,
     SENDER_EASY = 16      /* transactions that arrive before a halving is taken back */
 };
@@ -7626,7 +7625,7 @@ MSC4203_PRIVATE size_t sender_siblings(struct msc4203_sender_state *s, char *mem
                          SENDER_RECORD_MAX - SENDER_RECORD + 1);
     s->config.siblings(s->config.context, NULL, writer);
     if (writer->priv.at.seen & MSC4203_TO_DEVICE || writer->priv.at.seen == 0 ||
-        writer->priv.needed > SENDER_RECORD_MAX - SENDER_RECORD + 1 || /* some did not fit */
+        writer->priv.needed > SENDER_RECORD_MAX - SENDER_RECORD + 1 || /* not all fitted */
         msc4203_writer_end(writer, &used) != MSC4203_OK)
         return 0;
     memmove(memory, memory + 1, used - 1); /* what goes behind a comma */
@@ -7707,7 +7706,7 @@ MSC4203_API int msc4203_sender_init(msc4203_sender *sender, const msc4203_queue 
         return result;
     p = (const unsigned char *)record.ptr;
     s->flags = p[1] >> 1 & MSC4203_STABLE_KEYS;
-    s->halvings = p[2];
+    s->halvings = p[2] & 31;
     s->cut = p[3];
     s->opening = delivery_get(p + 8, 8);
     t->count = (uint32_t)delivery_get(p + 4, 4);
@@ -7862,10 +7861,9 @@ MSC4203_PRIVATE int sender_split(struct msc4203_sender_state *s, void *memory, s
         result = sender_park(s, s->transaction.first, 413, memory, bytes);
         return result == MSC4203_OK ? sender_done(s) : result;
     }
-    do { /* to half of what was refused, not of what may have been */
+    do { /* to half of what was refused, not of what may have been; 31 are enough for any */
         halvings++;
-    } while (halvings < SENDER_HALVINGS &&
-             s->config.messages_max >> halvings > s->transaction.count / 2 &&
+    } while (s->config.messages_max >> halvings > s->transaction.count / 2 &&
              s->config.bytes_max >> halvings > s->transaction.bytes / 2);
     result = sender_end_of(s, 0, halvings, s->cut + 1u);
     if (result == MSC4203_OK)
@@ -8332,6 +8330,8 @@ MSC4203_API int msc4203_change_device(const msc4203_queue *queue, const msc4203_
         after = message.number;
         result = queue->move(queue->context, sync, device, after, channels & ~message.channels,
                              NULL);
+        if (result == MSC4203_E_DAMAGED) /* not seen before, for want of memory */
+            continue;
         if (result != MSC4203_OK)
             break;
         count++;
@@ -8350,7 +8350,7 @@ MSC4203_API int msc4203_change_channel(const msc4203_queue *queue, uint32_t chan
     msc4203_message message;
     msc4203_counts counts;
     msc4203_device device;
-    uint64_t count = 0, after, last;
+    uint64_t count = 0, after;
     uint32_t channels;
     int result = queue->count(queue->context, channel, NULL, &counts);
 
@@ -8358,17 +8358,13 @@ MSC4203_API int msc4203_change_channel(const msc4203_queue *queue, uint32_t chan
         *moved = 0;
     if (result != MSC4203_OK)
         return result;
-    after = counts.through;
-    result = queue->count(queue->context, MSC4203_CHANNEL_SYNC, NULL, &counts);
-    if (result != MSC4203_OK)
-        return result;
-    for (last = counts.through;;) {
+    for (after = counts.through;;) {
         result = queue->next(queue->context, channel, NULL, after, memory, bytes, &message);
         if (result == MSC4203_E_DAMAGED && message.number > after) {
             after = message.number;
             continue;
         }
-        if (result != MSC4203_ITEM || message.number > last)
+        if (result != MSC4203_ITEM)
             break;
         after = message.number;
         device.user_id = message.item.user_id;
@@ -8390,7 +8386,7 @@ MSC4203_API int msc4203_change_channel(const msc4203_queue *queue, uint32_t chan
         if (moved != NULL)
             *moved = count;
     }
-    return result == MSC4203_END || result == MSC4203_ITEM ? MSC4203_OK : result;
+    return result == MSC4203_END ? MSC4203_OK : result;
 }
 #endif /* MSC4203_NO_DELIVERY */
 
