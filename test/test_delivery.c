@@ -80,6 +80,12 @@ static void siblings(void *context, const msc4203_message *message, msc4203_writ
         large[200] = 0;
         item.user_id = span(large);
     }
+    if (w->sibling == 6) { /* an error that sticks */
+        CHECK(msc4203_writer_item(writer, &item) == MSC4203_OK);
+        item.user_id = span("\xFF");
+        CHECK(msc4203_writer_item(writer, &item) == MSC4203_E_UTF8);
+        return;
+    }
     if (w->sibling == 3) {
         item.kind = MSC4203_TO_DEVICE;
         item.sender = item.type = item.device_id = span("x");
@@ -435,7 +441,7 @@ static void test_sender_body(unsigned long times)
 
     world_init(&w, 256 * 1024);
     w.config.siblings = siblings;
-    for (w.sibling = 0; w.sibling < 5; w.sibling++) {
+    for (w.sibling = 0; w.sibling < 7; w.sibling++) {
         if (w.sibling == 0)
             w.config.siblings = NULL;
         CHECK(world_sender(&w) == MSC4203_OK);
@@ -454,7 +460,7 @@ static void test_sender_body(unsigned long times)
             CHECK(got == (at >= bytes ? 0 : bytes - at < size ? bytes - at : size));
             CHECK(at >= bytes || memcmp(piece, whole + at, got) == 0);
         }
-        CHECK((strstr(whole, "device_lists") != NULL) == (w.sibling == 1));
+        CHECK((strstr(whole, "device_lists") != NULL) == (w.sibling == 1 || w.sibling == 5));
         answer(&w, 500);
         world_crash(&w); /* the siblings are kept */
         w.now += 1000;
@@ -463,7 +469,7 @@ static void test_sender_body(unsigned long times)
         CHECK(answer(&w, 200) == MSC4203_OK);
         flush(&w);
     }
-    CHECK(w.asked == 4 * 7);
+    CHECK(w.asked == 6 * 7);
     world_free(&w);
 }
 
@@ -922,7 +928,7 @@ static void test_sender_damaged(void)
 }
 
 /* A message that was parked, when the power goes before it is said to be. */
-static void test_sender_park_crash(void)
+static void test_sender_park_crash(int more)
 {
     static struct world w;
     static unsigned char before[256 * 1024];
@@ -932,6 +938,7 @@ static void test_sender_park_crash(void)
     world_init(&w, sizeof before);
     put(&w, 1, 1);
     sends(&w, "1");
+    put(&w, 2, more);
     answer(&w, 500);
     flush(&w);
     memcpy(before, w.fake.durable, sizeof before);
@@ -947,9 +954,11 @@ static void test_sender_park_crash(void)
         done = answer(&w, 413) == MSC4203_OK && w.queue.flush(w.queue.context) == MSC4203_OK;
         world_crash(&w);
         for (again = 0; poll_now(&w) == MSC4203_REQUEST && again < 3; again++) {
-            CHECK(strcmp(numbers_in(body_of(&w, 0)), "1") == 0);
+            if (strcmp(numbers_in(body_of(&w, 0)), "1") != 0)
+                break;
             CHECK(answer(&w, 413) == MSC4203_OK);
         }
+        CHECK(more == 1 || strcmp(numbers_in(body), "2") == 0);
         CHECK(again < 2);
         flush(&w);
         CHECK(strcmp(parked(&w, NULL), "1") == 0); /* a crash may lose whose it was */
@@ -1076,8 +1085,9 @@ static void failing_init(struct failing *f, struct world *w, int at, int result)
     w->queue.count = fail_count;
 }
 
-/* A queue of which one call fails, and then works: five messages, one of which is unwritable and
- * one refused, arrive once each, whichever call it was. */
+/* A queue of which one call fails, and then works: of eight messages, one that is unwritable, one
+ * that is damaged, and one that is refused even alone, the others arrive once each, whichever call
+ * it was. */
 static void test_sender_faults(void)
 {
     static const int results[] = {MSC4203_E_STORAGE, MSC4203_E_QUEUE_FULL, MSC4203_E_DAMAGED,
@@ -1092,12 +1102,13 @@ static void test_sender_faults(void)
 
     for (i = 0; i < 4; i++)
         for (at = 1, met = 1; met && at < 900 && test_failed == 0; at++) {
-            int seen[6] = {0, 0, 0, 0, 0, 0}, rounds, result;
+            int seen[7] = {0, 0, 0, 0, 0, 0, 0}, rounds, result;
 
             world_init(&w, 128 * 1024);
             put(&w, 1, 2);
             CHECK(put_content(&w, 2, "@irc_a:gw.example", "DEV", &bad, &number) == MSC4203_OK);
-            put(&w, 3, 5);
+            put(&w, 3, 6);
+            damage(&w, "\"n\":6,");
             failing_init(&f, &w, at, results[i]);
             while (world_sender(&w) != MSC4203_OK)
                 CHECK(f.calls == at);
@@ -1115,11 +1126,11 @@ static void test_sender_faults(void)
                     continue;
                 if (read_body(&w, 3000) != MSC4203_OK)
                     status = 0;
-                else if (w.transaction->count > 2)
+                else if (w.transaction->count > 2 || strstr(body, "\"n\":4,") != NULL)
                     status = 413;
                 else if (strcmp(last_id, w.transaction->id) != 0)
                     for (n = numbers_in(body); *n != 0; n++)
-                        if (*n >= '1' && *n <= '5')
+                        if (*n >= '1' && *n <= '6')
                             seen[*n - '0']++;
                 if (status == 200)
                     strcpy(last_id, w.transaction->id);
@@ -1129,12 +1140,17 @@ static void test_sender_faults(void)
                     answer(&w, 500);
             }
             met = f.calls >= at;
+            f.at = 0;
             CHECK(rounds < 40);
-            for (rounds = 1; rounds <= 5; rounds++)
-                if (results[i] != MSC4203_E_DAMAGED)
+            for (rounds = 1; rounds <= 6; rounds++)
+                if (rounds == 4 || rounds == 6)
+                    CHECK(seen[rounds] == 0);
+                else if (results[i] != MSC4203_E_DAMAGED)
                     CHECK(seen[rounds] == 1);
                 else
                     CHECK(seen[rounds] <= 2);
+            if (results[i] != MSC4203_E_DAMAGED)
+                CHECK_CASE(strcmp(parked(&w, NULL), "-1 4") == 0, parked(&w, NULL));
             world_free(&w);
         }
     CHECK(!met);
@@ -1297,6 +1313,110 @@ static void test_sender_record(void)
     CHECK(read_body(&w, 1000) == MSC4203_E_DAMAGED);
     CHECK(answer(&w, 0) == MSC4203_OK);
     sends(&w, "1");
+    world_free(&w);
+}
+
+/* Somebody takes out of the queue what is in flight: that is noticed, and cut anew. */
+static void test_sender_meddled(void)
+{
+    static struct world w;
+    uint64_t last;
+    int i;
+
+    for (i = 0; i < 3; i++) {
+        world_init(&w, 128 * 1024);
+        last = put(&w, 1, 3);
+        sends(&w, "1 2 3");
+        if (i == 1)
+            put(&w, 4, 4);
+        CHECK(w.queue.move(w.queue.context, w.irc, NULL, i == 0 ? last - 2 : last, sync_bit,
+                           NULL) == MSC4203_OK);
+        CHECK(read_body(&w, 1000) == MSC4203_E_DAMAGED);
+        CHECK(answer(&w, 0) == MSC4203_OK);
+        sends(&w, i == 0 ? "2 3" : i == 1 ? "1 2 4" : "1 2");
+        world_free(&w);
+    }
+}
+
+/* A channel without a name. */
+static void test_sender_nameless(void)
+{
+    static struct world w;
+    msc4203_span bad = span("[]");
+    uint64_t number;
+
+    world_init(&w, 128 * 1024);
+    w.config.channel = 29;
+    CHECK(world_sender(&w) == MSC4203_OK);
+    CHECK(put_content(&w, (uint32_t)1 << 29, "@irc_a:gw.example", "DEV", &bad, &number) ==
+          MSC4203_OK);
+    put_to(&w, (uint32_t)1 << 29, "@irc_a:gw.example", "DEV", 1, 1, 0);
+    sends(&w, "1");
+    CHECK(answer(&w, 413) == MSC4203_OK);
+    flush(&w);
+    CHECK(strcmp(parked(&w, NULL), "-1 1") == 0);
+    world_free(&w);
+}
+
+/* Whatever the memory is, reading gives bytes that are right, or says that it is too little. */
+static void test_sender_little_memory(void)
+{
+    static struct world w;
+    static char memory[MEMORY], piece[1000], whole[1000];
+    size_t bytes, got;
+    int result, works = 0;
+
+    world_init(&w, 128 * 1024);
+    put(&w, 1, 2);
+    sends(&w, "1 2");
+    strcpy(whole, body);
+    for (bytes = 0; bytes < 1000; bytes++) {
+        result = msc4203_sender_read(&w.sender, 0, memory, bytes, piece, sizeof piece, &got);
+        CHECK(result == MSC4203_E_TOO_LARGE || result == MSC4203_OK);
+        CHECK(got <= strlen(whole) && memcmp(whole, piece, got) == 0);
+        works += result == MSC4203_OK;
+    }
+    CHECK(works > 100);
+    world_free(&w);
+}
+
+/* The queue fails when a sender that has one message in flight is started. */
+static void test_sender_start_fails(void)
+{
+    static struct world w;
+    static struct failing f;
+    msc4203_queue queue;
+    int at, fails = 0;
+
+    world_init(&w, 128 * 1024);
+    put(&w, 1, 1);
+    sends(&w, "1");
+    flush(&w);
+    queue = w.queue;
+    for (at = 1; at < 4; at++) {
+        failing_init(&f, &w, at, MSC4203_E_STORAGE);
+        fails += world_sender(&w) == MSC4203_E_STORAGE;
+        w.queue = queue;
+    }
+    CHECK(fails == 2);
+    sends(&w, "1");
+    put(&w, 2, 2); /* parked, but it could not be said that it is: noticed at the start */
+    failing_init(&f, &w, 6, MSC4203_E_STORAGE);
+    CHECK(answer(&w, 413) == MSC4203_E_STORAGE && f.calls == 6);
+    w.queue = queue;
+    flush(&w);
+    CHECK(world_sender(&w) == MSC4203_OK);
+    sends(&w, "2");
+    answer(&w, 200);
+    put(&w, 1, 1);
+    CHECK(world_sender(&w) == MSC4203_OK);
+    sends(&w, "1");
+    damage(&w, "\"n\":1,");
+    CHECK(read_body(&w, 1000) == MSC4203_E_DAMAGED);
+    failing_init(&f, &w, 1, MSC4203_E_STORAGE);
+    CHECK(answer(&w, 0) == MSC4203_E_STORAGE);
+    CHECK(answer(&w, 0) == MSC4203_OK);
+    CHECK(poll_now(&w) == MSC4203_IDLE);
     world_free(&w);
 }
 
@@ -1561,6 +1681,22 @@ static void test_receiver_repeats(void)
     msc4203_receiver_reject(&a.receiver);
     CHECK(deliver(&a, "1", one) == MSC4203_NEW);
     CHECK(deliver(&a, "1", one) == MSC4203_REPEAT);
+}
+
+/* So much memory that not all of it is used. */
+static void test_receiver_large(void)
+{
+    static struct app a;
+    size_t bytes = 16 + 48 * (size_t)66000;
+    unsigned char *memory = (unsigned char *)calloc(1, bytes);
+
+    app_init(&a, 1);
+    if (memory == NULL)
+        exit(2);
+    CHECK(msc4203_receiver_init(&a.receiver, &a.config, memory, bytes, 1) == MSC4203_OK);
+    CHECK(deliver(&a, "1", BODY_OF(MESSAGE("1"))) == MSC4203_NEW);
+    CHECK(deliver(&a, "1", BODY_OF(MESSAGE("1"))) == MSC4203_REPEAT);
+    free(memory);
 }
 
 /* What is no transaction is not remembered. */
@@ -1849,7 +1985,19 @@ static void test_change(void)
     CHECK(change_out(&w, &moved) == MSC4203_OK && moved == 2);
     flush(&w);
     SYNC(token, 100, "24 26 21 23");
-    CHECK(change_in(&w, "PHONE", irc, &moved) == MSC4203_OK && moved == 4);
+    put_to(&w, sync_bit, alice, "OTHER", 31, 33, 0);
+    damage(&w, "\"n\":32,");
+    CHECK(change_in(&w, "OTHER", irc, &moved) == MSC4203_OK && moved == 3); /* 4 31 33 */
+    CHECK(change_in(&w, "PHONE", 0, &moved) == MSC4203_OK && moved == 0); /* not to nowhere */
+    {
+        msc4203_device device = device_of(alice, "PHONE");
+        char little[10]; /* the strings are not needed */
+        CHECK(msc4203_change_device(&w.queue, &device, irc, little, sizeof little, &moved) ==
+              MSC4203_OK && moved == 4);
+        flush(&w);
+        CHECK(msc4203_change_channel(&w.queue, w.irc, route_to, &w, little, sizeof little,
+                                     NULL) == MSC4203_E_TOO_LARGE);
+    }
     world_free(&w);
 }
 
@@ -1976,7 +2124,8 @@ int main(void)
     test_sender_parks_many();
     test_sender_unwritable();
     test_sender_damaged();
-    test_sender_park_crash();
+    test_sender_park_crash(1);
+    test_sender_park_crash(2);
     test_sender_storage();
     test_sender_faults();
     test_sender_full();
@@ -1984,10 +2133,15 @@ int main(void)
     test_sender_two();
     test_sender_skip();
     test_sender_record();
+    test_sender_meddled();
+    test_sender_nameless();
+    test_sender_little_memory();
+    test_sender_start_fails();
     test_sender_small_log();
     test_receiver_requests();
     test_receiver_spelling();
     test_receiver_repeats();
+    test_receiver_large();
     test_receiver_errors();
     test_sync();
     test_sync_tokens();

@@ -189,7 +189,8 @@ static int number_of(const msc4203_span *content)
     return n;
 }
 
-/* No message is twice in a channel (but after opting out: see done_right()). With `settled`, none is where it no longer belongs. */
+/* No message is twice in a channel (but after opting out: see done_right()). With `settled`, none
+ * is where it no longer belongs. */
 static void look(int settled)
 {
     static int seen[MESSAGES];
@@ -209,7 +210,8 @@ static void look(int settled)
                                   memory, sizeof memory, &message) == MSC4203_ITEM) {
                 after = message.number;
                 n = number_of(&message.item.content);
-                if (seen[n]++ != 0 && sim.services[0].outs == 0 && sim.services[1].outs == 0) {
+                if (++seen[n] > (channel == MSC4203_CHANNEL_PARKED ? SERVICES : 1) &&
+                    sim.services[0].outs + sim.services[1].outs == 0) {
                     fail("a message is twice in a channel");
                     printf("  message %d, channel %u\n", n, (unsigned)channel);
                     return;
@@ -452,7 +454,7 @@ static int sync_step(struct device *device)
             return -1;
         MUST(result == MSC4203_END);
     }
-    if (n != 0 && n < most && chance(10)) {
+    if (n != 0 && n < most && !sim.healed && chance(10)) {
         msc4203_sync_unread(&sync);
         n--;
     }
@@ -886,9 +888,11 @@ static int done_right(const struct message *m)
                 return 0;
         /* A later device of that name never gets it. (But what was in flight, was refused with 413
          * and then moved by opting out has lost its generation.) */
-        return m->synced < 100 ? m->synced <= 1 + outs : outs != 0;
+        return m->synced < 100 ? m->synced <= (1 + outs) * (1 + ins) : outs != 0;
     }
-    if (m->synced > (int)(m->set & 1) + outs)
+    /* Each opting out may make one more copy in /sync, and each opting in may take copies away that
+     * were told already. */
+    if (m->synced > ((int)(m->set & 1) + outs) * (1 + ins))
         return 0;
     if ((m->set & 1) && !ins && m->synced == 0)
         return 0;
