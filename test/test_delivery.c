@@ -243,7 +243,7 @@ static const char *body_of(struct world *w, size_t piece)
 }
 
 /* The messages of a body, as "1 2 3". */
-static const char *numbers_in(const char *body)
+static const char *numbers_in(const char *json)
 {
     static char text[8000], scratch[8192];
     size_t used = 0;
@@ -253,13 +253,13 @@ static const char *numbers_in(const char *body)
 
     *text = 0;
     msc4203_reader_init(&reader, MSC4203_TRANSACTION, MSC4203_TO_DEVICE, scratch, sizeof scratch);
-    CHECK(msc4203_reader_feed(&reader, body, strlen(body), 1) == MSC4203_OK);
+    CHECK(msc4203_reader_feed(&reader, json, strlen(json), 1) == MSC4203_OK);
     while ((result = msc4203_reader_next(&reader, &item)) == MSC4203_ITEM) {
         CHECK(item->error == 0 && item->content.len > 5);
         used += (size_t)sprintf(text + used, "%s%d", used != 0 ? " " : "",
                                 atoi(item->content.ptr + 5));
     }
-    CHECK_CASE(result == MSC4203_END, body);
+    CHECK_CASE(result == MSC4203_END, json);
     return text;
 }
 
@@ -1489,17 +1489,17 @@ static int ask(struct app *a, const char *method, const char *target, const char
 
 /* Gives a body in two pieces, cut here (or byte by byte), to a request that was begun. What came:
  * a->got has the messages, a->others counts the rest. */
-static int give(struct app *a, const char *body, size_t cut)
+static int give(struct app *a, const char *json, size_t cut)
 {
     const msc4203_item *item;
-    size_t bytes = strlen(body), at = 0, n;
+    size_t bytes = strlen(json), at = 0, n;
     int result = MSC4203_MORE;
 
     *a->got = 0;
     a->others = 0;
     while (result == MSC4203_MORE) {
         n = cut == 0 ? at < bytes : at == 0 && cut < bytes ? cut : bytes - at;
-        CHECK(msc4203_receiver_feed(&a->receiver, body + at, n, at + n == bytes) == MSC4203_OK);
+        CHECK(msc4203_receiver_feed(&a->receiver, json + at, n, at + n == bytes) == MSC4203_OK);
         at += n;
         while ((result = msc4203_receiver_next(&a->receiver, &item)) == MSC4203_ITEM) {
             size_t used = strlen(a->got);
@@ -1515,13 +1515,13 @@ static int give(struct app *a, const char *body, size_t cut)
     return result;
 }
 
-static int deliver(struct app *a, const char *id, const char *body)
+static int deliver(struct app *a, const char *id, const char *json)
 {
     char target[200];
     sprintf(target, "/_matrix/app/v1/transactions/%s", id);
     if (!CHECK(ask(a, "PUT", target, "Bearer s3cret") == MSC4203_MORE))
         return 0;
-    return give(a, body, test_below(strlen(body) + 1));
+    return give(a, json, test_below(strlen(json) + 1));
 }
 
 #define MESSAGE(n) "{\"sender\":\"@b:c\",\"type\":\"t\",\"to_user_id\":\"@a:c\",\"to_device_id\":" \

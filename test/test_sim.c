@@ -81,7 +81,7 @@ static struct sim {
     unsigned long openings;
     uint64_t now;
     long clock;  /* steps */
-    int healed, down;
+    int healed;
     struct service services[SERVICES];
     struct device devices[DEVICES];
     struct request requests[CLIENTS];
@@ -94,14 +94,13 @@ static struct sim {
     int id_count;
     struct late late[LATE];
     int failed;
-    const char *why;
     /* what this run has met */
     unsigned long crashes, changes;
 } sim;
 
 static struct {
     unsigned long messages, crashes, recoveries, changes, transactions, retries, repeats, rejects,
-        splits, parked, moved, twice, drops, syncs, known, full, late, old, stops;
+        splits, parked, moved, twice, strict, drops, syncs, known, full, late, old;
     unsigned long by_messages[MESSAGES + 1], by_crashes[100], by_changes[100];
 } met;
 
@@ -112,7 +111,6 @@ static int fail(const char *why)
     if (!sim.failed)
         printf("  %s (step %ld)\n", why, sim.clock);
     sim.failed = 1;
-    sim.why = why;
     return 0;
 }
 
@@ -897,20 +895,20 @@ static int done_right(const struct message *m)
     if ((m->set & 1) && !ins && m->synced == 0)
         return 0;
     for (i = 0; i < SERVICES; i++) {
-        const struct service *s = &sim.services[i];
-        int has = m->set >> s->about.channel & 1;
+        const struct service *s = &sim.services[i], *other = &sim.services[1 - i];
+        int again, has = m->set >> s->about.channel & 1;
         /* Once, but once more for each time that the other one opted out: to those that own the
          * user then, for it might else be with nobody. */
-        const struct service *other = &sim.services[1 - i];
-        int again = other->out_at >= m->when ? other->outs : 0;
+        again = other->out_at >= m->when ? other->outs : 0;
         if (m->got[i] > (has || ins) + again)
             return 0;
         if (has && s->out_at < m->when && m->got[i] == 0)
             missing++;
     }
     for (i = 0; i < MSC4203_CHANNELS; i++)
-        wanted += m->set >> i & 1;
+        wanted += (int)(m->set >> i & 1);
     met.twice += total > wanted;
+    met.strict += ins == 0 && outs == 0;
     return total >= 1 && missing <= m->parked && m->parked <= 1 + SERVICES;
 }
 
@@ -973,10 +971,10 @@ int main(void)
     printf("sim: %lu runs, in the median %d messages, %d crashes, %d change-overs; %lu messages, "
            "%lu crashes, %lu in recovery, %lu transactions, %lu retries, %lu repeats, %lu late, "
            "%lu rejected, %lu split, %lu parked, %lu syncs, %lu requests repeated, %lu full, %lu "
-           "changes, %lu moved, %lu twice by them, %lu devices dropped, %lu old\n", i,
+           "changes, %lu moved, %lu twice by them (%lu untouched by any), %lu devices dropped, %lu old\n", i,
            median(met.by_messages, i), median(met.by_crashes, i), median(met.by_changes, i),
            met.messages, met.crashes, met.recoveries, met.transactions, met.retries, met.repeats,
            met.late, met.rejects, met.splits, met.parked, met.syncs, met.known, met.full,
-           met.changes, met.moved, met.twice, met.drops, met.old);
+           met.changes, met.moved, met.twice, met.strict, met.drops, met.old);
     return test_end("sim");
 }
