@@ -94,6 +94,9 @@ run-stack run-examples: run-%:
 soak: ## Runs the tests over and over, longer and with other seeds, for an hour (SOAK_SECONDS)
 	@MAKE='$(MAKE)' sh test/soak.sh
 
+sim: $(B)/test/test_sim ## Simulates servers, appservices and crashes, 200,000 seeds (TEST_SCALE)
+	@TEST_SCALE=$${TEST_SCALE:-50} $(RUN) $(B)/test/test_sim
+
 fuzz: ## Runs each fuzz target for a minute
 	@$(SCRIPT_ENV) sh fuzz/run.sh
 
@@ -138,7 +141,7 @@ help: ## Lists these targets
 
 force:
 
-.PHONY: force all tests demo test suites soak fuzz bench instructions size test-mcu \
+.PHONY: force all tests demo test suites soak sim fuzz bench instructions size test-mcu \
 	test-sqlite mutants \
 	bindings lint sanitize cross coverage clean help run-header run-stack run-examples \
 	$(SUITES:%=run-%) $(REPLAYS:%=run-%)

@@ -278,10 +278,10 @@
  * 9. MEMORY
  *
  * All memory is the caller's. On a 64-bit machine: msc4203_reader at most 384 bytes, msc4203_writer
- * at most 384 bytes, whatever the body's size, msc4203_log at most 256; ask msc4203_sizeof() for
- * the sizes on yours. No function needs more than 256 bytes of stack, and the deepest chain of
- * calls to read and write bodies, optimised, 512 (on a Cortex-M0+ 256). No heap, no recursion, no
- * static data that is written to.
+ * at most 384 bytes, whatever the body's size, msc4203_log at most 256, msc4203_sender 1,024,
+ * msc4203_receiver 640; ask msc4203_sizeof() for the sizes on yours. No function needs more than
+ * 256 bytes of stack, and the deepest chain of calls to read and write bodies, optimised, 512 (on a
+ * Cortex-M0+ 256). No heap, no recursion, no static data that is written to.
  *
  *
  * 10. THREADS
@@ -298,6 +298,7 @@
  *   MSC4203_NO_READER   leaves out reading (section 3 of the implementation)
  *   MSC4203_NO_WRITER   leaves out writing (section 4 of the implementation)
  *   MSC4203_NO_LOG      leaves out the log (section 6 of the implementation)
+ *   MSC4203_NO_DELIVERY leaves out sender, receiver and sync (section 7; it needs 3 and 4)
  *   MSC4203_NO_FILE     leaves out the log's storage in a file, in msc4203.c
  *   MSC4203_FILE        has that storage where MSC4203_IMPLEMENTATION is defined
  *   MSC4203_NO_SIMD     uses no vector instructions, where the compiler offers them
@@ -326,6 +327,11 @@
 
 #ifdef __cplusplus
 extern "C" {
+#endif
+
+/* Delivery reads and writes bodies. */
+#if !defined(MSC4203_NO_DELIVERY) && (defined(MSC4203_NO_READER) || defined(MSC4203_NO_WRITER))
+#define MSC4203_NO_DELIVERY
 #endif
 
 /* The version of the library, MAJOR * 1000000 + MINOR * 1000 + PATCH. Within one MAJOR (and, while
@@ -398,6 +404,12 @@ enum msc4203_result {
     MSC4203_MORE = 2, /* all bytes are used up, and the body goes on */
     MSC4203_END = 3,  /* the body is complete and valid; there is no more */
     MSC4203_KNOWN = 4, /* a queue: the request has been committed before */
+    MSC4203_REQUEST = 5, /* a sender: send the transaction */
+    MSC4203_WAIT = 6,    /* a sender: later */
+    MSC4203_IDLE = 7,    /* a sender: there is nothing to do */
+    MSC4203_NEW = 8,     /* a receiver: the transaction is new */
+    MSC4203_REPEAT = 9,  /* a receiver: all of it has come before */
+    MSC4203_REPEAT_TO_DEVICE = 10, /* a receiver: its to-device messages have come before */
 
     /* The body cannot be read. */
     MSC4203_E_SYNTAX = -1,      /* not JSON */
@@ -436,7 +448,14 @@ enum msc4203_result {
     MSC4203_E_FORMAT = -86,     /* not a log, or one of a later version */
     MSC4203_E_REGION = -87,     /* a region of another size, or of one that will not do */
     MSC4203_E_INDEX = -88,      /* the memory given is too small */
-    MSC4203_E_LOCKED = -89      /* another process has the log open */
+    MSC4203_E_LOCKED = -89,     /* another process has the log open */
+
+    /* A request is refused. */
+    MSC4203_E_UNRECOGNIZED = -100,  /* no such path */
+    MSC4203_E_METHOD = -101,        /* no such method for this path */
+    MSC4203_E_TOKEN_MISSING = -102, /* no access token */
+    MSC4203_E_TOKEN = -103,         /* a wrong access token */
+    MSC4203_E_SINCE = -104          /* `since` is no token of a /sync */
 };
 
 /* ------------------------------------------------------------------------------------------------
@@ -492,8 +511,14 @@ MSC4203_API const char *msc4203_result_text(int result);
  * such as "M_NOT_JSON"; "" for a result that is no error. The text is constant. */
 MSC4203_API const char *msc4203_result_errcode(int result);
 
-/* Returns the HTTP status that goes with the errcode: 200, 400, 413, 429, or 500. */
+/* Returns the HTTP status that goes with the errcode: 200, 400, 401, 403, 404, 405, 413, 429, or
+ * 500. */
 MSC4203_API int msc4203_result_status(int result);
+
+/* Writes the body of an answer to a request that ended with this result: {} or a Matrix error,
+ * {"errcode":...,"error":...}. 120 bytes are always enough for `capacity`; *bytes tells how many
+ * they are. Returns MSC4203_OK, or MSC4203_E_FULL, and then *bytes are needed. */
+MSC4203_API int msc4203_result_body(int result, void *buffer, size_t capacity, size_t *bytes);
 
 /* Returns MSC4203_VERSION_NUMBER as it was when the library was compiled. */
 MSC4203_API unsigned msc4203_version(void);
@@ -786,7 +811,9 @@ typedef struct msc4203_counts {
     uint64_t bytes;         /* that they take, with all that belongs to them */
     uint64_t first;         /* number of the oldest, 0 when there is none */
     uint64_t time_ms;       /* when that was accepted */
-    uint64_t through;       /* what is in flight on the channel: numbers up to this */
+    uint64_t through;       /* what is in flight on the channel: numbers up to this; of
+                               MSC4203_CHANNEL_SYNC: the highest number that is visible, or may
+                               have been before */
 } msc4203_counts;
 
 /* A queue: the functions by which this library, and a server, use it. Fill one in for your own
@@ -936,6 +963,24 @@ typedef struct msc4203_queue {
 } msc4203_queue;
 
 #define MSC4203_QUEUE_VERSION 1
+
+/* A keyed digest of 128 bits (HalfSipHash-2-4, with twice its longest output): without the key
+ * nobody can make two inputs that meet. For request ids, say. Treat `priv` as private. */
+typedef struct msc4203_digest {
+    struct {
+        uint32_t v[4], word, bytes;
+    } priv;
+} msc4203_digest;
+
+/* Begins a digest with a key of 64 bits. */
+MSC4203_API void msc4203_digest_init(msc4203_digest *digest, uint64_t key);
+
+/* Adds bytes. Where they are cut makes no difference: add a length, or a byte that cannot occur,
+ * between strings. */
+MSC4203_API void msc4203_digest_add(msc4203_digest *digest, const void *data, size_t bytes);
+
+/* Ends a digest. */
+MSC4203_API void msc4203_digest_end(msc4203_digest *digest, unsigned char out[16]);
 
 /* An application service, as route() sees it. */
 typedef struct msc4203_appservice {
@@ -1143,6 +1188,303 @@ MSC4203_API int msc4203_file_close(msc4203_file *file);
 #endif /* MSC4203_NO_LOG */
 
 /* ------------------------------------------------------------------------------------------------
+ * Delivery: sender, receiver, sync. State machines that do no I/O and have no clock.
+ * --------------------------------------------------------------------------------------------- */
+
+/* A transaction, as its sender gives it out. */
+typedef struct msc4203_transaction {
+    char id[48];           /* its txnId: NUL-terminated, safe in a URL; no service gets one twice */
+    char path[80];         /* to which it is sent with PUT, below the appservice's URL */
+    uint64_t bytes;        /* of the body: its Content-Length */
+    uint64_t first, last;  /* numbers of its first and last message */
+    uint32_t count;        /* of its messages */
+    uint32_t attempt;      /* counts from 1; not kept over a restart */
+} msc4203_transaction;
+
+/* What a sender's trace() is told of. */
+enum msc4203_trace {
+    MSC4203_TRACE_MADE = 1,      /* a transaction was made */
+    MSC4203_TRACE_RESUMED = 2,   /* one was in flight when the sender was started */
+    MSC4203_TRACE_SENT = 3,      /* an attempt begins */
+    MSC4203_TRACE_DELIVERED = 4, /* it was acknowledged */
+    MSC4203_TRACE_FAILED = 5,    /* the attempt failed, with this status */
+    MSC4203_TRACE_LEGACY = 6,    /* 404 or 405: the same again to the other path */
+    MSC4203_TRACE_SPLIT = 7,     /* 413: its messages will be sent in smaller transactions */
+    MSC4203_TRACE_PARKED = 8,    /* a message cannot be sent, or was refused alone: it is parked */
+    MSC4203_TRACE_SKIPPED = 9,   /* msc4203_sender_skip() */
+    MSC4203_TRACE_DAMAGED = 10   /* what was in flight can't be read as it was: cut anew */
+};
+
+/* How a sender works. Zeros stand for the defaults. */
+typedef struct msc4203_sender_config {
+    uint32_t channel;      /* the application service's, from queue->channel() */
+    uint32_t flags;        /* keys: of enum msc4203_writing */
+    uint32_t messages_max; /* in a transaction: 100 */
+    uint32_t bytes_max;    /* of a transaction's body, but one message at the least: 1,000,000 */
+    uint32_t retry_ms_min; /* the wait after a failure: 1,000; after each further one twice that, */
+    uint32_t retry_ms_max; /* but never longer than this: 512,000 */
+    void *context;         /* passed on to the two functions */
+
+    /* If not NULL: adds to a new transaction what goes along with its messages (MSC3202: device
+     * lists, key counts and fallback types of the recipients). It is called for each message, with
+     * a NULL `writer`, and then once with a NULL `message` and a writer that takes items of all
+     * kinds but MSC4203_TO_DEVICE: at most 4,000 bytes, kept with the transaction; when it wants
+     * more, the transaction goes without. It MUST NOT call the queue or the sender. */
+    void (*siblings)(void *context, const msc4203_message *message, msc4203_writer *writer);
+
+    /* If not NULL: sees each decision; `status` is the HTTP status that led to it, or 0. */
+    void (*trace)(void *context, int what, const msc4203_transaction *transaction, int status);
+} msc4203_sender_config;
+
+/* What a sender has done since it was started. */
+typedef struct msc4203_sender_status {
+    uint64_t delivered, parked;      /* messages */
+    uint64_t transactions, failures; /* acknowledged; attempts that failed */
+    uint64_t bytes;                  /* of acknowledged bodies */
+    uint64_t damaged;                /* messages that could not be read any more */
+    uint64_t failing_since_ms;       /* when the transaction that fails was made, also before a
+                                        restart; 0 when it does not fail */
+    uint32_t attempts;               /* of the transaction in flight that failed */
+    int last_status;                 /* of the last attempt */
+    const msc4203_transaction *in_flight; /* NULL when there is none */
+} msc4203_sender_status;
+
+struct msc4203_sender_state {
+    const msc4203_queue *queue;
+    msc4203_sender_config config;
+    msc4203_transaction transaction;
+    msc4203_sender_status status;
+    uint64_t opening;
+    uint64_t wait_from, legacy_from; /* when it began to wait; to use the other path */
+    uint64_t made;                   /* when the transaction was made */
+    uint64_t number, begin;          /* the message read last, and where its part of the body is */
+    msc4203_message message;         /* being worked on, and written */
+    msc4203_writer writer;
+    uint32_t wait;
+    uint8_t state, flags, halvings, cut, legacy, dirty, easy;
+};
+
+/* A sender: delivers what waits for one application service (a homeserver's side of PUT
+ * /transactions/{txnId}). Treat `priv` as private. */
+typedef struct msc4203_sender {
+    struct msc4203_sender_state priv;
+} msc4203_sender;
+
+#ifndef MSC4203_NO_DELIVERY
+/* Starts a sender. The queue must live as long as the sender; `config` is copied. `memory`, of
+ * `bytes` bytes, is only worked with, here and in the calls below: one buffer serves all senders of
+ * a thread. It must hold the largest message twice, and 4,672 bytes.
+ *
+ * A transaction that was in flight is taken up: it will be sent again, under its id, byte for byte
+ * the same. (One queue must not have two senders for a channel.)
+ *
+ * Returns MSC4203_OK; an error of the queue; MSC4203_E_USAGE for a channel that is none, or
+ * MSC4203_E_INDEX when the memory is too small. */
+MSC4203_API int msc4203_sender_init(msc4203_sender *sender, const msc4203_queue *queue,
+                                    const msc4203_sender_config *config, uint64_t now_ms,
+                                    void *memory, size_t bytes);
+
+/* Tells what is to be done. Call it after each flush of the queue, after each answer, and when the
+ * time that it told has come. `now_ms` are milliseconds since 1970; a clock that jumps does no
+ * harm. When it makes a transaction it flushes the queue, so that the record of what is in it is
+ * durable before its first byte goes out.
+ *
+ * Returns
+ *   MSC4203_REQUEST  send *transaction: PUT its path with its body, from msc4203_sender_read();
+ *                    then call msc4203_sender_result(). It is valid until then.
+ *   MSC4203_WAIT     call again in *wait_ms milliseconds
+ *   MSC4203_IDLE     nothing waits, or it is being sent: call again when that changes
+ *   an error of the queue; MSC4203_E_TOO_LARGE or MSC4203_E_INDEX when a message does not fit into
+ *   the memory: nothing is lost, but nothing goes out either until there is more */
+MSC4203_API int msc4203_sender_poll(msc4203_sender *sender, uint64_t now_ms, void *memory,
+                                    size_t bytes, const msc4203_transaction **transaction,
+                                    uint64_t *wait_ms);
+
+/* Reads bytes of the body of the transaction in flight, from `at` on, to `data`: as many as fit,
+ * *got of them, fewer only at the body's end. Reading onwards is fast; reading again from an
+ * earlier place is possible (a connection broke) and gives the same bytes.
+ *
+ * Returns MSC4203_OK; MSC4203_E_USAGE when nothing is in flight; MSC4203_E_DAMAGED when the queue
+ * no longer holds what it was given: break the request off, and report the status 0; an error of
+ * the queue. */
+MSC4203_API int msc4203_sender_read(msc4203_sender *sender, uint64_t at, void *memory,
+                                    size_t bytes, void *data, size_t capacity, size_t *got);
+
+/* Reports how an attempt has ended: with the HTTP `status` of an answer that was received to its
+ * end, or with 0 when there was none (no connection; it broke; it took too long). `random` is any
+ * random number, for the length of the wait. What it does to the queue becomes durable with the
+ * next flush.
+ *
+ *   2xx       acknowledged: the messages are taken out, whatever the answer's body says
+ *   404, 405  the same again at once to the path of old appservices, /transactions/{txnId}; that is
+ *             kept to for an hour; when both paths say so, it has failed
+ *   413       nothing was processed: the messages are sent again in transactions of half the size,
+ *             under other ids; a message that is alone is parked (moved to MSC4203_CHANNEL_PARKED,
+ *             with whose record tells of whom it was: "NUMBER CHANNEL-NAME\n", the last ones)
+ *   401, 403  failed (the tokens do not agree: an operator has to look at it), tried again
+ *   429, 5xx, any other, 0
+ *             failed, tried again
+ *
+ * A failed attempt is repeated after a wait that doubles, up to the longest; of it the upper half
+ * is left to chance. It never gives up.
+ *
+ * Returns MSC4203_OK; MSC4203_E_USAGE when nothing is being sent; an error of the queue. */
+MSC4203_API int msc4203_sender_result(msc4203_sender *sender, int status, uint64_t now_ms,
+                                      uint32_t random, void *memory, size_t bytes);
+
+/* Ends a wait: the next poll tries again (the appservice was heard of). */
+MSC4203_API void msc4203_sender_wake(msc4203_sender *sender);
+
+/* Gives the transaction in flight up, for an operator: its messages are taken out as if they had
+ * been acknowledged. Not while it is being sent.
+ *
+ * Returns MSC4203_OK; MSC4203_E_USAGE when none is in flight or it is being sent; an error of the
+ * queue. */
+MSC4203_API int msc4203_sender_skip(msc4203_sender *sender);
+
+/* Tells what a sender has done. */
+MSC4203_API void msc4203_sender_status_get(const msc4203_sender *sender,
+                                           msc4203_sender_status *status);
+#endif /* MSC4203_NO_DELIVERY */
+
+/* How a receiver works. */
+typedef struct msc4203_receiver_config {
+    msc4203_span hs_token; /* of the registration; must live as long as the receiver */
+    unsigned kinds;        /* of items that are wanted; MSC4203_TO_DEVICE always is */
+} msc4203_receiver_config;
+
+struct msc4203_receiver_state {
+    msc4203_receiver_config config;
+    unsigned char *memory;
+    uint32_t entries;
+    uint8_t state, stored;
+    int result;
+    unsigned char id[16];
+    msc4203_digest body, to_device;
+    msc4203_reader reader;
+};
+
+/* A receiver: an application service's side of the transactions. Treat `priv` as private. */
+typedef struct msc4203_receiver {
+    struct msc4203_receiver_state priv;
+} msc4203_receiver;
+
+#ifndef MSC4203_NO_DELIVERY
+/* Starts a receiver. `memory`, of `bytes` bytes (16, and 48 for each transaction that is to be
+ * remembered: 4,096 are plenty), must live as long as the receiver. It holds all that has to
+ * outlive a restart: zeros at first, later what it was last. `random` are 64 random bits.
+ *
+ * Returns MSC4203_OK; MSC4203_E_USAGE for an empty token; MSC4203_E_INDEX when not even one
+ * transaction fits. */
+MSC4203_API int msc4203_receiver_init(msc4203_receiver *receiver,
+                                      const msc4203_receiver_config *config, void *memory,
+                                      size_t bytes, uint64_t random);
+
+/* Begins a request: its method, its target (path and query, as sent), and the value of its
+ * Authorization header (NULL `ptr`: none). `scratch`, of `bytes` bytes, is the reader's, see
+ * msc4203_reader_init(): it must hold the longest item.
+ *
+ * Knows PUT /_matrix/app/v1/transactions/{txnId}, the same without /_matrix/app/v1, and POST
+ * /_matrix/app/v1/ping. The token comes in the header or, from old homeservers, as access_token in
+ * the query; with both, both must be right. Comparing takes the same time whatever is wrong.
+ *
+ * Returns
+ *   MSC4203_MORE             a transaction: feed its body, and take its items out
+ *   MSC4203_END              a ping: answer it with 200 and {} when its body has been received
+ *   MSC4203_E_UNRECOGNIZED   another path (404)
+ *   MSC4203_E_METHOD         another method (405)
+ *   MSC4203_E_TOKEN_MISSING  no token (401)
+ *   MSC4203_E_TOKEN          a wrong one (403)
+ * msc4203_result_status() and msc4203_result_body() tell how to answer. */
+MSC4203_API int msc4203_receiver_request(msc4203_receiver *receiver, const msc4203_span *method,
+                                         const msc4203_span *target,
+                                         const msc4203_span *authorization, void *scratch,
+                                         size_t bytes);
+
+/* Gives the next bytes of a transaction's body, as msc4203_reader_feed() does. */
+MSC4203_API int msc4203_receiver_feed(msc4203_receiver *receiver, const void *data, size_t bytes,
+                                      int last);
+
+/* Takes out the next item, as msc4203_reader_next() does. Items are provisional until the end says
+ * what to do with them.
+ *
+ * Returns
+ *   MSC4203_ITEM, MSC4203_MORE, or an error of the reader: answer with that, and drop the items
+ *   MSC4203_NEW               all items are new
+ *   MSC4203_REPEAT            the whole transaction is known: drop all items, answer 200
+ *   MSC4203_REPEAT_TO_DEVICE  the same to-device messages have come under this id: drop those; the
+ *                             rest differs, and is to be processed
+ * At MSC4203_NEW and MSC4203_REPEAT_TO_DEVICE `memory` has changed: make it durable in one step
+ * with the items, and only then answer 200; if that fails, call msc4203_receiver_reject(), and
+ * answer 500. */
+MSC4203_API int msc4203_receiver_next(msc4203_receiver *receiver, const msc4203_item **item);
+
+/* Forgets the transaction that was read last: it could not be kept. */
+MSC4203_API void msc4203_receiver_reject(msc4203_receiver *receiver);
+#endif /* MSC4203_NO_DELIVERY */
+
+struct msc4203_sync_state {
+    const msc4203_queue *queue;
+    msc4203_device device;
+    uint64_t after, before, opening;
+    uint32_t count;
+};
+
+/* One /sync of a device. Treat `priv` as private. */
+typedef struct msc4203_sync {
+    struct msc4203_sync_state priv;
+} msc4203_sync;
+
+#ifndef MSC4203_NO_DELIVERY
+/* Begins a /sync of a device, whose strings must stay meanwhile. `since` is the token of the
+ * request; NULL or an empty one: none. It proves that what it covered has arrived: that is taken
+ * out (durable with the next flush; if that is lost, the next `since` says it again). A token of
+ * this queue from an opening that is forgotten, of another queue, or from the future proves
+ * nothing: the device begins with its oldest message.
+ *
+ * Returns MSC4203_OK; MSC4203_E_SINCE when `since` is no token (400 M_INVALID_PARAM); an error of
+ * the queue. */
+MSC4203_API int msc4203_sync_begin(msc4203_sync *sync, const msc4203_queue *queue,
+                                   const msc4203_device *device, const msc4203_span *since);
+
+/* Tells the next message, at most 100 in all, with its strings in `memory`, see msc4203_queue.
+ *
+ * Returns MSC4203_ITEM, MSC4203_END, or an error of the queue. (What is damaged is passed over.) */
+MSC4203_API int msc4203_sync_next(msc4203_sync *sync, void *memory, size_t bytes,
+                                  msc4203_message *message);
+
+/* Takes back the message that was told last: it has no room in the response. */
+MSC4203_API void msc4203_sync_unread(msc4203_sync *sync);
+
+/* Writes the token for `next_batch`, NUL-terminated, which covers all messages told so far. */
+MSC4203_API void msc4203_sync_token(const msc4203_sync *sync, char token[48]);
+
+/* Changing over, for one device (see the manual): moves its messages from /sync to `channels`: of
+ * what msc4203_route() says of it now, MSC4203_CHANNEL_SYNC and the application service that has
+ * just opted in (the others have, or have had, what they are to get). Nothing when that is empty or
+ * still has /sync in it. *moved, if not NULL, counts them. After a crash in between, call it again.
+ *
+ * Returns MSC4203_OK, or an error of the queue. */
+MSC4203_API int msc4203_change_device(const msc4203_queue *queue, const msc4203_device *device,
+                                      uint32_t channels, void *memory, size_t bytes,
+                                      uint64_t *moved);
+
+/* Changing over, for an application service that has opted out: each message that waits for its
+ * channel and is not in flight stays, if `route` (what msc4203_route() says of its device now) still
+ * has it in it; else it is moved to /sync, if that is in it; else it is taken out, or moved to the
+ * others in it when it waits for none of them. (What had been delivered in /sync already thus comes
+ * there again: rather twice than never. Change over one service after the other.) After a crash in
+ * between, call it again.
+ *
+ * Returns MSC4203_OK, or an error of the queue. */
+MSC4203_API int msc4203_change_channel(const msc4203_queue *queue, uint32_t channel,
+                                       uint32_t (*route)(void *context,
+                                                         const msc4203_device *device),
+                                       void *context, void *memory, size_t bytes,
+                                       uint64_t *moved);
+#endif /* MSC4203_NO_DELIVERY */
+
+/* ------------------------------------------------------------------------------------------------
  * For callers without this header
  * --------------------------------------------------------------------------------------------- */
 
@@ -1156,7 +1498,11 @@ enum msc4203_object {
     MSC4203_OBJECT_QUEUE = 5,
     MSC4203_OBJECT_STORAGE = 6,
     MSC4203_OBJECT_MESSAGE = 7,
-    MSC4203_OBJECT_COUNTS = 8
+    MSC4203_OBJECT_COUNTS = 8,
+    MSC4203_OBJECT_SENDER = 9,
+    MSC4203_OBJECT_RECEIVER = 10,
+    MSC4203_OBJECT_SYNC = 11,
+    MSC4203_OBJECT_DIGEST = 12
 };
 
 /* Returns the size in bytes of one of enum msc4203_object; 0 for an unknown one. */
@@ -2226,7 +2572,12 @@ static const char item_results[] =
     "\260" "6Uthe storage failed\0" "\257" "9Qno room in the queue\0" "\256" "9Qover a quota\0"
     "\255" "9Qthe batch is not open\0" "\254" "6Uin use\0" "\253" "6Udamaged\0"
     "\252" "6Unot a log of this version\0" "\251" "6Ua region of the wrong size\0"
-    "\250" "6Utoo little memory\0" "\247" "6Uopen in another process\0";
+    "\250" "6Utoo little memory\0" "\247" "6Uopen in another process\0"
+    "\5" "2-a request\0" "\6" "2-wait\0" "\7" "2-nothing to do\0" "\10" "2-new\0"
+    "\11" "2-a repeat\0" "\12" "2-a repeat of its to-device messages\0"
+    "\234" "0Rno such path\0" "\233" "7Rno such method here\0"
+    "\232" "1Gan access token is missing\0" "\231" "3Fthe access token is wrong\0"
+    "\230" "4Isince is not a token\0";
 #define ITEM_UNKNOWN "6Uunknown result"
 
 /* Behind a text's NUL. */
@@ -2259,7 +2610,7 @@ MSC4203_API const char *msc4203_result_errcode(int result)
     /* Each behind its letter, and not in a table of pointers: see above. */
     static const char codes[] =
         "NM_NOT_JSON\0BM_BAD_JSON\0PM_MISSING_PARAM\0LM_TOO_LARGE\0UM_UNKNOWN\0"
-        "QM_LIMIT_EXCEEDED\0-";
+        "QM_LIMIT_EXCEEDED\0RM_UNRECOGNIZED\0GM_MISSING_TOKEN\0FM_FORBIDDEN\0IM_INVALID_PARAM\0-";
     const char *code = codes;
 
     while (*code != item_result(result)[1])
@@ -2274,6 +2625,14 @@ MSC4203_API int msc4203_result_status(int result)
         return 200;
     case '4':
         return 400;
+    case '1':
+        return 401;
+    case '3':
+        return 403;
+    case '0':
+        return 404;
+    case '7':
+        return 405;
     case '5':
         return 413;
     case '9':
@@ -2281,6 +2640,31 @@ MSC4203_API int msc4203_result_status(int result)
     default:
         return 500;
     }
+}
+
+/* Adds a text to a body of which *bytes have been written, as far as there is room. */
+MSC4203_PRIVATE void item_add_text(char *buffer, size_t capacity, size_t *bytes, const char *text)
+{
+    for (; *text != 0; text++, ++*bytes)
+        if (*bytes < capacity)
+            buffer[*bytes] = *text;
+}
+
+MSC4203_API int msc4203_result_body(int result, void *buffer, size_t capacity, size_t *bytes)
+{
+    char *to = (char *)buffer;
+
+    *bytes = 0;
+    item_add_text(to, capacity, bytes, "{");
+    if (result < 0) {
+        item_add_text(to, capacity, bytes, "\"errcode\":\"");
+        item_add_text(to, capacity, bytes, msc4203_result_errcode(result));
+        item_add_text(to, capacity, bytes, "\",\"error\":\"");
+        item_add_text(to, capacity, bytes, msc4203_result_text(result));
+        item_add_text(to, capacity, bytes, "\"");
+    }
+    item_add_text(to, capacity, bytes, "}");
+    return *bytes <= capacity ? MSC4203_OK : MSC4203_E_FULL;
 }
 
 MSC4203_API unsigned msc4203_version(void)
@@ -3878,6 +4262,78 @@ MSC4203_API uint32_t msc4203_route(const msc4203_appservice *services, size_t co
     return set | sync;
 }
 
+/* ---- digests ---- */
+
+MSC4203_PRIVATE uint32_t digest_rotate(uint32_t x, int by)
+{
+    return x << by | x >> (32 - by);
+}
+
+/* Rounds of HalfSipHash. */
+MSC4203_PRIVATE void digest_mix(uint32_t v[4], int rounds)
+{
+    while (rounds-- != 0) {
+        v[0] += v[1];
+        v[1] = digest_rotate(v[1], 5) ^ v[0];
+        v[0] = digest_rotate(v[0], 16);
+        v[2] += v[3];
+        v[3] = digest_rotate(v[3], 8) ^ v[2];
+        v[0] += v[3];
+        v[3] = digest_rotate(v[3], 7) ^ v[0];
+        v[2] += v[1];
+        v[1] = digest_rotate(v[1], 13) ^ v[2];
+        v[2] = digest_rotate(v[2], 16);
+    }
+}
+
+MSC4203_API void msc4203_digest_init(msc4203_digest *digest, uint64_t key)
+{
+    uint32_t *v = digest->priv.v;
+
+    v[0] = (uint32_t)key;
+    v[1] = (uint32_t)(key >> 32);
+    v[2] = v[0] ^ 0x6C796765u;
+    v[3] = v[1] ^ 0x74656462u;
+    v[1] ^= 0xEE;
+    digest->priv.word = digest->priv.bytes = 0;
+}
+
+MSC4203_PRIVATE void digest_word(msc4203_digest *digest, uint32_t word)
+{
+    digest->priv.v[3] ^= word;
+    digest_mix(digest->priv.v, 2);
+    digest->priv.v[0] ^= word;
+}
+
+MSC4203_API void msc4203_digest_add(msc4203_digest *digest, const void *data, size_t bytes)
+{
+    const unsigned char *p = (const unsigned char *)data;
+
+    for (; bytes != 0; bytes--) {
+        digest->priv.word = digest->priv.word >> 8 | (uint32_t)*p++ << 24;
+        if ((++digest->priv.bytes & 3) == 0)
+            digest_word(digest, digest->priv.word);
+    }
+}
+
+MSC4203_API void msc4203_digest_end(msc4203_digest *digest, unsigned char out[16])
+{
+    uint32_t *v = digest->priv.v, left = digest->priv.bytes & 3, word;
+    unsigned i;
+
+    word = left == 0 ? 0 : digest->priv.word >> (32 - 8 * left);
+    digest_word(digest, word | digest->priv.bytes << 24);
+    v[2] ^= 0xEE;
+    for (i = 0; i < 16; i++) {
+        if ((i & 3) == 0) {
+            digest_mix(v, 4);
+            word = v[1] ^ v[3];
+            v[1] ^= 0xDD;
+        }
+        out[i] = (unsigned char)(word >> 8 * (i & 3));
+    }
+}
+
 /* ------------------------------------------------------------------------------------------------
  * 6. log: a crash-safe queue in a fixed region
  *
@@ -4108,70 +4564,23 @@ LOG_APART uint32_t log_crc(uint32_t crc, const void *data, size_t bytes)
     return crc;
 }
 
-MSC4203_PRIVATE uint32_t log_rotate(uint32_t x, int by)
-{
-    return x << by | x >> (32 - by);
-}
-
-/* Rounds of HalfSipHash. */
-MSC4203_PRIVATE void log_mix(uint32_t v[4], int rounds)
-{
-    while (rounds-- != 0) {
-        v[0] += v[1];
-        v[1] = log_rotate(v[1], 5) ^ v[0];
-        v[0] = log_rotate(v[0], 16);
-        v[2] += v[3];
-        v[3] = log_rotate(v[3], 8) ^ v[2];
-        v[0] += v[3];
-        v[3] = log_rotate(v[3], 7) ^ v[0];
-        v[2] += v[1];
-        v[1] = log_rotate(v[1], 13) ^ v[2];
-        v[2] = log_rotate(v[2], 16);
-    }
-}
-
-/* HalfSipHash-2-4, 64 bits, of the user id's length and both ids, keyed with what the log was made
- * with: nobody can choose ids that meet. */
+/* The digest of the user id's length and both ids, keyed with what the log was made with: nobody
+ * can choose ids that meet. */
 MSC4203_PRIVATE void log_hash(const struct msc4203_log_state *s, const msc4203_span *user,
                               const msc4203_span *device, uint32_t hash[2])
 {
-    uint32_t v[4], word = 0, bytes = 0;
-    const msc4203_span *span;
+    msc4203_digest digest;
+    unsigned char bytes[16];
     uint32_t length = (uint32_t)user->len;
-    const unsigned char *p = (const unsigned char *)&length, *end = p + 4;
-    int part = 0;
 
     log_swap(&length, 1);
-    v[0] = s->key[0];
-    v[1] = s->key[1] ^ 0xEE;
-    v[2] = s->key[0] ^ 0x6C796765u;
-    v[3] = s->key[1] ^ 0x74656462u;
-    for (;;) {
-        for (; p != end; p++) {
-            word = word >> 8 | (uint32_t)*p << 24;
-            if ((++bytes & 3) == 0) {
-                v[3] ^= word;
-                log_mix(v, 2);
-                v[0] ^= word;
-            }
-        }
-        if (part == 2)
-            break;
-        span = part++ == 0 ? user : device;
-        p = (const unsigned char *)(span->len != 0 ? span->ptr : (const char *)&length);
-        end = p + span->len;
-    }
-    word = (bytes & 3) == 0 ? 0 : word >> (32 - 8 * (bytes & 3));
-    word |= bytes << 24;
-    v[3] ^= word;
-    log_mix(v, 2);
-    v[0] ^= word;
-    v[2] ^= 0xEE;
-    log_mix(v, 4);
-    hash[0] = v[1] ^ v[3];
-    v[1] ^= 0xDD;
-    log_mix(v, 4);
-    hash[1] = v[1] ^ v[3];
+    msc4203_digest_init(&digest, s->key[0] | (uint64_t)s->key[1] << 32);
+    msc4203_digest_add(&digest, &length, 4);
+    msc4203_digest_add(&digest, user->ptr, user->len);
+    msc4203_digest_add(&digest, device->ptr, device->len);
+    msc4203_digest_end(&digest, bytes);
+    hash[0] = log_get(bytes);
+    hash[1] = log_get(bytes + 4);
 }
 
 /* ---- the storage ---- */
@@ -6303,7 +6712,7 @@ MSC4203_PRIVATE int log_count(void *context, uint32_t channel, const msc4203_dev
     } else {
         counts->messages = s->word[w + CHAIN_COUNT];
         counts->bytes = (uint64_t)s->word[w + CHAIN_UNITS] * 8;
-        counts->through = log_word64(s, w + CHANNEL_HELD);
+        counts->through = channel == 0 ? s->settled - 1 : log_word64(s, w + CHANNEL_HELD);
     }
     first = channel == 0 && device == NULL ? 0 : s->word[w + CHAIN_FIRST];
     if (first != 0 && log_load(s, first, &m)) {
@@ -7119,6 +7528,1081 @@ MSC4203_API int msc4203_file_close(msc4203_file *file)
 #endif /* MSC4203_NO_LOG */
 
 /* ------------------------------------------------------------------------------------------------
+ * 7. delivery: sender, receiver, sync, changing over
+ * --------------------------------------------------------------------------------------------- */
+#ifndef MSC4203_NO_DELIVERY
+
+MSC4203_PRIVATE void delivery_put(unsigned char *at, uint64_t value, unsigned bytes)
+{
+    for (; bytes != 0; bytes--, value >>= 8)
+        *at++ = (unsigned char)value;
+}
+
+MSC4203_PRIVATE uint64_t delivery_get(const unsigned char *at, unsigned bytes)
+{
+    uint64_t value = 0;
+
+    while (bytes-- != 0)
+        value = value << 8 | at[bytes];
+    return value;
+}
+
+/* Writes the lowest hexadecimal digits of a number, and a NUL. Returns where that is. */
+MSC4203_PRIVATE char *delivery_hex(char *to, uint64_t value, int digits)
+{
+    while (digits-- != 0) {
+        unsigned digit = (unsigned)(value >> 4 * digits) & 15;
+        *to++ = (char)(digit < 10 ? '0' + digit : 'a' - 10 + digit);
+    }
+    *to = 0;
+    return to;
+}
+
+/* The value of a lower-case hexadecimal digit, or 16. */
+MSC4203_PRIVATE unsigned delivery_digit(unsigned c)
+{
+    if (c - '0' < 10)
+        return c - '0';
+    return c - 'a' < 6 ? c - 'a' + 10 : 16;
+}
+
+/* ---- sender ---- */
+
+/* A channel's record:
+ *
+ *   0 version, 1; 1 flags: SENDER_IN_FLIGHT, and those of enum msc4203_writing times 2; 2 how often
+ *   the size was halved; 3 how often messages from the first one on were cut anew; 4 count, 4
+ *   bytes; 8 random of the opening in whose name the id is, 8; 16 first and 24 last number, 8 each;
+ *   32 bytes of the body, 8; 40 when it was made, 8; 48 what the body has behind `to_device` and a
+ *   comma, up to its end, when that is not SENDER_END.
+ *
+ * All numbers are little-endian. */
+enum {
+    SENDER_RECORD = 48,
+    SENDER_RECORD_MAX = 4096,
+    SENDER_IN_FLIGHT = 1,
+    SENDER_MEMORY = 4672, /* a channel's name, behind it the name and the record of another */
+    SENDER_HOUR = 3600000,
+    SENDER_EASY = 16      /* transactions that arrive before a halving is taken back */
+};
+
+enum sender_state {
+    SENDER_EMPTY = 0,   /* nothing is in flight */
+    SENDER_READY = 1,   /* a transaction is to be sent now */
+    SENDER_SENDING = 2,
+    SENDER_WAITING = 3  /* it failed */
+};
+
+/* What a body ends with when nothing else goes along. */
+static const char sender_end[] = "\"events\":[]}";
+enum { SENDER_END = sizeof sender_end - 1 };
+
+MSC4203_PRIVATE void sender_trace(struct msc4203_sender_state *s, int what, int status)
+{
+    if (s->config.trace != NULL)
+        s->config.trace(s->config.context, what, &s->transaction, status);
+}
+
+/* Bytes of a body before its first message, and of one that has nothing but that. */
+MSC4203_PRIVATE size_t sender_head(const struct msc4203_sender_state *s)
+{
+    size_t prefix = s->flags & MSC4203_STABLE_KEYS ? 0 : sizeof item_names.msc2409 - 1;
+    return prefix + sizeof item_names.to_device - 1 + 5; /* {"":[ */
+}
+
+/* Where the record begins in a channel's name and record; NULL when there is none that is valid. */
+MSC4203_PRIVATE int sender_record(struct msc4203_sender_state *s, void *memory, size_t bytes,
+                                  msc4203_span *record)
+{
+    int result =
+        s->queue->record(s->queue->context, s->config.channel, memory, bytes, NULL, record);
+
+    if (result != MSC4203_OK || record->len < SENDER_RECORD || record->ptr[0] != 1)
+        record->len = 0;
+    return result == MSC4203_END ? MSC4203_OK : result;
+}
+
+/* Fills in the record of what is in flight, or of nothing. */
+MSC4203_PRIVATE void sender_note(const struct msc4203_sender_state *s, int in_flight,
+                                 unsigned char *record)
+{
+    record[0] = 1;
+    record[1] = (unsigned char)(in_flight | s->flags << 1);
+    record[2] = s->halvings;
+    record[3] = s->cut;
+    delivery_put(record + 4, s->transaction.count, 4);
+    delivery_put(record + 8, s->opening, 8);
+    delivery_put(record + 16, s->transaction.first, 8);
+    delivery_put(record + 24, s->transaction.last, 8);
+    delivery_put(record + 32, s->transaction.bytes, 8);
+    delivery_put(record + 40, s->made, 8);
+}
+
+/* Works out the id and the path. */
+MSC4203_PRIVATE void sender_name(struct msc4203_sender_state *s)
+{
+    static const char paths[] = "/_matrix/app/v1/transactions/";
+    size_t skip = s->legacy ? 15 : 0, bytes = sizeof paths - 1 - skip;
+    char *at = delivery_hex(s->transaction.id, s->opening, 16);
+
+    *at++ = '.';
+    at = delivery_hex(at, s->transaction.first, 12);
+    *at++ = '.';
+    delivery_hex(at, s->cut, 2);
+    memcpy(s->transaction.path, paths + skip, bytes);
+    memcpy(s->transaction.path + bytes, s->transaction.id, 33);
+}
+
+/* Ends the transaction in flight: its messages have arrived or are given up (`done`), or may be
+ * taken into another one. Only when the queue has that does anything change: the next attempt MUST
+ * go out under the same id if it has not. */
+MSC4203_PRIVATE int sender_end_of(struct msc4203_sender_state *s, int done, unsigned halvings,
+                                  unsigned cut)
+{
+    unsigned char bytes[SENDER_RECORD];
+    msc4203_span record;
+    int result;
+
+    sender_note(s, 0, bytes);
+    bytes[2] = (unsigned char)halvings;
+    bytes[3] = (unsigned char)cut;
+    record.ptr = (const char *)bytes;
+    record.len = sizeof bytes;
+    if (done)
+        result = s->queue->done(s->queue->context, s->config.channel, NULL, s->transaction.last,
+                                &record);
+    else
+        result = s->queue->hold(s->queue->context, s->config.channel, s->transaction.first - 1,
+                                &record);
+    if (result != MSC4203_OK)
+        return result;
+    s->halvings = (uint8_t)halvings;
+    s->cut = (uint8_t)cut;
+    s->state = SENDER_EMPTY;
+    s->dirty = 1;
+    s->status.attempts = 0;
+    s->status.failing_since_ms = 0;
+    return MSC4203_OK;
+}
+
+/* The messages in flight have arrived, or are given up. */
+MSC4203_PRIVATE int sender_done(struct msc4203_sender_state *s)
+{
+    unsigned easy = s->halvings != 0 ? s->easy + 1u : 0;
+    unsigned less = easy == SENDER_EASY;
+    int result = sender_end_of(s, 1, s->halvings - less, 0);
+
+    if (result == MSC4203_OK)
+        s->easy = (uint8_t)(less ? 0 : easy);
+    return result;
+}
+
+/* Moves a message to where operators look, and notes whose it was in the record there. */
+MSC4203_PRIVATE int sender_park(struct msc4203_sender_state *s, uint64_t number, int status,
+                                void *memory, size_t bytes)
+{
+    const msc4203_queue *q = s->queue;
+    const uint32_t parked = MSC4203_CHANNEL_PARKED;
+    char *text = (char *)memory, *at;
+    msc4203_span name = {NULL, 0}, record = {NULL, 0};
+    msc4203_counts counts;
+    size_t all, old, most, skip;
+    uint64_t moved;
+    int result = q->move(q->context, s->config.channel, NULL, number, (uint32_t)1 << parked,
+                         &moved);
+
+    s->dirty = 1;
+    if (result != MSC4203_OK)
+        return result == MSC4203_END ? MSC4203_OK : result;
+    s->status.parked++;
+    sender_trace(s, MSC4203_TRACE_PARKED, status);
+    result = q->record(q->context, s->config.channel, text, bytes, &name, NULL);
+    if (result != MSC4203_OK)
+        return result == MSC4203_END ? MSC4203_OK : result;
+    /* The line, behind what there is already. */
+    result = q->record(q->context, parked, text + 300, bytes - 300, NULL, &record);
+    if (result != MSC4203_OK && result != MSC4203_END)
+        return result;
+    old = result == MSC4203_OK ? record.len : 0;
+    all = old + name.len + 14;
+    at = delivery_hex(text + 300 + old, moved, 12);
+    *at++ = ' ';
+    memcpy(at, name.ptr, name.len);
+    at[name.len] = '\n';
+    result = q->count(q->context, parked, NULL, &counts);
+    if (result != MSC4203_OK)
+        return result;
+    most = SENDER_RECORD_MAX;
+    do { /* a small log keeps less */
+        for (skip = 0; all - skip > most; skip++)
+            while (skip + 1 < old && text[300 + skip] != '\n')
+                skip++;
+        record.ptr = text + 300 + skip;
+        record.len = all - skip;
+        result = q->hold(q->context, parked, counts.through, &record);
+        most /= 2;
+    } while (result == MSC4203_E_TOO_LARGE && most >= all - old);
+    /* Without room for the line it is parked all the same. */
+    return result == MSC4203_E_QUEUE_FULL || result == MSC4203_E_TOO_LARGE ? MSC4203_OK : result;
+}
+
+/* Reads the first message after a number, and writes the part of the body that it is, with what
+ * comes before it, behind its strings in the memory. *part tells it.
+ *
+ * Returns MSC4203_ITEM; MSC4203_END; MSC4203_E_DAMAGED; MSC4203_E_TOO_LARGE when the memory is too
+ * small; another error below MSC4203_E_TOO_LARGE of a queue, or above it of the writer. */
+MSC4203_PRIVATE int sender_part(struct msc4203_sender_state *s, uint64_t after, int first,
+                                char *memory, size_t bytes, msc4203_span *part)
+{
+    msc4203_message *const message = &s->message;
+    size_t skip = first ? 0 : sender_head(s) - 1;
+    int result = s->queue->next(s->queue->context, s->config.channel, NULL, after, memory, bytes,
+                                message);
+
+    if (result != MSC4203_ITEM)
+        return result;
+    memory += message->bytes;
+    result = msc4203_writer_begin(&s->writer, MSC4203_TRANSACTION, s->flags, memory,
+                                  bytes - message->bytes);
+    if (result == MSC4203_OK)
+        result = msc4203_writer_item(&s->writer, &message->item);
+    if (result != MSC4203_OK)
+        return result == MSC4203_E_FULL ? MSC4203_E_TOO_LARGE : result;
+    if (!first)
+        memory[skip] = ',';
+    part->ptr = memory + skip;
+    part->len = s->writer.priv.at.used - skip;
+    return MSC4203_ITEM;
+}
+
+/* Chooses the messages of a new transaction. */
+MSC4203_PRIVATE int sender_choose(struct msc4203_sender_state *s, char *memory, size_t bytes)
+{
+    msc4203_transaction *t = &s->transaction;
+    uint64_t after = 0, budget = s->config.bytes_max >> s->halvings;
+    uint32_t most = s->config.messages_max >> s->halvings;
+    msc4203_span part;
+    int result;
+
+    memset(t, 0, sizeof *t);
+    t->bytes = 2 + SENDER_END; /* ], and what comes behind */
+    budget -= budget < 2 * SENDER_RECORD_MAX || s->config.siblings == NULL ? 0
+                                                                           : SENDER_RECORD_MAX;
+    while (t->count == 0 || t->count < most) {
+        result = sender_part(s, after, t->count == 0, memory, bytes, &part);
+        if (result == MSC4203_E_DAMAGED && s->message.number > after) {
+            if (t->count != 0) /* within a transaction it could not be read either */
+                break;
+            after = s->message.number; /* nothing before it waits */
+            result = s->queue->done(s->queue->context, s->config.channel, NULL, after, NULL);
+            if (result != MSC4203_OK)
+                return result;
+            s->status.damaged++;
+            s->dirty = 1;
+            continue;
+        }
+        if (result < 0 && result > MSC4203_E_USAGE && result != MSC4203_E_TOO_LARGE) {
+            after = s->message.number; /* no appservice could read it */
+            result = sender_park(s, after, 0, memory, bytes);
+            if (result != MSC4203_OK)
+                return result;
+            continue;
+        }
+        if (result == MSC4203_E_TOO_LARGE && t->count != 0)
+            break;
+        if (result != MSC4203_ITEM)
+            return result == MSC4203_END && t->count != 0 ? MSC4203_OK : result;
+        if (t->count != 0 && t->bytes + part.len > budget)
+            break;
+        if (t->count++ == 0)
+            t->first = s->message.number;
+        t->last = after = s->message.number;
+        t->bytes += part.len;
+        if (s->config.siblings != NULL)
+            s->config.siblings(s->config.context, &s->message, NULL);
+    }
+    return MSC4203_OK;
+}
+
+/* Asks for what goes along, and writes it to `memory`. Returns its bytes; 0 for none. */
+MSC4203_PRIVATE size_t sender_siblings(struct msc4203_sender_state *s, char *memory)
+{
+    msc4203_writer *const writer = &s->writer;
+    size_t used = 0;
+
+    if (s->config.siblings == NULL)
+        return 0;
+    msc4203_writer_begin(writer, MSC4203_TRANSACTION, s->flags, memory,
+                         SENDER_RECORD_MAX - SENDER_RECORD + 1);
+    s->config.siblings(s->config.context, NULL, writer);
+    if (writer->priv.at.seen & MSC4203_TO_DEVICE || writer->priv.at.seen == 0 ||
+        writer->priv.needed > SENDER_RECORD_MAX - SENDER_RECORD + 1 || /* not all fitted */
+        msc4203_writer_end(writer, &used) != MSC4203_OK)
+        return 0;
+    memmove(memory, memory + 1, used - 1); /* what goes behind a comma */
+    return used - 1;
+}
+
+/* Makes a transaction of what waits, and its record. */
+MSC4203_PRIVATE int sender_make(struct msc4203_sender_state *s, uint64_t now_ms, char *memory,
+                                size_t bytes)
+{
+    msc4203_transaction *t = &s->transaction;
+    msc4203_span record;
+    size_t size;
+    int result;
+
+    s->flags = (uint8_t)s->config.flags;
+    result = sender_choose(s, memory, bytes);
+    if (result != MSC4203_OK)
+        return result;
+    size = sender_siblings(s, memory + SENDER_RECORD);
+    if (size != 0)
+        t->bytes += size - SENDER_END;
+    result = s->queue->opening(s->queue->context, 0, &s->opening, &s->begin);
+    if (result != MSC4203_OK)
+        return result;
+    s->made = now_ms;
+    sender_note(s, SENDER_IN_FLIGHT, (unsigned char *)memory);
+    record.ptr = memory;
+    record.len = SENDER_RECORD + size;
+    result = s->queue->hold(s->queue->context, s->config.channel, t->last, &record);
+    if (result == MSC4203_E_TOO_LARGE && size != 0) { /* a small log: without siblings, then */
+        t->bytes -= size - SENDER_END;
+        sender_note(s, SENDER_IN_FLIGHT, (unsigned char *)memory);
+        record.len = SENDER_RECORD;
+        result = s->queue->hold(s->queue->context, s->config.channel, t->last, &record);
+    }
+    if (result == MSC4203_OK)
+        result = s->queue->flush(s->queue->context);
+    if (result != MSC4203_OK)
+        return result;
+    s->dirty = 0;
+    s->state = SENDER_READY;
+    s->number = 0;
+    sender_name(s);
+    sender_trace(s, MSC4203_TRACE_MADE, 0);
+    return MSC4203_OK;
+}
+
+MSC4203_API int msc4203_sender_init(msc4203_sender *sender, const msc4203_queue *queue,
+                                    const msc4203_sender_config *config, uint64_t now_ms,
+                                    void *memory, size_t bytes)
+{
+    struct msc4203_sender_state *s = &sender->priv;
+    msc4203_transaction *t = &s->transaction;
+    const unsigned char *p;
+    msc4203_span record;
+    int result;
+
+    memset(s, 0, sizeof *s);
+    s->queue = queue;
+    s->config = *config;
+    if (config->channel < MSC4203_CHANNEL_FIRST || config->channel >= MSC4203_CHANNEL_PARKED ||
+        config->flags > MSC4203_STABLE_KEYS)
+        return MSC4203_E_USAGE;
+    if (bytes < SENDER_MEMORY)
+        return MSC4203_E_INDEX;
+    if (s->config.messages_max == 0)
+        s->config.messages_max = 100;
+    if (s->config.bytes_max == 0)
+        s->config.bytes_max = 1000000;
+    if (s->config.retry_ms_min == 0)
+        s->config.retry_ms_min = 1000;
+    if (s->config.retry_ms_max == 0)
+        s->config.retry_ms_max = 512000;
+    s->legacy_from = now_ms;
+    result = sender_record(s, memory, bytes, &record);
+    if (result != MSC4203_OK || record.len == 0)
+        return result;
+    p = (const unsigned char *)record.ptr;
+    s->flags = p[1] >> 1 & MSC4203_STABLE_KEYS;
+    s->halvings = p[2] & 31;
+    s->cut = p[3];
+    s->opening = delivery_get(p + 8, 8);
+    t->count = (uint32_t)delivery_get(p + 4, 4);
+    t->first = delivery_get(p + 16, 8);
+    t->last = delivery_get(p + 24, 8);
+    t->bytes = delivery_get(p + 32, 8);
+    s->made = delivery_get(p + 40, 8);
+    if (!(p[1] & SENDER_IN_FLIGHT))
+        return MSC4203_OK;
+    s->state = SENDER_READY;
+    sender_name(s);
+    if (t->count == 1) { /* a crash came between parking it and saying so? */
+        result = queue->next(queue->context, config->channel, NULL, t->first - 1, memory, bytes,
+                             &s->message);
+        if (result == MSC4203_END || s->message.number > t->first)
+            return sender_done(s);
+        if (result == MSC4203_E_STORAGE)
+            return result;
+    }
+    sender_trace(s, MSC4203_TRACE_RESUMED, 0);
+    return MSC4203_OK;
+}
+
+MSC4203_API int msc4203_sender_poll(msc4203_sender *sender, uint64_t now_ms, void *memory,
+                                    size_t bytes, const msc4203_transaction **transaction,
+                                    uint64_t *wait_ms)
+{
+    struct msc4203_sender_state *s = &sender->priv;
+    int result;
+
+    *transaction = NULL;
+    *wait_ms = 0;
+    if (bytes < SENDER_MEMORY)
+        return MSC4203_E_INDEX;
+    if (s->state == SENDER_SENDING)
+        return MSC4203_IDLE;
+    if (s->state == SENDER_WAITING) {
+        if (now_ms < s->wait_from) /* the clock was set back */
+            s->wait_from = now_ms;
+        if (now_ms - s->wait_from < s->wait) {
+            *wait_ms = s->wait - (now_ms - s->wait_from);
+            return MSC4203_WAIT;
+        }
+        s->state = SENDER_READY;
+    }
+    if (s->state == SENDER_EMPTY) {
+        result = sender_make(s, now_ms, (char *)memory, bytes);
+        if (result == MSC4203_END) {
+            result = s->dirty ? s->queue->flush(s->queue->context) : MSC4203_OK;
+            if (result != MSC4203_OK)
+                return result;
+            s->dirty = 0;
+            return MSC4203_IDLE;
+        }
+        if (result != MSC4203_OK)
+            return result;
+    }
+    if (s->legacy && now_ms - s->legacy_from >= SENDER_HOUR)
+        s->legacy = 0;
+    sender_name(s);
+    s->state = SENDER_SENDING;
+    s->transaction.attempt++;
+    sender_trace(s, MSC4203_TRACE_SENT, 0);
+    *transaction = &s->transaction;
+    return MSC4203_REQUEST;
+}
+
+/* The part of the body that begins at `at`, or that has it: *begin tells where it begins. */
+MSC4203_PRIVATE int sender_find(struct msc4203_sender_state *s, uint64_t at, char *memory,
+                                size_t bytes, msc4203_span *part, uint64_t *begin)
+{
+    const msc4203_transaction *t = &s->transaction;
+    msc4203_span record;
+    int result;
+
+    if (s->number == 0 || at < s->begin) {
+        s->number = t->first;
+        s->begin = 0;
+    }
+    while (s->number <= t->last) {
+        result = sender_part(s, s->number - 1, s->number == t->first, memory, bytes, part);
+        if (result == MSC4203_END || (result == MSC4203_ITEM && s->message.number > t->last))
+            break;
+        if (result != MSC4203_ITEM)
+            return result;
+        if (s->begin == 0 && s->message.number != t->first)
+            return MSC4203_E_DAMAGED;
+        s->number = s->message.number;
+        *begin = s->begin;
+        if (at - s->begin < part->len)
+            return MSC4203_OK;
+        s->begin += part->len;
+        s->number++;
+    }
+    s->number = t->last + 1;
+    *begin = s->begin;
+    result = sender_record(s, memory, bytes, &record);
+    if (result != MSC4203_OK)
+        return result;
+    if (record.len < SENDER_RECORD)
+        return MSC4203_E_DAMAGED;
+    record.ptr += SENDER_RECORD;
+    record.len -= SENDER_RECORD;
+    if (record.len == 0) {
+        record.ptr = sender_end;
+        record.len = SENDER_END;
+    }
+    memmove(memory + 2, record.ptr, record.len);
+    memory[0] = ']';
+    memory[1] = ',';
+    part->ptr = memory;
+    part->len = record.len + 2;
+    return s->begin + part->len == t->bytes ? MSC4203_OK : MSC4203_E_DAMAGED;
+}
+
+MSC4203_API int msc4203_sender_read(msc4203_sender *sender, uint64_t at, void *memory,
+                                    size_t bytes, void *data, size_t capacity, size_t *got)
+{
+    struct msc4203_sender_state *s = &sender->priv;
+    char *to = (char *)data;
+    msc4203_span part;
+    uint64_t begin = 0;
+    size_t skip, n;
+    int result;
+
+    *got = 0;
+    if (s->state != SENDER_SENDING)
+        return MSC4203_E_USAGE;
+    while (*got < capacity && at < s->transaction.bytes) {
+        result = sender_find(s, at, (char *)memory, bytes, &part, &begin);
+        if (result == MSC4203_E_DAMAGED)
+            s->transaction.bytes = 0; /* it can't be sent again as it was */
+        if (result != MSC4203_OK)
+            return result;
+        skip = (size_t)(at - begin);
+        n = part.len - skip < capacity - *got ? part.len - skip : capacity - *got;
+        memcpy(to + *got, part.ptr + skip, n);
+        *got += n;
+        at += n;
+    }
+    return MSC4203_OK;
+}
+
+/* After a 413. */
+MSC4203_PRIVATE int sender_split(struct msc4203_sender_state *s, void *memory, size_t bytes)
+{
+    unsigned halvings = s->halvings;
+    int result;
+
+    s->easy = 0;
+    if (s->transaction.count == 1) {
+        result = sender_park(s, s->transaction.first, 413, memory, bytes);
+        return result == MSC4203_OK ? sender_done(s) : result;
+    }
+    do { /* to half of what was refused, not of what may have been; 31 are enough for any */
+        halvings++;
+    } while (s->config.messages_max >> halvings > s->transaction.count / 2 &&
+             s->config.bytes_max >> halvings > s->transaction.bytes / 2);
+    result = sender_end_of(s, 0, halvings, s->cut + 1u);
+    if (result == MSC4203_OK)
+        sender_trace(s, MSC4203_TRACE_SPLIT, 413);
+    return result;
+}
+
+/* Begins to wait, longer each time. */
+MSC4203_PRIVATE void sender_wait(struct msc4203_sender_state *s, uint64_t now_ms, uint32_t random)
+{
+    uint64_t wait = s->config.retry_ms_min;
+    uint32_t i, half;
+
+    for (i = 0; i < s->status.attempts && wait < s->config.retry_ms_max; i++)
+        wait *= 2;
+    if (wait > s->config.retry_ms_max)
+        wait = s->config.retry_ms_max;
+    half = (uint32_t)wait / 2;
+    s->wait = half + (uint32_t)(((uint64_t)random * ((uint32_t)wait - half + 1)) >> 32);
+    s->wait_from = now_ms;
+    s->state = SENDER_WAITING;
+    s->status.attempts++;
+    s->status.failing_since_ms = s->made;
+}
+
+MSC4203_API int msc4203_sender_result(msc4203_sender *sender, int status, uint64_t now_ms,
+                                      uint32_t random, void *memory, size_t bytes)
+{
+    struct msc4203_sender_state *s = &sender->priv;
+    int result = MSC4203_OK;
+
+    if (s->state != SENDER_SENDING)
+        return MSC4203_E_USAGE;
+    s->status.last_status = status;
+    if (status >= 200 && status <= 299) {
+        result = sender_done(s);
+        if (result == MSC4203_OK) {
+            s->status.delivered += s->transaction.count;
+            s->status.bytes += s->transaction.bytes;
+            s->status.transactions++;
+            sender_trace(s, MSC4203_TRACE_DELIVERED, status);
+        }
+        return result;
+    }
+    if (status == 413) {
+        result = sender_split(s, memory, bytes);
+        if (result != MSC4203_E_QUEUE_FULL && result != MSC4203_E_DAMAGED)
+            return result;
+    } /* else no room to move it, or to note it, now: later */
+    if ((status == 404 || status == 405) && !s->legacy) {
+        s->legacy = 1;
+        s->legacy_from = now_ms;
+        s->state = SENDER_READY;
+        sender_trace(s, MSC4203_TRACE_LEGACY, status);
+        return MSC4203_OK;
+    }
+    if (status == 404 || status == 405)
+        s->legacy = 0;
+    s->status.failures++;
+    sender_trace(s, MSC4203_TRACE_FAILED, status);
+    if (s->transaction.bytes == 0) { /* see msc4203_sender_read() */
+        result = sender_end_of(s, 0, s->halvings, s->cut + 1u);
+        if (result == MSC4203_OK)
+            sender_trace(s, MSC4203_TRACE_DAMAGED, status);
+        return result;
+    }
+    sender_wait(s, now_ms, random);
+    return MSC4203_OK;
+}
+
+MSC4203_API void msc4203_sender_wake(msc4203_sender *sender)
+{
+    if (sender->priv.state == SENDER_WAITING)
+        sender->priv.state = SENDER_READY;
+}
+
+MSC4203_API int msc4203_sender_skip(msc4203_sender *sender)
+{
+    struct msc4203_sender_state *s = &sender->priv;
+    int result;
+
+    if (s->state == SENDER_SENDING || s->state == SENDER_EMPTY)
+        return MSC4203_E_USAGE;
+    result = sender_done(s);
+    if (result == MSC4203_OK)
+        sender_trace(s, MSC4203_TRACE_SKIPPED, 0);
+    return result;
+}
+
+MSC4203_API void msc4203_sender_status_get(const msc4203_sender *sender,
+                                           msc4203_sender_status *status)
+{
+    *status = sender->priv.status;
+    status->in_flight = sender->priv.state == SENDER_EMPTY ? NULL : &sender->priv.transaction;
+}
+
+/* ---- receiver ---- */
+
+/* What outlives a restart: 0 version, 1, 4 bytes; 4 which entry is written next, 4; 8 key of the
+ * digests, 8; then entries of 48 bytes: digests of the id, of the to-device messages, and of the
+ * whole body. */
+enum { RECEIVER_HEAD = 16, RECEIVER_ENTRY = 48 };
+enum receiver_state { RECEIVER_IDLE = 0, RECEIVER_BODY = 1, RECEIVER_ENDED = 2 };
+
+MSC4203_API int msc4203_receiver_init(msc4203_receiver *receiver,
+                                      const msc4203_receiver_config *config, void *memory,
+                                      size_t bytes, uint64_t random)
+{
+    struct msc4203_receiver_state *s = &receiver->priv;
+    size_t left = bytes, entries = 0;
+
+    memset(s, 0, sizeof *s);
+    s->config = *config;
+    s->memory = (unsigned char *)memory;
+    if (config->hs_token.len == 0)
+        return MSC4203_E_USAGE;
+    if (bytes < RECEIVER_HEAD + RECEIVER_ENTRY)
+        return MSC4203_E_INDEX;
+    for (left -= RECEIVER_HEAD; left >= RECEIVER_ENTRY && entries < 0xFFFF; entries++)
+        left -= RECEIVER_ENTRY;
+    s->entries = (uint32_t)entries;
+    if (delivery_get(s->memory, 4) != 1) {
+        memset(memory, 0, bytes);
+        delivery_put(s->memory, 1, 4);
+        delivery_put(s->memory + 8, random, 8);
+    }
+    return MSC4203_OK;
+}
+
+/* The next character of a path or a query, decoded; *p moves on. 256: a slash that is one, 257: the
+ * end. What is no valid escape stands for itself. */
+MSC4203_PRIVATE unsigned receiver_char(const unsigned char **p, const unsigned char *end)
+{
+    unsigned c, high, low;
+
+    if (*p == end)
+        return 257;
+    c = *(*p)++;
+    if (c == '/')
+        return 256;
+    if (c != '%' || end - *p < 2)
+        return c;
+    high = delivery_digit((*p)[0] | 0x20u);
+    low = delivery_digit((*p)[1] | 0x20u);
+    if ((high | low) > 15)
+        return c;
+    *p += 2;
+    return high << 4 | low;
+}
+
+/* Matches the beginning of a path. Returns what is behind it, or NULL. */
+MSC4203_PRIVATE const unsigned char *receiver_path(const unsigned char *p,
+                                                   const unsigned char *end, const char *path)
+{
+    for (; *path != 0; path++) {
+        unsigned want = *path == '/' ? 256u : (unsigned)(unsigned char)*path;
+        if (receiver_char(&p, end) != want)
+            return NULL;
+    }
+    return p;
+}
+
+/* Compares a token with the right one, in a time that depends on its length alone. Returns 0 when
+ * they are the same. */
+MSC4203_PRIVATE unsigned receiver_compare(const msc4203_span *right, const unsigned char *p,
+                                          const unsigned char *end, int decode)
+{
+    size_t i = 0, n = 0;
+    unsigned wrong = 0;
+
+    while (p != end) {
+        unsigned c = decode ? receiver_char(&p, end) : *p++;
+        wrong |= (c == 256 ? (unsigned)'/' : c) ^ (unsigned char)right->ptr[i];
+        i = i + 1 == right->len ? 0 : i + 1;
+        n++;
+    }
+    return wrong | (n != right->len);
+}
+
+/* Checks the tokens that a request has. */
+MSC4203_PRIVATE int receiver_tokens(const struct msc4203_receiver_state *s,
+                                    const unsigned char *query, const unsigned char *end,
+                                    const msc4203_span *authorization)
+{
+    static const char scheme[] = "bearer ", name[] = "access_token=";
+    const unsigned char *p = (const unsigned char *)authorization->ptr, *stop;
+    unsigned wrong = 0, tokens = 0, i;
+
+    if (p != NULL && authorization->len >= sizeof scheme - 1) {
+        stop = p + authorization->len;
+        for (i = 0; i < 6 && (*p | 0x20) == scheme[i]; i++)
+            p++;
+        if (i == 6 && *p == ' ') {
+            while (p != stop && *p == ' ')
+                p++;
+            tokens++;
+            wrong |= receiver_compare(&s->config.hs_token, p, stop, 0);
+        }
+    }
+    while (query != end) {
+        for (stop = query; stop != end && *stop != '&'; stop++)
+            ;
+        if ((size_t)(stop - query) >= sizeof name - 1 &&
+            memcmp(query, name, sizeof name - 1) == 0) {
+            tokens++;
+            wrong |= receiver_compare(&s->config.hs_token, query + sizeof name - 1, stop, 1);
+        }
+        query = stop == end ? end : stop + 1;
+    }
+    if (tokens == 0)
+        return MSC4203_E_TOKEN_MISSING;
+    return wrong ? MSC4203_E_TOKEN : MSC4203_OK;
+}
+
+MSC4203_API int msc4203_receiver_request(msc4203_receiver *receiver, const msc4203_span *method,
+                                         const msc4203_span *target,
+                                         const msc4203_span *authorization, void *scratch,
+                                         size_t bytes)
+{
+    static const char prefix[] = "/_matrix/app/v1", ping[] = "/ping", path[] = "/transactions/";
+    struct msc4203_receiver_state *s = &receiver->priv;
+    const unsigned char *p = (const unsigned char *)target->ptr, *end = p, *query, *at;
+    uint64_t key = delivery_get(s->memory + 8, 8);
+    int result, pings = 0;
+
+    s->state = RECEIVER_IDLE;
+    s->stored = 0;
+    for (query = p + target->len; end != query && *end != '?'; end++)
+        ;
+    at = receiver_path(p, end, prefix);
+    if (at != NULL)
+        pings = receiver_path(at, end, ping) == end;
+    at = receiver_path(at != NULL ? at : p, end, path);
+    if (!pings && (at == NULL || at == end))
+        return MSC4203_E_UNRECOGNIZED;
+    if (!msc4203_span_equal(method, pings ? "POST" : "PUT"))
+        return MSC4203_E_METHOD;
+    result = receiver_tokens(s, end == query ? end : end + 1, query, authorization);
+    if (result != MSC4203_OK)
+        return result;
+    if (pings)
+        return MSC4203_END;
+    msc4203_digest_init(&s->body, key);
+    while (at != end) {
+        unsigned c = receiver_char(&at, end);
+        unsigned char byte = (unsigned char)c;
+        if (c == 256) /* more of a path: it is another one */
+            return MSC4203_E_UNRECOGNIZED;
+        msc4203_digest_add(&s->body, &byte, 1);
+    }
+    msc4203_digest_end(&s->body, s->id);
+    msc4203_digest_init(&s->body, key);
+    msc4203_digest_init(&s->to_device, key);
+    msc4203_reader_init(&s->reader, MSC4203_TRANSACTION, s->config.kinds | MSC4203_TO_DEVICE,
+                        scratch, bytes);
+    s->state = RECEIVER_BODY;
+    return MSC4203_MORE;
+}
+
+MSC4203_API int msc4203_receiver_feed(msc4203_receiver *receiver, const void *data, size_t bytes,
+                                      int last)
+{
+    struct msc4203_receiver_state *s = &receiver->priv;
+    int result = MSC4203_E_USAGE;
+
+    if (s->state == RECEIVER_BODY)
+        result = msc4203_reader_feed(&s->reader, data, bytes, last);
+    if (result == MSC4203_OK)
+        msc4203_digest_add(&s->body, data, bytes);
+    return result;
+}
+
+/* Adds a to-device message to the digest of all of them. */
+MSC4203_PRIVATE void receiver_add(struct msc4203_receiver_state *s, const msc4203_item *item)
+{
+    unsigned char size[8];
+    unsigned field;
+
+    delivery_put(size, (uint64_t)(uint32_t)item->error, 8);
+    msc4203_digest_add(&s->to_device, size, 4);
+    for (field = ITEM_SENDER; field <= ITEM_CONTENT; field++) {
+        const msc4203_span *span = item_field_of(item, field);
+        delivery_put(size, span->len, 8);
+        msc4203_digest_add(&s->to_device, size, 8);
+        msc4203_digest_add(&s->to_device, span->ptr, span->len);
+    }
+}
+
+/* Looks the transaction up, and remembers it when it is new. */
+MSC4203_PRIVATE int receiver_end(struct msc4203_receiver_state *s)
+{
+    unsigned char digests[RECEIVER_ENTRY], *entry = s->memory + RECEIVER_HEAD;
+    uint32_t i, next = (uint32_t)delivery_get(s->memory + 4, 4);
+    int result = MSC4203_NEW;
+
+    memcpy(digests, s->id, 16);
+    msc4203_digest_end(&s->to_device, digests + 16);
+    msc4203_digest_end(&s->body, digests + 32);
+    for (i = 0; i < s->entries; i++, entry += RECEIVER_ENTRY) {
+        if (memcmp(entry, digests, 32) != 0)
+            continue;
+        if (memcmp(entry + 32, digests + 32, 16) == 0)
+            return MSC4203_REPEAT;
+        result = MSC4203_REPEAT_TO_DEVICE;
+    }
+    if (next >= s->entries)
+        next = 0;
+    memcpy(s->memory + RECEIVER_HEAD + (size_t)next * RECEIVER_ENTRY, digests, RECEIVER_ENTRY);
+    delivery_put(s->memory + 4, next + 1 == s->entries ? 0 : next + 1, 4);
+    s->stored = 1;
+    return result;
+}
+
+MSC4203_API int msc4203_receiver_next(msc4203_receiver *receiver, const msc4203_item **item)
+{
+    struct msc4203_receiver_state *s = &receiver->priv;
+
+    *item = NULL;
+    if (s->state == RECEIVER_ENDED)
+        return s->result;
+    if (s->state != RECEIVER_BODY)
+        return MSC4203_E_USAGE;
+    s->result = msc4203_reader_next(&s->reader, item);
+    if (s->result == MSC4203_ITEM && (*item)->kind == MSC4203_TO_DEVICE)
+        receiver_add(s, *item);
+    if (s->result == MSC4203_END)
+        s->result = receiver_end(s);
+    if (s->result != MSC4203_ITEM && s->result != MSC4203_MORE)
+        s->state = RECEIVER_ENDED;
+    return s->result;
+}
+
+MSC4203_API void msc4203_receiver_reject(msc4203_receiver *receiver)
+{
+    struct msc4203_receiver_state *s = &receiver->priv;
+    uint32_t next = (uint32_t)delivery_get(s->memory + 4, 4);
+
+    if (!s->stored)
+        return;
+    s->stored = 0;
+    next = next == 0 ? s->entries - 1 : next - 1;
+    memset(s->memory + RECEIVER_HEAD + (size_t)next * RECEIVER_ENTRY, 0, RECEIVER_ENTRY);
+    delivery_put(s->memory + 4, next, 4);
+}
+
+/* ---- sync ---- */
+
+/* A token: "m", the random of an opening in 16 digits, ".", a number in 12 digits. */
+enum { SYNC_TOKEN = 30, SYNC_MAX = 100 };
+
+/* Reads digits of a token. Returns 0 when there is another character. */
+MSC4203_PRIVATE int sync_digits(const char *at, int digits, uint64_t *value)
+{
+    for (*value = 0; digits != 0; digits--, at++) {
+        unsigned digit = delivery_digit((unsigned char)*at);
+        if (digit > 15)
+            return 0;
+        *value = *value << 4 | digit;
+    }
+    return 1;
+}
+
+/* Tells whether this queue gave out a number in an opening, and so the token. */
+MSC4203_PRIVATE int sync_is_ours(const msc4203_queue *q, uint64_t opening, uint64_t number)
+{
+    uint64_t random, first, bound;
+    uint32_t back;
+    msc4203_counts counts;
+
+    if (q->count(q->context, MSC4203_CHANNEL_SYNC, NULL, &counts) != MSC4203_OK)
+        return 0;
+    bound = counts.through + 1;
+    for (back = 0; q->opening(q->context, back, &random, &first) == MSC4203_OK; back++) {
+        if (random == opening)
+            return number < bound;
+        bound = first;
+    }
+    return 0;
+}
+
+MSC4203_API int msc4203_sync_begin(msc4203_sync *sync, const msc4203_queue *queue,
+                                   const msc4203_device *device, const msc4203_span *since)
+{
+    struct msc4203_sync_state *s = &sync->priv;
+    uint64_t opening, number;
+    int result;
+
+    memset(s, 0, sizeof *s);
+    s->queue = queue;
+    s->device = *device;
+    result = queue->opening(queue->context, 0, &s->opening, &number);
+    if (result != MSC4203_OK)
+        return result;
+    if (since == NULL || since->len == 0)
+        return MSC4203_OK;
+    if (since->len != SYNC_TOKEN || since->ptr[0] != 'm' || since->ptr[17] != '.' ||
+        !sync_digits(since->ptr + 1, 16, &opening) || !sync_digits(since->ptr + 18, 12, &number))
+        return MSC4203_E_SINCE;
+    if (number == 0 || !sync_is_ours(queue, opening, number))
+        return MSC4203_OK;
+    s->after = s->before = number;
+    return queue->done(queue->context, MSC4203_CHANNEL_SYNC, device, number, NULL);
+}
+
+MSC4203_API int msc4203_sync_next(msc4203_sync *sync, void *memory, size_t bytes,
+                                  msc4203_message *message)
+{
+    struct msc4203_sync_state *s = &sync->priv;
+    const msc4203_queue *q = s->queue;
+    uint64_t after = s->after;
+    int result;
+
+    if (s->count == SYNC_MAX)
+        return MSC4203_END;
+    do {
+        result = q->next(q->context, MSC4203_CHANNEL_SYNC, &s->device, after, memory, bytes,
+                         message);
+        if (result == MSC4203_E_DAMAGED && message->number <= after)
+            return result;
+        after = message->number;
+    } while (result == MSC4203_E_DAMAGED);
+    if (result != MSC4203_ITEM)
+        return result;
+    s->before = s->after;
+    s->after = after;
+    s->count++;
+    return MSC4203_ITEM;
+}
+
+MSC4203_API void msc4203_sync_unread(msc4203_sync *sync)
+{
+    sync->priv.after = sync->priv.before;
+}
+
+MSC4203_API void msc4203_sync_token(const msc4203_sync *sync, char token[48])
+{
+    char *at = token;
+
+    *at++ = 'm';
+    at = delivery_hex(at, sync->priv.opening, 16);
+    *at++ = '.';
+    delivery_hex(at, sync->priv.after, 12);
+}
+
+/* ---- changing over ---- */
+
+MSC4203_API int msc4203_change_device(const msc4203_queue *queue, const msc4203_device *device,
+                                      uint32_t channels, void *memory, size_t bytes,
+                                      uint64_t *moved)
+{
+    const uint32_t sync = MSC4203_CHANNEL_SYNC;
+    msc4203_message message;
+    uint64_t after = 0, count = 0;
+    int result = MSC4203_END;
+
+    while (channels != 0 && !(channels >> sync & 1)) {
+        result = queue->next(queue->context, sync, device, after, memory, bytes, &message);
+        if (result == MSC4203_E_DAMAGED && message.number > after) {
+            after = message.number;
+            continue;
+        }
+        if (result != MSC4203_ITEM && result != MSC4203_E_TOO_LARGE)
+            break;
+        after = message.number;
+        result = queue->move(queue->context, sync, device, after, channels & ~message.channels,
+                             NULL);
+        if (result == MSC4203_E_DAMAGED) /* not seen before, for want of memory */
+            continue;
+        if (result != MSC4203_OK)
+            break;
+        count++;
+    }
+    if (moved != NULL)
+        *moved = count;
+    return result == MSC4203_END ? MSC4203_OK : result;
+}
+
+MSC4203_API int msc4203_change_channel(const msc4203_queue *queue, uint32_t channel,
+                                       uint32_t (*route)(void *context,
+                                                         const msc4203_device *device),
+                                       void *context, void *memory, size_t bytes,
+                                       uint64_t *moved)
+{
+    msc4203_message message;
+    msc4203_counts counts;
+    msc4203_device device;
+    uint64_t count = 0, after;
+    uint32_t channels;
+    int result = queue->count(queue->context, channel, NULL, &counts);
+
+    if (moved != NULL)
+        *moved = 0;
+    if (result != MSC4203_OK)
+        return result;
+    for (after = counts.through;;) {
+        result = queue->next(queue->context, channel, NULL, after, memory, bytes, &message);
+        if (result == MSC4203_E_DAMAGED && message.number > after) {
+            after = message.number;
+            continue;
+        }
+        if (result != MSC4203_ITEM)
+            break;
+        after = message.number;
+        device.user_id = message.item.user_id;
+        device.device_id = message.item.device_id;
+        channels = route(context, &device);
+        if (channels >> channel & 1)
+            continue;
+        /* To /sync alone where that has it now: other services in the set have had it, or came
+         * later. To others only if it would else be with nobody. */
+        if (channels >> MSC4203_CHANNEL_SYNC & 1)
+            channels = (uint32_t)1 << MSC4203_CHANNEL_SYNC;
+        else if (message.channels & channels)
+            channels = 0;
+        result = queue->move(queue->context, channel, NULL, after, channels & ~message.channels,
+                             NULL);
+        if (result != MSC4203_OK)
+            return result;
+        count++;
+        if (moved != NULL)
+            *moved = count;
+    }
+    return result == MSC4203_END ? MSC4203_OK : result;
+}
+#endif /* MSC4203_NO_DELIVERY */
+
+
+/* ------------------------------------------------------------------------------------------------
  * Sizes, for callers without this header
  * --------------------------------------------------------------------------------------------- */
 
@@ -7132,6 +8616,10 @@ struct queue_align { char byte; msc4203_queue object; };
 struct storage_align { char byte; msc4203_storage object; };
 struct message_align { char byte; msc4203_message object; };
 struct counts_align { char byte; msc4203_counts object; };
+struct sender_align { char byte; msc4203_sender object; };
+struct receiver_align { char byte; msc4203_receiver object; };
+struct sync_align { char byte; msc4203_sync object; };
+struct digest_align { char byte; msc4203_digest object; };
 
 MSC4203_API size_t msc4203_sizeof(int object)
 {
@@ -7154,6 +8642,14 @@ MSC4203_API size_t msc4203_sizeof(int object)
         return sizeof(msc4203_message);
     case MSC4203_OBJECT_COUNTS:
         return sizeof(msc4203_counts);
+    case MSC4203_OBJECT_SENDER:
+        return sizeof(msc4203_sender);
+    case MSC4203_OBJECT_RECEIVER:
+        return sizeof(msc4203_receiver);
+    case MSC4203_OBJECT_SYNC:
+        return sizeof(msc4203_sync);
+    case MSC4203_OBJECT_DIGEST:
+        return sizeof(msc4203_digest);
     default:
         return 0;
     }
@@ -7180,6 +8676,14 @@ MSC4203_API size_t msc4203_alignof(int object)
         return offsetof(struct message_align, object);
     case MSC4203_OBJECT_COUNTS:
         return offsetof(struct counts_align, object);
+    case MSC4203_OBJECT_SENDER:
+        return offsetof(struct sender_align, object);
+    case MSC4203_OBJECT_RECEIVER:
+        return offsetof(struct receiver_align, object);
+    case MSC4203_OBJECT_SYNC:
+        return offsetof(struct sync_align, object);
+    case MSC4203_OBJECT_DIGEST:
+        return offsetof(struct digest_align, object);
     default:
         return 0;
     }
