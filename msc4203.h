@@ -1097,6 +1097,10 @@ MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storag
 MSC4203_API void msc4203_log_quotas(msc4203_log *log, uint64_t channel_bytes,
                                     uint64_t device_bytes);
 
+/* Returns the 64 random bits that the log was made with: a secret that stays the same as long as the
+ * log, for the digests of requests. */
+MSC4203_API uint64_t msc4203_log_key(const msc4203_log *log);
+
 /* Flushes a log and writes its index down, so that it is opened fast. Not needed for anything else.
  */
 MSC4203_API int msc4203_log_close(msc4203_log *log);
@@ -6939,6 +6943,11 @@ MSC4203_API void msc4203_log_quotas(msc4203_log *log, uint64_t channel_bytes,
 {
     log->priv.channel_units = (uint32_t)(channel_bytes >> 3);
     log->priv.device_units = (uint32_t)(device_bytes >> 3);
+}
+
+MSC4203_API uint64_t msc4203_log_key(const msc4203_log *log)
+{
+    return log->priv.key[0] | (uint64_t)log->priv.key[1] << 32;
 }
 
 MSC4203_API int msc4203_log_close(msc4203_log *log)
