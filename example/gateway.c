@@ -156,6 +156,7 @@ static struct gateway {
 
     int listener, signals[2];
     uint64_t now, hangup;        /* hangup: since when a changed configuration waits; 0: none */
+    uint64_t unmoved;            /* when to go on changing over; 0: it is done */
     int ends;
 } g;
 
@@ -293,6 +294,11 @@ static int change_over(void)
         result = msc4203_change_device(&g.queue, &device, route(NULL, &device), g.work, WORK_BYTES,
                                        &count);
         moved += count;
+    }
+    g.unmoved = 0;
+    if (result == MSC4203_E_QUEUE_FULL) { /* the rest when there is room */
+        g.unmoved = g.now + 1000;
+        result = MSC4203_OK;
     }
     if (result == MSC4203_OK)
         result = g.queue.flush(g.queue.context);
@@ -963,9 +969,11 @@ static void transaction_result(struct channel *channel, int status)
     http_random(&random, sizeof random);
     result = msc4203_sender_result(&channel->sender, status, http_time(), random, g.work,
                                    WORK_BYTES);
-    if (result != MSC4203_OK)
-        storage_failed();
     channel->next_poll = 0;
+    if (result == MSC4203_E_STORAGE)
+        storage_failed();
+    else if (result != MSC4203_OK)
+        channel->next_poll = g.now + 1000;
 }
 
 /* Starts a channel's sender, if it is not started or the configuration of it has changed; nothing
@@ -1041,8 +1049,10 @@ static void transaction_step(struct channel *channel, uint32_t number)
         channel->next_poll = g.now + wait;
     } else if (done == MSC4203_IDLE) {
         channel->next_poll = UINT64_MAX;
-    } else {
+    } else if (done == MSC4203_E_STORAGE) {
         storage_failed();
+    } else { /* no room for its record, say: a while later there may be */
+        channel->next_poll = g.now + 1000;
     }
 }
 
@@ -1981,6 +1991,8 @@ static void turn(void)
         hangup_now();
     if (g.failed && g.now >= g.reopen_at)
         store_reopen();
+    if (!g.failed && g.unmoved != 0 && g.now >= g.unmoved && change_over() != MSC4203_OK)
+        storage_failed();
 }
 
 /* ---- the start ---- */
