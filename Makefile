@@ -64,7 +64,7 @@ $(B)/test/seeds: fuzz/seeds.sh
 
 tests: $(TESTS) $(EXAMPLES) $(B)/test/seeds
 
-demo: $(EXAMPLES) ## Shows the library at work on captured bodies, in a few seconds
+demo: $(EXAMPLES) ## Sends 300 real messages through a gateway and a bridge that are killed on the way
 	@$(RUN) $(B)/demo
 
 test: ## Runs all tests; needs cc, make and libc; under a minute

@@ -4,17 +4,19 @@
  * SPDX-License-Identifier: 0BSD
  *
  * One C99 file that reads and writes the JSON in which to-device messages travel between clients,
- * homeservers and application services. It allocates nothing, needs nothing but libc, and treats
+ * homeservers and application services, queues the messages so that none is lost or delivered
+ * twice, and drives the transactions. It allocates nothing, needs nothing but libc, and treats
  * every byte of its input as hostile.
  *
  *
  * CONTENTS
- *   1. What it does                 7. The log
- *   2. A complete example           8. Results and errors
- *   3. Adding it to a program       9. Memory
- *   4. Reading                     10. Threads
- *   5. Writing                     11. Options
- *   6. The queue                   12. Limits
+ *   1. What it does                 8. Delivery
+ *   2. A complete example           9. Put it into your server
+ *   3. Adding it to a program      10. Results and errors
+ *   4. Reading                     11. Memory
+ *   5. Writing                     12. Threads
+ *   6. The queue                   13. Options
+ *   7. The log                     14. Limits
  *   Then the declarations, with a comment each, and the implementation.
  *
  *
@@ -193,9 +195,8 @@
  *   in an inclusive namespace of one that has opted in            that service, and /sync
  *   the same, but the service made the device                     that service
  *   several of these                                              all of them; and /sync, unless
- *   one
- *                                                                 of them owns the user or made the
- *                                                                 device
+ *                                                                 one of them owns the user or
+ *                                                                 made the device
  *   none of these                                                 /sync
  *
  * A service that has not opted in counts for nothing here. For each recipient device of a request:
@@ -212,12 +213,10 @@
  * it goes; done() when it has arrived. For /sync, next() for the device, and done() when a `since`
  * proves that it has arrived.
  *
- * Changing over. When a service opts in: for each device of which route() no longer says /sync,
- * take each message from next(MSC4203_CHANNEL_SYNC, device) and move() it to what route() says now.
- * When it opts out (or is no longer configured): for each message from next(channel, after what is
- * in flight), move() it to what route() says now, less what it waits for already; with nothing
- * left, move() takes it out of this channel alone. A crash in between leaves each message in
- * exactly one of the two; go on with what is left. release() the channel when nothing waits for it.
+ * Changing over. move() takes a message from one channel to others in one step, under a new number:
+ * msc4203_change_device() and msc4203_change_channel() do that for all that a changed configuration
+ * concerns. A crash in between leaves each message in exactly one place; go on with what is left.
+ * release() a channel when nothing waits for it.
  *
  * An event loop must not wait for a disk. Either one thread owns the queue, and the loop sends it
  * what to do and gets told when a flush covered it; or, where waiting a few milliseconds is no
@@ -265,17 +264,313 @@
  * opening that is remembered, and 4 KiB.
  *
  *
- * 8. RESULTS AND ERRORS
+ * 8. DELIVERY
+ *
+ * State machines that move no bytes and know no time of their own: you do both.
+ *
+ * Sender (a homeserver's side of the transactions). One for each application service:
+ *
+ *     result = msc4203_sender_poll(&sender, now, work, sizeof work, &transaction, &wait);
+ *       MSC4203_REQUEST   PUT transaction->path, Content-Length transaction->bytes, and as body
+ *                         what msc4203_sender_read() gives; then msc4203_sender_result(status)
+ *       MSC4203_WAIT      call again in `wait` milliseconds
+ *       MSC4203_IDLE      call again after the next flush
+ *
+ * It keeps one transaction in flight, of at most 100 messages and 1,000,000 bytes; its record is
+ * durable before its first byte goes out, so that a retry, also after a crash, is the same byte for
+ * byte. What each status means stands at msc4203_sender_result(). Nothing is ever given up.
+ *
+ * Receiver (an application service's side). Give it method, target and Authorization header, then
+ * the body in pieces of any size; take items out, provisionally; the end says whether they are new
+ * or a repeat. An id alone proves nothing (servers count from 1 again after a restart), nor do the
+ * body's bytes: what counts are the id and a digest of the to-device messages.
+ *
+ * Sync. A `since` proves that what it covered has arrived, and only that is taken out; then come up
+ * to 100 messages, and the token for next_batch.
+ *
+ * Changing over. When a service opts in, msc4203_change_device() moves what waits for /sync, for
+ * each device that thereby loses /sync; when it opts out, or is gone, msc4203_change_channel()
+ * moves what is not in flight the other way. Call both for all at each start, and whenever the
+ * configuration has changed: what is in its place stays there. A message that was in the last /sync
+ * response, not acknowledged yet, can so come twice; none is lost.
+ *
+ *
+ * 9. PUT IT INTO YOUR SERVER
+ *
+ * Where each call goes in a homeserver. This is a whole program but for HTTP; example/gateway.c has
+ * that too.
+ *
+ * ```c server
+ * #define _POSIX_C_SOURCE 200809L
+ * #define MSC4203_FILE
+ * #define MSC4203_IMPLEMENTATION
+ * #include "msc4203.h"
+ * #include <stdio.h>
+ * #include <stdlib.h>
+ * #include <time.h>
+ *
+ * static msc4203_file file;
+ * static msc4203_storage storage;
+ * static msc4203_log store;
+ * static msc4203_queue queue;
+ * static msc4203_appservice irc;
+ * static msc4203_sender sender;
+ * static char work[160000], scratch[70000];    // one of each for a thread
+ *
+ * static msc4203_span span(const char *text)
+ * {
+ *     msc4203_span made;
+ *     made.ptr = text;
+ *     made.len = strlen(text);
+ *     return made;
+ * }
+ *
+ * static uint64_t now(void)                    // milliseconds since 1970
+ * {
+ *     struct timespec time;
+ *     clock_gettime(CLOCK_REALTIME, &time);
+ *     return (uint64_t)time.tv_sec * 1000 + (uint64_t)time.tv_nsec / 1000000;
+ * }
+ *
+ * static uint64_t random_bits(void)
+ * {
+ *     uint64_t bits = 0;
+ *     FILE *from = fopen("/dev/urandom", "rb");
+ *     if (from == NULL || fread(&bits, sizeof bits, 1, from) != 1)
+ *         exit(1);
+ *     fclose(from);
+ *     return bits;
+ * }
+ *
+ * static int match(const msc4203_appservice *service, const msc4203_span *user)
+ * {
+ *     (void)service;                           // here: regexec() with its namespaces
+ *     return user->len > 6 && memcmp(user->ptr, "@_irc_", 6) == 0 ? MSC4203_EXCLUSIVE
+ *                                                                 : MSC4203_OUTSIDE;
+ * }
+ *
+ * static uint32_t route(void *context, const msc4203_device *device)
+ * {
+ *     (void)context;                           // (size_t)-1: no service made this device
+ *     return msc4203_route(&irc, 1, &device->user_id, (size_t)-1, match);
+ * }
+ *
+ * // Start-up; and the last part again whenever the registrations have changed.
+ * static int start(const char *path)
+ * {
+ *     msc4203_sender_config config = {0};
+ *     msc4203_log_config shape;
+ *     msc4203_span name = span("irc");
+ *     size_t bytes;
+ *     int result = msc4203_file_open(&file, path, 1, &storage);
+ *
+ *     if (result == MSC4203_END) {             // 16 MiB, for ever
+ *         result = msc4203_file_create(&file, path, 16 << 20, NULL, random_bits());
+ *         if (result == MSC4203_OK)
+ *             result = msc4203_file_open(&file, path, 1, &storage);
+ *     }
+ *     if (result == MSC4203_OK)
+ *         result = msc4203_log_inspect(&store, &storage, &shape);
+ *     if (result != MSC4203_OK)
+ *         return result;
+ *     bytes = msc4203_log_memory(&store, &shape, storage.bytes);
+ *     result = msc4203_log_open(&store, &storage, malloc(bytes), bytes, random_bits());
+ *     msc4203_log_queue(&store, &queue);
+ *     msc4203_log_quotas(&store, 8 << 20, 1 << 20);
+ *     if (result == MSC4203_OK)
+ *         result = queue.channel(queue.context, &name, 1, &irc.channel);
+ *     irc.opted_in = 1;
+ *     irc.sender = span("@ircbot:gw.example");
+ *     if (result == MSC4203_OK)                // for each channel, and each device there is
+ *         result = msc4203_change_channel(&queue, irc.channel, route, NULL, work, sizeof work,
+ *                                         NULL);
+ *     config.channel = irc.channel;
+ *     if (result == MSC4203_OK)
+ *         result = msc4203_sender_init(&sender, &queue, &config, now(), work, sizeof work);
+ *     return result;
+ * }
+ *
+ * // PUT /sendToDevice/{type}/{txnId}, whose sender has been authorized; an m.direct_to_device EDU
+ * // is read in the same way as MSC4203_EDU, with origin and message_id as the request. Returns a
+ * // result: answer with its status and errcode.
+ * static int send_to_device(const char *sender_id, const char *type, const char *path,
+ *                           const char *body, size_t bytes)
+ * {
+ *     msc4203_reader reader;
+ *     const msc4203_item *item;
+ *     msc4203_message message = {0};
+ *     msc4203_request request;
+ *     msc4203_digest digest;
+ *     unsigned char out[16];
+ *     uint32_t batch;
+ *     uint64_t first;
+ *     int result, got;
+ *
+ *     msc4203_digest_init(&digest, msc4203_log_key(&store));
+ *     msc4203_digest_add(&digest, sender_id, strlen(sender_id)); // and its device
+ *     msc4203_digest_end(&digest, out);
+ *     memcpy(request.who, out, 8);
+ *     msc4203_digest_init(&digest, msc4203_log_key(&store));
+ *     msc4203_digest_add(&digest, path, strlen(path));
+ *     msc4203_digest_end(&digest, out);
+ *     memcpy(request.what, out, 8);
+ *     result = queue.begin(queue.context, &batch);
+ *     if (result != MSC4203_OK)
+ *         return result;
+ *     msc4203_reader_init(&reader, MSC4203_SEND, MSC4203_TO_DEVICE, scratch, sizeof scratch);
+ *     msc4203_reader_feed(&reader, body, bytes, 1);
+ *     while ((got = msc4203_reader_next(&reader, &item)) == MSC4203_ITEM && result == MSC4203_OK) {
+ *         msc4203_device device;
+ *         result = msc4203_item_error(item);   // a bad message is refused where it comes in
+ *         device.user_id = item->user_id;      // a local user's device; "*": each of its devices
+ *         device.device_id = item->device_id;
+ *         message.item = *item;
+ *         message.item.sender = span(sender_id);
+ *         message.item.type = span(type);
+ *         message.time_ms = now();
+ *         message.channels = route(NULL, &device);
+ *         if (result == MSC4203_OK)
+ *             result = queue.push(queue.context, batch, &message);
+ *     }
+ *     if (result == MSC4203_OK && got != MSC4203_END)
+ *         result = got;
+ *     if (result != MSC4203_OK) {
+ *         queue.abort(queue.context, batch);
+ *         return result;
+ *     }
+ *     result = queue.commit(queue.context, batch, &request, &first);
+ *     if (result == MSC4203_KNOWN)             // it has come before: that is fine
+ *         result = MSC4203_OK;
+ *     return result == MSC4203_OK ? queue.flush(queue.context) : result; // then answer
+ * }
+ *
+ * // After each flush, and when the time has come: what is to be sent?
+ * static void deliver(void)
+ * {
+ *     const msc4203_transaction *transaction;
+ *     char piece[4096];
+ *     uint64_t at, wait;
+ *     size_t got;
+ *
+ *     while (msc4203_sender_poll(&sender, now(), work, sizeof work, &transaction, &wait) ==
+ *            MSC4203_REQUEST) {
+ *         int status = 200;                    // here: connect, and send a PUT
+ *         printf("PUT %s, %lu bytes\n", transaction->path, (unsigned long)transaction->bytes);
+ *         for (at = 0; at < transaction->bytes; at += got) {
+ *             if (msc4203_sender_read(&sender, at, work, sizeof work, piece, sizeof piece, &got) !=
+ *                 MSC4203_OK)
+ *                 break;                       // then the status is 0
+ *             fwrite(piece, 1, got, stdout);
+ *         }
+ *         printf("\n");
+ *         msc4203_sender_result(&sender, status, now(), (uint32_t)random_bits(), work,
+ *                               sizeof work);
+ *     }
+ * }
+ *
+ * // GET /sync: the part of the response that is about to-device messages.
+ * static int sync_response(const msc4203_device *device, const char *since, char *buffer,
+ *                          size_t capacity, size_t *bytes)
+ * {
+ *     msc4203_span token = span(since);
+ *     msc4203_message message;
+ *     msc4203_writer writer;
+ *     msc4203_item next = {0};
+ *     msc4203_sync sync;
+ *     char text[48];
+ *     int result = msc4203_sync_begin(&sync, &queue, device, &token);
+ *
+ *     if (result != MSC4203_OK)
+ *         return result;
+ *     msc4203_writer_begin(&writer, MSC4203_SYNC, 0, buffer, capacity);
+ *     msc4203_writer_reserve(&writer, 64);     // for next_batch
+ *     while (msc4203_sync_next(&sync, work, sizeof work, &message) == MSC4203_ITEM)
+ *         if (msc4203_writer_item(&writer, &message.item) != MSC4203_OK) {
+ *             msc4203_sync_unread(&sync);      // it comes with the next one
+ *             break;
+ *         }
+ *     msc4203_sync_token(&sync, text);
+ *     next.kind = MSC4203_NEXT_BATCH;
+ *     next.id = span(text);
+ *     msc4203_writer_item(&writer, &next);
+ *     return msc4203_writer_end(&writer, bytes);
+ * }
+ *
+ * // A device is deleted: what waits for it goes too, but for what is in flight.
+ * static int delete_device(const msc4203_device *device)
+ * {
+ *     int result = queue.drop(queue.context, device, NULL); // or its `who`: see msc4203_queue
+ *     return result == MSC4203_OK ? queue.flush(queue.context) : result;
+ * }
+ *
+ * int main(void)
+ * {
+ *     static const char body[] = "{\"messages\":{\"@_irc_bob:gw.example\":{\"BOB\":{\"n\":1}},"
+ *                                "\"@alice:gw.example\":{\"PHONE\":{\"n\":2}}}}";
+ *     msc4203_device phone;
+ *     char response[1000];
+ *     size_t bytes = 0;
+ *
+ *     remove("server.log");
+ *     phone.user_id = span("@alice:gw.example");
+ *     phone.device_id = span("PHONE");
+ *     if (start("server.log") != MSC4203_OK ||
+ *         send_to_device("@carl:gw.example", "m.dummy", "/sendToDevice/m.dummy/1", body,
+ *                        sizeof body - 1) != MSC4203_OK)
+ *         return 1;
+ *     deliver();
+ *     if (sync_response(&phone, "", response, sizeof response, &bytes) != MSC4203_OK)
+ *         return 1;
+ *     printf("%.*s\n", (int)bytes, response);
+ *     if (delete_device(&phone) != MSC4203_OK || msc4203_log_close(&store) != MSC4203_OK)
+ *         return 1;                            // shutdown: closing makes the next start fast
+ *     return msc4203_file_close(&file);
+ * }
+ * ```
+ *
+ * With an event loop: take in what has come, commit it, flush once, then answer all of it, then
+ * poll the senders; that is example/gateway.c. Where a flush may not hold up the loop (an SD card
+ * takes 10 ms and more), give queue and senders to one thread: the loop sends it parsed requests,
+ * and it answers each group of them after their common flush. With a thread for each connection:
+ * one lock around the calls above; a thread that wants to flush first waits until nobody else is
+ * flushing, and what others committed meanwhile is durable with its own.
+ *
+ * In an application service, with any HTTP server:
+ *
+ *     result = msc4203_receiver_request(&receiver, &method, &target, &authorization, scratch,
+ *                                       sizeof scratch);
+ *     while result is MSC4203_MORE {
+ *         msc4203_receiver_feed(&receiver, piece, bytes, last);
+ *         while ((result = msc4203_receiver_next(&receiver, &item)) == MSC4203_ITEM)
+ *             keep the item, provisionally;
+ *     }
+ *     MSC4203_NEW                in one step make the items and the receiver's memory durable
+ *     MSC4203_REPEAT_TO_DEVICE   the same, without the to-device messages
+ *     MSC4203_REPEAT             drop the items
+ *     anything else              drop the items; msc4203_receiver_reject() if they were kept
+ *     answer with msc4203_result_status() and msc4203_result_body()
+ *
+ * (example/appservice.c is that, complete.) What is left to the server:
+ *
+ *   HTTP, TLS, connections, timeouts        which users are local, which devices they have
+ *   tokens, and who may send                expanding "*" to all of a user's devices
+ *   namespaces: regular expressions         limits: 64 KiB of content, 255 bytes of user id
+ *   whether a service has opted in          of a federation transaction: that the sender's domain
+ *   device lists and key counts (MSC3202)   is its origin, and failing it as a whole when full
+ *
+ *
+ * 10. RESULTS AND ERRORS
  *
  * Functions return an int: zero or positive is progress, negative is an error. Errors come in
  * bands: -1 to -19 a body that cannot be read, -20 to -39 an item that cannot be used, -40 to -59
- * an item that cannot be written, -60 to -79 a mistake in the calling program, -80 and below a
- * queue that cannot do what it was asked for. For each there is a text (msc4203_result_text), a
- * Matrix errcode (msc4203_result_errcode) and an HTTP status (msc4203_result_status) to answer a
- * request with. After any error an object can be begun anew.
+ * an item that cannot be written, -60 to -79 a mistake in the calling program, -80 to -99 a queue
+ * that cannot do what it was asked for, -100 and below a request that is refused. For each there is
+ * a text (msc4203_result_text), a Matrix errcode (msc4203_result_errcode), an HTTP status
+ * (msc4203_result_status) and a body (msc4203_result_body) to answer a request with. After any
+ * error an object can be begun anew.
  *
  *
- * 9. MEMORY
+ * 11. MEMORY
  *
  * All memory is the caller's. On a 64-bit machine: msc4203_reader at most 384 bytes, msc4203_writer
  * at most 384 bytes, whatever the body's size, msc4203_log at most 256, msc4203_sender 1,024,
@@ -284,14 +579,14 @@
  * Cortex-M0+ 256). No heap, no recursion, no static data that is written to.
  *
  *
- * 10. THREADS
+ * 12. THREADS
  *
  * There is no global state: different objects may be used by different threads at the same time,
  * one object by one thread at a time. No function blocks, calls back, or reads a clock, but for
  * those of a log, which call its storage, and msc4203_route().
  *
  *
- * 11. OPTIONS
+ * 13. OPTIONS
  *
  * Define before the implementation is included:
  *   MSC4203_STATIC      all functions are static, for use in one source file
@@ -308,7 +603,7 @@
  * No option changes a struct or a result.
  *
  *
- * 12. LIMITS
+ * 14. LIMITS
  *
  * Nesting: 1,024 levels, the outermost object being the first. An item whose content goes deeper
  * has the error MSC4203_E_TOO_DEEP; skipped values may go deeper. Below that level only strings are
@@ -1106,6 +1401,10 @@ MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storag
  * opening: no limit. A push beyond that returns MSC4203_E_QUOTA. */
 MSC4203_API void msc4203_log_quotas(msc4203_log *log, uint64_t channel_bytes,
                                     uint64_t device_bytes);
+
+/* Returns the 64 random bits that the log was made with: a secret that stays the same as long as the
+ * log, for the digests of requests. */
+MSC4203_API uint64_t msc4203_log_key(const msc4203_log *log);
 
 /* Flushes a log and writes its index down, so that it is opened fast. Not needed for anything else.
  */
@@ -7104,6 +7403,11 @@ MSC4203_API void msc4203_log_quotas(msc4203_log *log, uint64_t channel_bytes,
 {
     log->priv.channel_units = (uint32_t)(channel_bytes >> 3);
     log->priv.device_units = (uint32_t)(device_bytes >> 3);
+}
+
+MSC4203_API uint64_t msc4203_log_key(const msc4203_log *log)
+{
+    return log->priv.key[0] | (uint64_t)log->priv.key[1] << 32;
 }
 
 MSC4203_API int msc4203_log_close(msc4203_log *log)

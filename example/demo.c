@@ -1,386 +1,525 @@
-/* demo.c - shows the library at work on bodies that were captured from a homeserver (Synapse).
- * SPDX: 0BSD
+/* demo.c - the whole way of a to-device message, through everything that goes wrong: starts the
+ * gateway (a homeserver) and the appservice (a bridge), sends real messages through them from four
+ * clients, kills both in the middle, and counts what the bridge wrote down. SPDX: 0BSD
  *
- *     build/demo [FOLDER]        FOLDER: test/data/synapse unless told
+ *     build/demo [FOLDER]        FOLDER: test/data/synapse unless told; needs build/gateway and
+ *                                build/appservice, and leaves everything in build/demo.run
  *
- * All that it says is checked while it runs; it ends with status 1 if something is not so. */
-#include "msc4203.h"
+ * Ends with status 1 if anything was lost, doubled or out of order. */
+#define _POSIX_C_SOURCE   200809L
+#define _DARWIN_C_SOURCE
+#define _FILE_OFFSET_BITS 64
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "http.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+enum { MESSAGES = 300, CLIENTS = 4, TEXT_BYTES = 8 << 20, SECONDS = 18 };
+
+struct message {
+    const char *type, *content;
+    size_t type_bytes, content_bytes;
+};
 
 static const char *folder = "test/data/synapse";
-static char body[1 << 18];    /* what is read */
-static char scratch[1 << 17]; /* for the reader to put together what arrives in pieces */
+static struct message messages[MESSAGES];
+static char text[TEXT_BYTES];         /* their types and contents */
+static size_t text_bytes;
+static char body[1 << 20], scratch[1 << 18], line[1 << 20];
+static uint64_t began;
+static unsigned gateway_port, proxy_port, appservice_port;
+static pid_t gateway, appservice, proxy, clients[CLIENTS];
+static int from_clients, from_proxy, to_proxy;
+static unsigned acknowledged;         /* messages, by the gateway */
 
-/* Ends the program if something that it claims is not so. */
-static void claim(int is_so, const char *what)
+static void say(const char *format, ...)
 {
-    if (is_so)
-        return;
-    printf("\nNOT SO: %s\n", what);
+    va_list values;
+    printf("%5.1f s  ", (double)(http_clock() - began) / 1000);
+    va_start(values, format);
+    vprintf(format, values);
+    va_end(values);
+    putchar('\n');
+    fflush(stdout);
+}
+
+static void stop(const char *what)
+{
+    pid_t all[3 + CLIENTS];
+    int i;
+
+    printf("demo: %s\n", what);
+    all[0] = gateway;
+    all[1] = appservice;
+    all[2] = proxy;
+    memcpy(all + 3, clients, sizeof clients);
+    for (i = 0; i < 3 + CLIENTS; i++)
+        if (all[i] > 0)
+            kill(all[i], SIGKILL);
     exit(1);
 }
 
-static size_t load(const char *name)
+/* ---- the messages: out of transactions that a homeserver sent ---- */
+
+static void load(const char *name)
 {
+    static unsigned count;
+    msc4203_reader reader;
+    const msc4203_item *item;
     char path[512];
     size_t bytes;
     FILE *file;
 
-    snprintf(path, sizeof path, "%s/%s", folder, name);
+    snprintf(path, sizeof path, "%s/transactions/%s.json", folder, name);
     file = fopen(path, "rb");
-    if (!file) {
-        printf("demo: can't open %s: run it in the project's folder\n", path);
-        exit(2);
-    }
+    if (file == NULL)
+        stop("can't read the captured transactions: run it in the project's folder");
     bytes = fread(body, 1, sizeof body, file);
     fclose(file);
-    claim(bytes > 0 && bytes < sizeof body, "the file can be read");
-    return bytes;
-}
-
-static void print_span(msc4203_span span)
-{
-    printf("%.*s", (int)span.len, span.ptr ? span.ptr : "");
-}
-
-/* JSON, in lines that fit the screen. */
-static void print_json(const char *text, size_t bytes)
-{
-    const size_t width = 84;
-
-    for (; bytes > width; text += width, bytes -= width)
-        printf("     %.*s\n", (int)width, text);
-    printf("     %.*s\n", (int)bytes, text);
-}
-
-static void print_algorithms(const msc4203_item *item)
-{
-    msc4203_algorithms algorithms;
-    msc4203_span name;
-    uint64_t count;
-    int any = 0, result;
-
-    msc4203_algorithms_init(&algorithms, item);
-    while ((result = msc4203_algorithms_next(&algorithms, &name, &count)) == MSC4203_ITEM) {
-        printf("%s", any++ ? ", " : "");
-        print_span(name);
-        if (item->kind == MSC4203_KEY_COUNTS)
-            printf(" %lu", (unsigned long)count);
-    }
-    printf(any ? "\n" : "none\n");
-    claim(result == MSC4203_END, "the algorithms can be listed");
-}
-
-static void print_item(const msc4203_item *item)
-{
-    switch (item->kind) {
-    case MSC4203_TO_DEVICE:
-        printf("     message to ");
-        print_span(item->user_id);
-        printf(", device ");
-        print_span(item->device_id);
-        printf("\n       from ");
-        print_span(item->sender);
-        printf(", type ");
-        print_span(item->type);
-        printf(", content ");
-        print_span(item->content);
-        printf("\n");
-        break;
-    case MSC4203_KEY_COUNTS:
-    case MSC4203_FALLBACK_TYPES:
-        printf("     %s of ",
-               item->kind == MSC4203_KEY_COUNTS ? "one-time keys left" : "unused fallback keys");
-        print_span(item->user_id);
-        printf(", device ");
-        print_span(item->device_id);
-        printf(": ");
-        print_algorithms(item);
-        break;
-    default:
-        printf("     something else, of kind %d\n", item->kind);
-        break;
-    }
-}
-
-static void transaction(void)
-{
-    msc4203_reader reader;
-    const msc4203_item *item;
-    size_t bytes = load("transactions/015-td-multi-user.json");
-    int result, messages = 0;
-
-    printf("1. A homeserver hands messages, and what else a bridge must know, over in a\n"
-           "   \"transaction\". This one has %lu bytes of JSON, and begins\n\n",
-           (unsigned long)bytes);
-    print_json(body, 250);
-    printf("     ...\n\n"
-           "   The library takes it apart, item by item. It copies nothing: each item points at\n"
-           "   its place in the body. (One-time keys are used up, one for each new conversation;\n"
-           "   fallback keys serve when there are none left.)\n\n");
-    msc4203_reader_init(&reader, MSC4203_TRANSACTION, MSC4203_ALL_KINDS, NULL, 0);
+    msc4203_reader_init(&reader, MSC4203_TRANSACTION, MSC4203_TO_DEVICE, scratch, sizeof scratch);
     msc4203_reader_feed(&reader, body, bytes, 1);
-    while ((result = msc4203_reader_next(&reader, &item)) == MSC4203_ITEM) {
-        claim(item->error == MSC4203_OK, "every item can be used");
-        claim(item->content.ptr > body && item->content.ptr < body + bytes, "nothing is copied");
-        messages += item->kind == MSC4203_TO_DEVICE;
-        print_item(item);
-    }
-    claim(result == MSC4203_END, "the body is valid to its end");
-    claim(messages == 5, "there are five messages");
-}
-
-/* What a reading amounts to. */
-struct sum {
-    unsigned long items;
-    size_t longest; /* the bytes of the longest item */
-    uint64_t hash;  /* changes with every byte of every item */
-    int result;
-};
-
-static void add(struct sum *sum, const void *bytes, size_t n)
-{
-    const unsigned char *p = (const unsigned char *)bytes;
-
-    for (; n; n--)
-        sum->hash = (sum->hash ^ *p++) * UINT64_C(1099511628211);
-    sum->hash = (sum->hash ^ 0x100) * UINT64_C(1099511628211);
-}
-
-static void add_item(struct sum *sum, const msc4203_item *item)
-{
-    const msc4203_span *spans[6];
-    size_t i, bytes = 0;
-
-    spans[0] = &item->sender;
-    spans[1] = &item->type;
-    spans[2] = &item->user_id;
-    spans[3] = &item->device_id;
-    spans[4] = &item->content;
-    spans[5] = &item->id;
-    sum->items++;
-    add(sum, &item->kind, sizeof item->kind);
-    add(sum, &item->error, sizeof item->error);
-    add(sum, &item->offset, sizeof item->offset);
-    for (i = 0; i < 6; i++) {
-        add(sum, spans[i]->ptr, spans[i]->len);
-        bytes += spans[i]->len;
-    }
-    if (bytes > sum->longest)
-        sum->longest = bytes;
-}
-
-static struct sum read_in_pieces(size_t bytes, size_t piece, size_t scratch_bytes)
-{
-    struct sum sum = {0, 0, UINT64_C(14695981039346656037), 0};
-    msc4203_reader reader;
-    const msc4203_item *item;
-    size_t fed = 0;
-
-    msc4203_reader_init(&reader, MSC4203_TRANSACTION, MSC4203_ALL_KINDS, scratch, scratch_bytes);
-    do {
-        size_t n = bytes - fed < piece ? bytes - fed : piece;
-        char part[64], *data = body + fed;
-        if (n <= sizeof part)
-            data = (char *)memcpy(part, data, n); /* the last piece is gone for good */
-        fed += n;
-        msc4203_reader_feed(&reader, data, n, fed == bytes);
-        while ((sum.result = msc4203_reader_next(&reader, &item)) == MSC4203_ITEM)
-            add_item(&sum, item);
-    } while (sum.result == MSC4203_MORE);
-    return sum;
-}
-
-static void byte_by_byte(void)
-{
-    static const char *const names[] = {"transactions/015-td-multi-user.json",
-                                        "transactions/128-perf-bulk.json"};
-    size_t i, piece;
-
-    printf(
-        "\n2. The same body again, and a longer one, in pieces as a network brings them: byte by\n"
-        "   byte, each forgotten before the next comes. The reader remembers where it is in\n"
-        "   %lu bytes, however long the body. Beside that it is lent a buffer, the scratch, in\n"
-        "   which it puts an item together: that must hold the longest item, not the body.\n\n"
-        "     body            pieces of   reader      scratch      items\n",
-        (unsigned long)sizeof(msc4203_reader));
-    claim(sizeof(msc4203_reader) <= 384, "the reader's state has at most 384 bytes");
-    for (i = 0; i < sizeof names / sizeof names[0]; i++) {
-        size_t bytes = load(names[i]);
-        struct sum whole = read_in_pieces(bytes, bytes, 0);
-        claim(whole.result == MSC4203_END && whole.items > 0, "the whole body can be read");
-        for (piece = 1; piece <= 64; piece *= 64) {
-            struct sum cut = read_in_pieces(bytes, piece, whole.longest);
-            claim(cut.result == whole.result && cut.items == whole.items && cut.hash == whole.hash,
-                  "pieces give the same items");
-            printf("     %6lu bytes    %2lu byte%s    %3lu bytes   %4lu bytes   %lu, the same as "
-                   "in one "
-                   "piece\n",
-                   (unsigned long)bytes, (unsigned long)piece, piece == 1 ? " " : "s",
-                   (unsigned long)sizeof(msc4203_reader), (unsigned long)whole.longest, cut.items);
-        }
-    }
-}
-
-static void send_to_transaction(void)
-{
-    static char made[4096];
-    msc4203_reader reader;
-    msc4203_writer writer;
-    msc4203_item told;
-    const msc4203_item *item;
-    size_t bytes = load("requests/009-json-types.req"), made_bytes = 0;
-    const char before[] = "{\"de.sorunome.msc2409.to_device\":[{\"content\":";
-    const char behind[] = ",\"sender\":\"@alice:gw.example\",";
-    const char content[] = "{\"t\":true,\"f\":false,\"n\":null,"; /* so it begins */
-    msc4203_span sent = {NULL, 0};
-    int result;
-
-    printf("\n3. How such a message sets out: alice's client asks her homeserver to send it.\n\n"
-           "     PUT /_matrix/client/v3/sendToDevice/m.dummy/t11\n\n");
-    print_json(body, bytes);
-    memset(&told, 0, sizeof told); /* the path tells the type, the access token the sender */
-    told.sender.ptr = "@alice:gw.example";
-    told.sender.len = strlen(told.sender.ptr);
-    told.type.ptr = "m.dummy";
-    told.type.len = strlen(told.type.ptr);
-
-    msc4203_reader_init(&reader, MSC4203_SEND, MSC4203_TO_DEVICE, scratch, sizeof scratch);
-    msc4203_reader_preset(&reader, &told);
-    msc4203_reader_feed(&reader, body, bytes, 1);
-    msc4203_writer_begin(&writer, MSC4203_TRANSACTION, MSC4203_UNSTABLE_KEYS, made, sizeof made);
-    while ((result = msc4203_reader_next(&reader, &item)) == MSC4203_ITEM) {
-        claim(msc4203_writer_item(&writer, item) == MSC4203_OK, "the message can be written");
-        sent = item->content;
-    }
-    claim(result == MSC4203_END, "the request is valid");
-    claim(msc4203_writer_end(&writer, &made_bytes) == MSC4203_OK, "the transaction is complete");
-    printf(
-        "\n   From this the library writes the transaction for the bridge. The content goes in\n"
-        "   byte for byte, odd as it is: the sender that it claims stays inside it, and the\n"
-        "   true one, whom the homeserver knows by the request's access token, stands behind:\n\n");
-    print_json(made, made_bytes);
-    claim(sent.len > sizeof content && memcmp(sent.ptr, content, sizeof content - 1) == 0,
-          "the content is the one that was sent");
-    claim(memcmp(made, before, sizeof before - 1) == 0 &&
-              memcmp(made + sizeof before - 1, sent.ptr, sent.len) == 0 &&
-              memcmp(made + sizeof before - 1 + sent.len, behind, sizeof behind - 1) == 0,
-          "it is passed on byte for byte, with the true sender behind it");
-}
-
-static void sync(void)
-{
-    msc4203_reader reader;
-    msc4203_item told;
-    const msc4203_item *item;
-    size_t bytes = load("sync/003-inclusive-initial.json");
-    int result, messages = 0;
-
-    printf(
-        "\n4. An ordinary client is not sent its messages: it asks for them, with GET /sync. The\n"
-        "   response does not say whom they are for. The client knows who it is, tells the\n"
-        "   reader so, and gets items like those above:\n\n");
-    memset(&told, 0, sizeof told); /* who asks is known, and not in the body */
-    told.user_id.ptr = "@shared_dave:gw.example";
-    told.user_id.len = strlen(told.user_id.ptr);
-    told.device_id.ptr = "DAVEDEV";
-    told.device_id.len = strlen(told.device_id.ptr);
-    msc4203_reader_init(&reader, MSC4203_SYNC, MSC4203_ALL_KINDS, scratch, sizeof scratch);
-    msc4203_reader_preset(&reader, &told);
-    msc4203_reader_feed(&reader, body, bytes, 1);
-    while ((result = msc4203_reader_next(&reader, &item)) == MSC4203_ITEM) {
-        claim(item->error == MSC4203_OK, "every item can be used");
-        if (item->kind == MSC4203_NEXT_BATCH) {
-            printf("     next_batch, which acknowledges all this when it is sent back:\n       ");
-            print_span(item->id);
-            printf("\n");
-        } else {
-            messages++;
-            print_item(item);
-        }
-    }
-    claim(result == MSC4203_END && messages == 3, "there are three messages");
-}
-
-/* Reads a request that is to be refused. */
-static void refuse(const char *name, int expected, const char *answer)
-{
-    msc4203_reader reader;
-    const msc4203_item *item;
-    size_t bytes = load(name), offset, from, to;
-    int result;
-
-    msc4203_reader_init(&reader, MSC4203_SEND, MSC4203_TO_DEVICE, scratch, sizeof scratch);
-    msc4203_reader_feed(&reader, body, bytes, 1);
-    do
-        result = msc4203_reader_next(&reader, &item);
-    while (result == MSC4203_ITEM);
-    offset = (size_t)msc4203_reader_offset(&reader);
-    claim(result == expected, "the body is refused for the right reason");
-    claim(strcmp(msc4203_result_errcode(result), answer) == 0, "the answer is the right one");
-    from = offset > 40 ? offset - 40 : 0;
-    to = bytes - offset > 8 ? offset + 8 : bytes;
-    printf("     %.*s\n     %*s^ byte %lu: %s. Answer: %d %s\n", (int)(to - from), body + from,
-           (int)(offset - from), "", (unsigned long)offset, msc4203_result_text(result),
-           msc4203_result_status(result), msc4203_result_errcode(result));
-}
-
-static void broken(void)
-{
-    msc4203_reader reader;
-    const msc4203_item *item;
-    size_t bytes, used = 0, unusable = 0;
-
-    printf(
-        "\n5. Three requests that are broken, and where. A homeserver refuses each of them, with\n"
-        "   the HTTP status and Matrix error code that the library names:\n\n");
-    refuse("requests/063-bad-trailing-comma.req", MSC4203_E_SYNTAX, "M_NOT_JSON");
-    refuse("requests/029-bad-malformed.req", MSC4203_E_TRUNCATED, "M_NOT_JSON");
-    refuse("requests/037-bad-messages-string.req", MSC4203_E_MESSAGES, "M_BAD_JSON");
-
-    bytes = load("transactions/053-bad-input.json");
-    msc4203_reader_init(&reader, MSC4203_TRANSACTION, MSC4203_ALL_KINDS, scratch, sizeof scratch);
-    msc4203_reader_feed(&reader, body, bytes, 1);
-    printf(
-        "\n   But one bad item never costs the others. Some client once sent a number of 4,300\n"
-        "   digits. Synapse passed it on in this transaction, and there are bridges that fail\n"
-        "   on it, are sent it again, and fail again, for ever. Here that item is reported:\n\n");
     while (msc4203_reader_next(&reader, &item) == MSC4203_ITEM) {
-        int error = msc4203_item_error(item);
-        used += error == MSC4203_OK;
-        if (error == MSC4203_OK)
+        struct message *m = &messages[count];
+        if (count == MESSAGES || msc4203_item_error(item) != MSC4203_OK || item->type.len == 0 ||
+            item->type.len + item->content.len > sizeof text - text_bytes)
             continue;
-        unusable++;
-        printf("     byte %lu, message %u: %s\n", (unsigned long)item->offset, item->index,
-               msc4203_result_text(error));
+        m->type = text + text_bytes;
+        m->type_bytes = item->type.len;
+        memcpy(text + text_bytes, item->type.ptr, item->type.len);
+        text_bytes += item->type.len;
+        m->content = text + text_bytes;
+        m->content_bytes = item->content.len;
+        memcpy(text + text_bytes, item->content.ptr, item->content.len);
+        text_bytes += item->content.len;
+        count++;
     }
-    claim(unusable == 1, "one item is unusable");
-    claim(used > 0 && msc4203_reader_next(&reader, &item) == MSC4203_END, "the others are read");
-    printf("     the other %lu items of the same body: read\n", (unsigned long)used);
+    if (strcmp(name, "112-batch-250-single") == 0 && count != MESSAGES)
+        stop("too few messages were captured");
+}
+
+/* ---- programs ---- */
+
+/* Starts a program; its `output` (1 or 2) comes out of a pipe, the rest goes to a file. */
+static pid_t start(char **words, int output, const char *rest, int *out)
+{
+    int ends[2], file;
+    pid_t pid;
+
+    fflush(stdout);
+    if (pipe(ends) != 0)
+        stop("no pipe");
+    pid = fork();
+    if (pid == 0) {
+        file = open(rest, O_WRONLY | O_CREAT | O_APPEND, 0600);
+        dup2(ends[1], output);
+        dup2(file, output == 1 ? 2 : 1);
+        close(ends[0]);
+        close(ends[1]);
+        execv(words[0], words);
+        _exit(127);
+    }
+    close(ends[1]);
+    *out = ends[0];
+    return pid;
+}
+
+/* Reads the line in which a program says where it listens. */
+static unsigned listening(int out, const char *name)
+{
+    char said[256];
+    size_t n = 0;
+
+    while (n + 1 < sizeof said && read(out, said + n, 1) == 1 && said[n] != '\n')
+        n++;
+    said[n] = 0;
+    if (strstr(said, "listening on") == NULL || strrchr(said, ':') == NULL) {
+        printf("demo: %s says: %s\n", name, said);
+        stop("it did not start");
+    }
+    return (unsigned)strtoul(strrchr(said, ':') + 1, NULL, 10);
+}
+
+static void start_gateway(void)
+{
+    char *words[] = {"build/gateway", "build/demo.run/config", NULL};
+    FILE *file = fopen("build/demo.run/config", "w");
+    int out, i;
+
+    if (file == NULL)
+        stop("can't write to build/demo.run");
+    fprintf(file, "listen 127.0.0.1:%u\nserver_name gw.example\nstore build/demo.run/store 16M\n"
+                  "appservice bridge http://127.0.0.1:%u HS_TOKEN AS_TOKEN to_device\n"
+                  "exclusive bridge @_irc_.*:gw\\.example\nretry_ms_min 100\nretry_ms_max 400\n",
+            gateway_port, proxy_port);
+    for (i = 0; i < CLIENTS; i++)
+        fprintf(file, "device @alice%d:gw.example PHONE TOKEN%d\n"
+                      "device @_irc_%d:gw.example BRIDGE BRIDGETOKEN%d by bridge\n", i, i, i, i);
+    fclose(file);
+    gateway = start(words, 1, "build/demo.run/gateway.log", &out);
+    gateway_port = listening(out, "gateway");
+    close(out);
+}
+
+static void start_appservice(void)
+{
+    char address[32];
+    char *words[] = {"build/appservice", "--listen", address, "--hs-token", "HS_TOKEN", "--state",
+                     "build/demo.run/state", "--out", "build/demo.run/out", NULL};
+    int out;
+
+    snprintf(address, sizeof address, "127.0.0.1:%u", appservice_port);
+    appservice = start(words, 2, "build/demo.run/appservice.log", &out);
+    appservice_port = listening(out, "appservice");
+    /* `out` stays open: the bridge may want to say something. */
+}
+
+static void kill_now(pid_t *pid)
+{
+    kill(*pid, SIGKILL);
+    waitpid(*pid, NULL, 0);
+    *pid = 0;
+}
+
+/* ---- the network between the two, which can lose an answer ---- */
+
+static int connect_to(unsigned port)
+{
+    struct sockaddr_in to;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+    memset(&to, 0, sizeof to);
+    to.sin_family = AF_INET;
+    to.sin_port = htons((uint16_t)port);
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (fd >= 0 && connect(fd, (struct sockaddr *)&to, sizeof to) != 0) {
+        close(fd);
+        fd = -1;
+    }
+    return fd;
+}
+
+/* Passes bytes on between two connections until one ends; loses the next answer when told to. */
+static void pass_on(int near, int far, int orders, int reports, int *lose)
+{
+    struct pollfd polls[3];
+    char data[16384];
+    ssize_t n;
+    int i;
+
+    for (;;) {
+        polls[0].fd = near;
+        polls[1].fd = far;
+        polls[2].fd = orders;
+        for (i = 0; i < 3; i++)
+            polls[i].events = POLLIN;
+        if (poll(polls, 3, -1) < 0)
+            return;
+        if (polls[2].revents != 0) {
+            if (read(orders, data, 1) != 1)
+                _exit(0);
+            *lose = 1;
+        }
+        for (i = 0; i < 2; i++) {
+            if (polls[i].revents == 0)
+                continue;
+            n = recv(polls[i].fd, data, sizeof data, 0);
+            if (n <= 0)
+                return;
+            if (i == 1 && *lose) {
+                *lose = 0;
+                (void)!write(reports, "L", 1);
+                return;
+            }
+            if (send(polls[!i].fd, data, (size_t)n, MSG_NOSIGNAL) != n)
+                return;
+        }
+    }
+}
+
+/* The network, as a process: connections to `listener` go on to the port that the appservice has,
+ * read from `orders` when it starts. */
+static void run_proxy(int listener, int orders, int reports)
+{
+    int lose = 0;
+
+    for (;;) {
+        int near = accept(listener, NULL, NULL), far = near < 0 ? -1 : connect_to(appservice_port);
+
+        if (far >= 0)
+            pass_on(near, far, orders, reports, &lose);
+        if (far >= 0)
+            close(far);
+        if (near >= 0)
+            close(near);
+    }
+}
+
+static void start_proxy(void)
+{
+    struct http_address at;
+    int orders[2], reports[2], listener;
+
+    http_resolve("127.0.0.1", "0", 1, &at);
+    listener = http_listen(&at, &proxy_port);
+    fcntl(listener, F_SETFL, 0);
+    /* A port for the appservice, which is not there yet. */
+    close(http_listen(&at, &appservice_port));
+    if (listener < 0 || pipe(orders) != 0 || pipe(reports) != 0)
+        stop("no network");
+    fflush(stdout);
+    proxy = fork();
+    if (proxy == 0) {
+        close(orders[1]);
+        run_proxy(listener, orders[0], reports[1]);
+    }
+    close(listener);
+    close(orders[0]);
+    close(reports[1]);
+    to_proxy = orders[1];
+    from_proxy = reports[0];
+}
+
+/* ---- clients ---- */
+
+/* Sends a request and waits for its answer. Returns its status, 0 when none came. */
+static int request(int *fd, const char *head, const char *data, size_t bytes)
+{
+    static char answer[8192];
+    struct http_head parsed;
+    size_t got = 0, end = 0, sent = 0;
+    ssize_t n;
+
+    if (*fd < 0)
+        *fd = connect_to(gateway_port);
+    if (*fd < 0)
+        return 0;
+    if (send(*fd, head, strlen(head), MSG_NOSIGNAL) != (ssize_t)strlen(head))
+        sent = SIZE_MAX;
+    while (sent < bytes) {
+        n = send(*fd, data + sent, bytes - sent, MSG_NOSIGNAL);
+        sent = n <= 0 ? SIZE_MAX : sent + (size_t)n;
+    }
+    while (sent != SIZE_MAX) {
+        if (end != 0 && parsed.has_length && got >= end + parsed.length)
+            return parsed.status;
+        n = recv(*fd, answer + got, sizeof answer - 1 - got, 0);
+        if (n <= 0)
+            break;
+        got += (size_t)n;
+        end = http_head_end(answer, got, 0);
+        if (end != 0 && !http_parse(&parsed, answer, end, 1))
+            break;
+    }
+    close(*fd);
+    *fd = -1;
+    return 0;
+}
+
+/* Sends each fourth message; the same request again as long as no answer comes. */
+static void run_client(int number, int reports)
+{
+    struct timespec pause = {0, 12000000};
+    char head[16384], path[3 * 4096];
+    int i, fd = -1, status;
+    size_t k, n;
+
+    for (i = number; i < MESSAGES; i += CLIENTS) {
+        const struct message *m = &messages[i];
+
+        for (k = n = 0; k < m->type_bytes && n < sizeof path - 4; k++)
+            n += (size_t)sprintf(path + n, "%%%02X", (unsigned)(unsigned char)m->type[k]);
+        k = (size_t)sprintf(body, "{\"messages\":{\"@_irc_%d:gw.example\":{\"BRIDGE\":", number);
+        memcpy(body + k, m->content, m->content_bytes);
+        k += m->content_bytes;
+        memcpy(body + k, "}}}", 3);
+        k += 3;
+        sprintf(head,
+                "PUT /_matrix/client/v3/sendToDevice/%s/demo%d HTTP/1.1\r\nHost: gw.example\r\n"
+                "Authorization: Bearer TOKEN%d\r\nContent-Length: %lu\r\n\r\n",
+                path, i, number, (unsigned long)k);
+        for (;;) {
+            status = request(&fd, head, body, k);
+            nanosleep(&pause, NULL);
+            if (status == 200)
+                break;
+            if (status != 0) {
+                fprintf(stderr, "demo: a client was answered %d\n", status);
+                _exit(1);
+            }
+            (void)!write(reports, "R", 1);
+        }
+        (void)!write(reports, "A", 1);
+    }
+    _exit(0);
+}
+
+static void start_clients(void)
+{
+    int ends[2], i;
+
+    if (pipe(ends) != 0)
+        stop("no pipe");
+    fflush(stdout);
+    for (i = 0; i < CLIENTS; i++) {
+        clients[i] = fork();
+        if (clients[i] == 0) {
+            signal(SIGPIPE, SIG_IGN);
+            run_client(i, ends[1]);
+        }
+    }
+    close(ends[1]);
+    from_clients = ends[0];
+}
+
+/* Waits until so many messages have been acknowledged to the clients. Returns how many requests
+ * were sent again meanwhile. */
+static unsigned wait_for(unsigned count)
+{
+    unsigned again = 0;
+    struct pollfd polled;
+    char c;
+
+    while (acknowledged < count) {
+        polled.fd = from_clients;
+        polled.events = POLLIN;
+        if (http_clock() - began > SECONDS * 1000 || poll(&polled, 1, 1000) < 0)
+            stop("it takes too long");
+        if (polled.revents == 0)
+            continue;
+        if (read(from_clients, &c, 1) != 1)
+            stop("a client has given up");
+        if (c == 'A')
+            acknowledged++;
+        else
+            again++;
+    }
+    return again;
+}
+
+/* ---- what has arrived ---- */
+
+/* Reads the bridge's output. Returns how many messages it has; *wrong counts those that are not the
+ * next one for their recipient. */
+static unsigned arrived(unsigned *lost, unsigned *doubled)
+{
+    FILE *file = fopen("build/demo.run/out", "rb");
+    unsigned seen[MESSAGES], next[CLIENTS], count = 0, i, user;
+    msc4203_reader reader;
+    const msc4203_item *item;
+
+    memset(seen, 0, sizeof seen);
+    for (i = 0; i < CLIENTS; i++)
+        next[i] = i;
+    *lost = *doubled = 0;
+    while (file != NULL && fgets(line, sizeof line, file) != NULL) {
+        msc4203_reader_init(&reader, MSC4203_TRANSACTION, MSC4203_TO_DEVICE, scratch,
+                            sizeof scratch);
+        msc4203_reader_feed(&reader, line, strlen(line), 1);
+        while (msc4203_reader_next(&reader, &item) == MSC4203_ITEM) {
+            count++;
+            user = item->user_id.len > 6 ? (unsigned)(item->user_id.ptr[6] - '0') : CLIENTS;
+            if (user >= CLIENTS)
+                continue;
+            /* Messages for one device come in order: it is the next one, or one came again. */
+            i = next[user];
+            if (i < MESSAGES && item->content.len == messages[i].content_bytes &&
+                memcmp(item->content.ptr, messages[i].content, item->content.len) == 0) {
+                seen[i]++;
+                next[user] += CLIENTS;
+            } else {
+                ++*doubled;
+            }
+        }
+    }
+    if (file != NULL)
+        fclose(file);
+    for (i = 0; i < MESSAGES; i++)
+        *lost += seen[i] == 0;
+    return count;
 }
 
 int main(int argc, char **argv)
 {
+    static const char *const files[] = {
+        "029-td-olm", "015-td-multi-user", "019-td-unicode-escaped", "021-td-numbers",
+        "024-td-nest-100", "026-td-nest-900", "030-td-room-key-request", "038-td-type-unicode",
+        "044-td-size-max", "107-batch-250-wildcard", "128-perf-bulk", "130-perf-bulk",
+        "112-batch-250-single"};
+    struct timespec moment = {0, 50000000};
+    unsigned lost, doubled, count, again, i;
+    char c;
+
     if (argc > 1)
         folder = argv[1];
-    printf(
-        "Matrix is an open network for chat. Its users' devices (phones, browsers) send each "
-        "other\n"
-        "small messages that belong to no room, mostly the keys that encrypted rooms are read\n"
-        "with: to-device messages. Bridges to other networks (\"application services\") have "
-        "users\n"
-        "with devices too; how homeservers, as Matrix's servers are called, bring to-device\n"
-        "messages to them is proposal MSC4203.\n\n"
-        "msc4203.h reads and writes the JSON in which these messages travel. Here it is at work\n"
-        "on what a real homeserver, Synapse, sent and was sent. Long lines are broken.\n\n");
-    transaction();
-    byte_by_byte();
-    send_to_transaction();
-    sync();
-    broken();
-    printf("\nAll of this was checked while it ran, and is so.\n");
-    return 0;
+    began = http_clock();
+    signal(SIGPIPE, SIG_IGN);
+    mkdir("build", 0777);
+    mkdir("build/demo.run", 0777);
+    unlink("build/demo.run/store");
+    unlink("build/demo.run/state");
+    unlink("build/demo.run/out");
+    for (i = 0; i < sizeof files / sizeof *files; i++)
+        load(files[i]);
+    printf("A client sends a small, often encrypted message to another user's device: a to-device\n"
+           "message. It carries the keys of encrypted rooms: lose one, and the other side reads\n"
+           "\"unable to decrypt\". The users here belong to a bridge. Their homeserver must hand\n"
+           "these messages to the bridge (MSC4203), whatever happens. So, let it happen:\n\n");
+    start_proxy();
+    start_gateway();
+    say("The homeserver is up (build/gateway). The bridge is down.");
+    start_clients();
+    say("Four clients begin to send %d messages that were captured from a real server.", MESSAGES);
+    wait_for(60);
+    say("60 are acknowledged: they are on the disk, and wait. The bridge starts");
+    say("    (build/appservice).");
+    start_appservice();
+    wait_for(100);
+    say("100. The homeserver is killed (SIGKILL), in the middle of all this ...");
+    kill_now(&gateway);
+    nanosleep(&moment, NULL);
+    start_gateway();
+    again = wait_for(110);
+    say("... and started again. Clients without an answer sent %u requests again, under the", again);
+    say("    same ids: none is queued twice.");
+    wait_for(150);
+    (void)!write(to_proxy, "L", 1);
+    if (read(from_proxy, &c, 1) != 1)
+        stop("the network has gone");
+    say("The network lost the bridge's acknowledgement of a transaction. The homeserver will");
+    say("    send it again, byte for byte; the bridge will know it, and deliver nothing twice.");
+    wait_for(190);
+    say("190. The bridge is killed ...");
+    kill_now(&appservice);
+    nanosleep(&moment, NULL);
+    nanosleep(&moment, NULL);
+    start_appservice();
+    say("... and started again. It cuts off what it had not acknowledged: that will come again.");
+    wait_for(240);
+    say("240. The homeserver is killed once more, and started.");
+    kill_now(&gateway);
+    start_gateway();
+    wait_for(MESSAGES);
+    say("All %d are acknowledged to the clients.", MESSAGES);
+    for (count = 0; http_clock() - began < SECONDS * 1000; nanosleep(&moment, NULL)) {
+        count = arrived(&lost, &doubled);
+        if (lost == 0)
+            break;
+    }
+    nanosleep(&moment, NULL); /* for one that comes once too often */
+    count = arrived(&lost, &doubled);
+    say("The bridge has written down %u messages, each device's in order.", count);
+    for (i = 0; i < CLIENTS; i++)
+        waitpid(clients[i], NULL, 0);
+    kill(gateway, SIGTERM);
+    kill(appservice, SIGTERM);
+    kill_now(&proxy);
+    waitpid(gateway, NULL, 0);
+    waitpid(appservice, NULL, 0);
+    printf("\ndemo: sent %d, delivered %u, lost %u, duplicated %u\n", MESSAGES, MESSAGES - lost,
+           lost, doubled);
+    return lost != 0 || doubled != 0;
 }

@@ -37,7 +37,7 @@ run() {
         # The suites start the tool and the demo as programs of this machine.
         if [ -n "$qemu" ]; then
             mkdir build/native
-            for program in msc4203 demo; do
+            for program in msc4203 bodies; do
                 mv build/$program build/native/$program
                 printf '#!/bin/sh\nexec %s "%s/build/native/%s" "$@"\n' "$qemu" "$PWD" $program \
                     >build/$program

@@ -1,7 +1,7 @@
 #!/bin/sh
 # examples.sh - takes the examples out of the manual in msc4203.h (```c example) and out of
 # README.md (every ```c), compiles each as it stands and runs it on a captured transaction: it must
-# name every recipient. Environment: B (build folder), CC. Prints `examples: N passed, N failed`.
+# name every recipient. The manual's server (```c server) must deliver what it is sent. Environment: B (build folder), CC. Prints `examples: N passed, N failed`.
 set -u
 B=${B:-build} CC=${CC:-cc}
 dir=$B/examples
@@ -39,6 +39,11 @@ extract() {
         file { print >file }'
 }
 
+# The manual, without the frame of its comment.
+manual() {
+    sed -n '/^ \* /s///p; /^ \*$/s/.*//p; /^ \*\//q' msc4203.h
+}
+
 names_all() {
     tr ',{}' '\n\n\n' <"$input" |
         sed -n 's/.*"to_user_id":"\([^"]*\)".*/\1/p' | sort -u >"$dir/users"
@@ -50,7 +55,7 @@ names_all() {
     done <"$dir/users"
 }
 
-sed -n '/^ \* /s///p; /^ \*$/s/.*//p; /^ \*\//q' msc4203.h | extract "$dir/manual" '```c example'
+manual | extract "$dir/manual" '```c example'
 check 'the manual has an example' test -f "$dir/manual1.c"
 check 'there is a README.md' test -f README.md
 [ ! -f README.md ] || extract "$dir/readme" '```c' <README.md
@@ -66,5 +71,13 @@ for source in "$dir"/manual*.c "$dir"/readme*.c; do
     check "$name refuses half a body" sh -c 'head -c 300 "$1" | "$2" >/dev/null; test $? -eq 1' - \
         "$input" "$program"
 done
+# The server: it says what it would send, and what its client gets.
+manual | extract "$dir/server" '```c server'
+check 'the manual has a server' test -f "$dir/server1.c"
+check 'server1.c compiles' silent $CC -std=c99 $WARN -O1 -I. -o "$dir/server1" "$dir/server1.c"
+# shellcheck disable=SC2016
+check 'server1.c delivers' sh -c 'cd "$1" && ./server1 >said && cat said &&
+    grep -q "PUT /_matrix/app/v1/transactions/" said && grep -q "\"to_user_id\":\"@_irc_bob" said &&
+    grep -q "\"to_device\":{\"events\":\[{\"content\":{\"n\":2}" said' - "$dir"
 echo "examples: $passed passed, $failed failed"
 [ $failed -eq 0 ]

@@ -1,4 +1,4 @@
-/* test_tool.c - drives build/msc4203, and build/demo, from outside: what they answer, say, and
+/* test_tool.c - drives build/msc4203, and build/bodies, from outside: what they answer, say, and
  * return.
  *
  * Runs in a folder under build/test, where it keeps its files; a shell starts the tool. Most cases
@@ -1064,20 +1064,20 @@ static void test_mutants(void)
 
 static void test_demo(void)
 {
-    run("../../demo " DATA);
+    run("../../bodies " DATA);
     CHECK(got.status == 0 && got.err_bytes == 0);
     CHECK(strstr(got.out, "All of this was checked") != NULL);
-    run("../../demo nowhere");
+    run("../../bodies nowhere");
     CHECK(got.status == 2);
     /* It notices when something is not as it says: one captured file is replaced by another. */
     run("rm -rf changed; mkdir changed; cp -R " DATA "/. changed\n"
         "cp changed/transactions/016-td-inclusive.json "
         "changed/transactions/015-td-multi-user.json\n"
-        "../../demo changed");
+        "../../bodies changed");
     CHECK(got.status == 1 && strstr(got.out, "NOT SO: there are five messages"));
     run("cp -R " DATA "/. changed\n"
         "cp changed/requests/001-single.req changed/requests/063-bad-trailing-comma.req\n"
-        "../../demo changed");
+        "../../bodies changed");
     CHECK(got.status == 1 && strstr(got.out, "NOT SO: the body is refused"));
 }
 

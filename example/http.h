@@ -1,0 +1,576 @@
+/* http.h - what the gateway and the appservice share: HTTP/1.1 over sockets, without blocking and
+ * without memory of its own.
+ *
+ *   http_parse()       takes the head of a request or of an answer apart
+ *   http_body_*()      finds the body in what follows: by its length, in chunks, or up to the end
+ *   http_head_*()      looks at a head's fields
+ *   http_listen(), http_connect(), http_clock()   sockets and time
+ *
+ * Functions of an embedding program, not of the library: static, in a header. */
+#ifndef HTTP_H
+#define HTTP_H
+
+#include "msc4203.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#if defined(__GNUC__)
+#define HTTP_UNUSED __attribute__((unused))
+#else
+#define HTTP_UNUSED
+#endif
+
+enum { HTTP_HEAD_MAX = 8192 }; /* bytes of a head; longer ones are refused with 431 */
+
+static HTTP_UNUSED int http_is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+/* ---- time ---- */
+
+/* Milliseconds that only go forward. */
+static HTTP_UNUSED uint64_t http_clock(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* Milliseconds since 1970. */
+static HTTP_UNUSED uint64_t http_time(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* Random bits of the system. Returns 0 when there are none. */
+static HTTP_UNUSED int http_random(void *data, size_t bytes)
+{
+    int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? -1 : read(fd, data, bytes);
+    if (fd >= 0)
+        close(fd);
+    return got == (ssize_t)bytes;
+}
+
+/* ---- heads ---- */
+
+struct http_head {
+    msc4203_span method, target;   /* of a request */
+    int status;                    /* of an answer */
+    int keep_alive;                /* the connection may be used again */
+    int chunked, has_length, expects;
+    uint64_t length;               /* Content-Length */
+    msc4203_span authorization;    /* NULL ptr: none */
+};
+
+/* Finds the end of a head: the bytes up to and with its empty line, 0 when that has not come. Looks
+ * from `from` on: what came before has been looked at. */
+static HTTP_UNUSED size_t http_head_end(const char *data, size_t bytes, size_t from)
+{
+    size_t i = from > 3 ? from - 3 : 0;
+    for (; i < bytes; i++) {
+        if (data[i] != '\n')
+            continue;
+        if (i + 1 < bytes && data[i + 1] == '\n')
+            return i + 2;
+        if (i + 2 < bytes && data[i + 1] == '\r' && data[i + 2] == '\n')
+            return i + 3;
+    }
+    return 0;
+}
+
+static HTTP_UNUSED int http_same_word(const char *at, size_t len, const char *word)
+{
+    size_t i;
+    for (i = 0; i < len; i++) {
+        unsigned c = (unsigned char)at[i];
+        if (c - 'A' < 26)
+            c += 'a' - 'A';
+        if (word[i] == 0 || c != (unsigned char)word[i])
+            return 0;
+    }
+    return word[i] == 0;
+}
+
+/* Tells whether a comma-separated list has a word. */
+static HTTP_UNUSED int http_has_word(const char *at, size_t len, const char *word)
+{
+    size_t begin, end, next;
+    for (begin = 0; begin < len; begin = next + 1) {
+        for (next = begin; next < len && at[next] != ','; next++)
+            ;
+        for (end = next; end > begin && (at[end - 1] == ' ' || at[end - 1] == '\t'); end--)
+            ;
+        while (begin < end && (at[begin] == ' ' || at[begin] == '\t'))
+            begin++;
+        if (http_same_word(at + begin, end - begin, word))
+            return 1;
+    }
+    return 0;
+}
+
+static HTTP_UNUSED int http_token_char(unsigned c)
+{
+    return c - '0' < 10 || (c | 0x20) - 'a' < 26 || (c != 0 && strchr("!#$%&'*+-.^_`|~", (int)c));
+}
+
+/* Takes one field. Returns 0 when it is wrong. */
+static HTTP_UNUSED int http_field(struct http_head *head, const char *line, size_t len)
+{
+    size_t name = 0, i;
+    const char *value;
+
+    while (name < len && http_token_char((unsigned char)line[name]))
+        name++;
+    if (name == 0 || name == len || line[name] != ':')
+        return 0;
+    value = line + name + 1;
+    len -= name + 1;
+    while (len != 0 && (*value == ' ' || *value == '\t')) {
+        value++;
+        len--;
+    }
+    while (len != 0 && (value[len - 1] == ' ' || value[len - 1] == '\t'))
+        len--;
+    for (i = 0; i < len; i++)
+        if ((unsigned char)value[i] < 0x20 && value[i] != '\t')
+            return 0;
+    if (http_same_word(line, name, "content-length")) {
+        uint64_t length = 0;
+        for (i = 0; i < len; i++) {
+            if (!http_is_digit(value[i]) || length > UINT64_MAX / 16)
+                return 0;
+            length = length * 10 + (uint64_t)(value[i] - '0');
+        }
+        if (len == 0 || (head->has_length && head->length != length))
+            return 0;
+        head->has_length = 1;
+        head->length = length;
+    } else if (http_same_word(line, name, "transfer-encoding")) {
+        if (head->chunked || !http_same_word(value, len, "chunked"))
+            return 0;
+        head->chunked = 1;
+    } else if (http_same_word(line, name, "connection")) {
+        if (http_has_word(value, len, "close"))
+            head->keep_alive = 0;
+        else if (http_has_word(value, len, "keep-alive"))
+            head->keep_alive = 1;
+    } else if (http_same_word(line, name, "authorization")) {
+        if (head->authorization.ptr != NULL)
+            return 0;
+        head->authorization.ptr = value;
+        head->authorization.len = len;
+    } else if (http_same_word(line, name, "expect")) {
+        head->expects = http_same_word(value, len, "100-continue");
+    }
+    return 1;
+}
+
+/* Takes a head apart: `bytes` are those that http_head_end() told. What it fills in points into it.
+ * Returns 0 when it is none (400). */
+static HTTP_UNUSED int http_parse(struct http_head *head, const char *data, size_t bytes,
+                                  int answer)
+{
+    const char *end = data + bytes, *line, *next;
+    int first = 1;
+
+    memset(head, 0, sizeof *head);
+    for (line = data; line < end; line = next) {
+        const char *stop = (const char *)memchr(line, '\n', (size_t)(end - line));
+        size_t len;
+
+        if (stop == NULL)
+            return 0;
+        next = stop + 1;
+        if (stop > line && stop[-1] == '\r')
+            stop--;
+        len = (size_t)(stop - line);
+        if (len == 0)
+            break;
+        if (!first) {
+            if (!http_field(head, line, len))
+                return 0;
+            continue;
+        }
+        first = 0;
+        if (answer) {
+            if (len < 12 || memcmp(line, "HTTP/1.", 7) != 0 || line[8] != ' ' ||
+                line[9] == '0' || !http_is_digit(line[9]) || !http_is_digit(line[10]) ||
+                !http_is_digit(line[11]) || (len > 12 && line[12] != ' '))
+                return 0;
+            head->status = (line[9] - '0') * 100 + (line[10] - '0') * 10 + line[11] - '0';
+            head->keep_alive = line[7] != '0';
+        } else {
+            const char *space = (const char *)memchr(line, ' ', len), *p;
+
+            if (space == NULL || space == line)
+                return 0;
+            for (p = line; p < space; p++)
+                if (!http_token_char((unsigned char)*p))
+                    return 0;
+            head->method.ptr = line;
+            head->method.len = (size_t)(space - line);
+            line = space + 1;
+            for (p = line; p < stop && (unsigned char)*p > 0x20 && *p != 0x7F; p++)
+                ;
+            head->target.ptr = line;
+            head->target.len = (size_t)(p - line);
+            if (p == line || *line != '/' || stop - p != 9 || memcmp(p, " HTTP/1.", 8) != 0 ||
+                (p[8] != '0' && p[8] != '1'))
+                return 0;
+            head->keep_alive = p[8] != '0';
+        }
+    }
+    return !first && !(head->chunked && head->has_length);
+}
+
+/* ---- bodies ---- */
+
+enum http_body_state {
+    HTTP_BODY_LENGTH, /* so many bytes are left */
+    HTTP_BODY_SIZE,   /* in a chunk's size */
+    HTTP_BODY_EXTENSION,
+    HTTP_BODY_SIZE_LF,
+    HTTP_BODY_CHUNK,
+    HTTP_BODY_CHUNK_CR,
+    HTTP_BODY_CHUNK_LF,
+    HTTP_BODY_TRAILER, /* at the beginning of a line behind the last chunk */
+    HTTP_BODY_TRAILER_LINE,
+    HTTP_BODY_TRAILER_LF,
+    HTTP_BODY_ALL,    /* up to the end of the connection */
+    HTTP_BODY_DONE,
+    HTTP_BODY_WRONG
+};
+
+struct http_body {
+    int state, digits;
+    uint64_t left;
+    uint32_t trailer; /* bytes of chunk extensions and trailers: bounded */
+};
+
+/* Begins a body. An answer without a length and chunks goes up to the end of the connection. */
+static HTTP_UNUSED void http_body_begin(struct http_body *body, const struct http_head *head,
+                                        int answer)
+{
+    memset(body, 0, sizeof *body);
+    if (head->chunked)
+        body->state = HTTP_BODY_SIZE;
+    else if (answer && !head->has_length && head->status != 204 && head->status != 304)
+        body->state = HTTP_BODY_ALL;
+    else
+        body->left = head->length;
+    if (answer && (head->status == 204 || head->status == 304 || head->status < 200)) {
+        body->state = HTTP_BODY_LENGTH;
+        body->left = 0;
+    }
+    if (body->state == HTTP_BODY_LENGTH && body->left == 0)
+        body->state = HTTP_BODY_DONE;
+}
+
+/* One byte of what is around chunks. */
+static HTTP_UNUSED void http_body_byte(struct http_body *body, unsigned c)
+{
+    unsigned digit = c - '0' < 10 ? c - '0' : (c | 0x20) - 'a' < 6 ? (c | 0x20) - 'a' + 10 : 16;
+
+    switch (body->state) {
+    case HTTP_BODY_SIZE:
+        if (digit < 16 && body->digits < 15) {
+            body->left = body->left << 4 | digit;
+            body->digits++;
+            return;
+        }
+        if (body->digits == 0)
+            break;
+        if (c == '\n') {
+            body->state = body->left != 0 ? HTTP_BODY_CHUNK : HTTP_BODY_TRAILER;
+            return;
+        }
+        if (c == '\r')
+            body->state = HTTP_BODY_SIZE_LF;
+        else if (c == ';' || c == ' ' || c == '\t')
+            body->state = HTTP_BODY_EXTENSION;
+        else
+            break;
+        return;
+    case HTTP_BODY_EXTENSION:
+        if (++body->trailer > HTTP_HEAD_MAX)
+            break;
+        if (c == '\n')
+            body->state = body->left != 0 ? HTTP_BODY_CHUNK : HTTP_BODY_TRAILER;
+        return;
+    case HTTP_BODY_SIZE_LF:
+        if (c != '\n')
+            break;
+        body->state = body->left != 0 ? HTTP_BODY_CHUNK : HTTP_BODY_TRAILER;
+        return;
+    case HTTP_BODY_CHUNK_CR:
+        if (c == '\r') {
+            body->state = HTTP_BODY_CHUNK_LF;
+            return;
+        } /* fall through */
+    case HTTP_BODY_CHUNK_LF:
+        if (c != '\n')
+            break;
+        body->state = HTTP_BODY_SIZE;
+        body->digits = 0;
+        body->left = 0;
+        return;
+    case HTTP_BODY_TRAILER:
+        if (c == '\n') {
+            body->state = HTTP_BODY_DONE;
+            return;
+        }
+        body->state = c == '\r' ? HTTP_BODY_TRAILER_LF : HTTP_BODY_TRAILER_LINE;
+        return;
+    case HTTP_BODY_TRAILER_LF:
+        if (c != '\n')
+            break;
+        body->state = HTTP_BODY_DONE;
+        return;
+    default: /* HTTP_BODY_TRAILER_LINE */
+        if (++body->trailer > HTTP_HEAD_MAX)
+            break;
+        if (c == '\n')
+            body->state = HTTP_BODY_TRAILER;
+        return;
+    }
+    body->state = HTTP_BODY_WRONG;
+}
+
+/* Takes bytes that came: *piece tells the next piece of the body in them (it may be empty). Returns
+ * how many bytes of them are used up; call it again with the rest, until nothing is left or the
+ * state is HTTP_BODY_DONE (the rest belongs to the next head) or HTTP_BODY_WRONG (400). */
+static HTTP_UNUSED size_t http_body_feed(struct http_body *body, const char *data, size_t bytes,
+                                         msc4203_span *piece)
+{
+    size_t used = 0;
+
+    piece->ptr = data;
+    piece->len = 0;
+    while (used < bytes && body->state != HTTP_BODY_DONE && body->state != HTTP_BODY_WRONG) {
+        if (body->state == HTTP_BODY_ALL) {
+            piece->ptr = data + used;
+            piece->len = bytes - used;
+            return bytes;
+        }
+        if (body->state == HTTP_BODY_LENGTH || body->state == HTTP_BODY_CHUNK) {
+            size_t n = bytes - used < body->left ? bytes - used : (size_t)body->left;
+            piece->ptr = data + used;
+            piece->len = n;
+            body->left -= n;
+            if (body->left == 0)
+                body->state =
+                    body->state == HTTP_BODY_LENGTH ? HTTP_BODY_DONE : HTTP_BODY_CHUNK_CR;
+            return used + n;
+        }
+        http_body_byte(body, (unsigned char)data[used++]);
+    }
+    return used;
+}
+
+/* ---- targets ---- */
+
+static HTTP_UNUSED unsigned http_hex(unsigned c)
+{
+    return c - '0' < 10 ? c - '0' : (c | 0x20) - 'a' < 6 ? (c | 0x20) - 'a' + 10 : 16;
+}
+
+/* Decodes %XX (and, in a query, +) in place of `to`, which has room for `len` bytes. Returns the
+ * bytes; SIZE_MAX when an escape is wrong. */
+static HTTP_UNUSED size_t http_decode(char *to, const char *from, size_t len, int query)
+{
+    size_t n = 0, i;
+
+    for (i = 0; i < len; i++) {
+        unsigned c = (unsigned char)from[i];
+        if (c == '%') {
+            unsigned high = i + 2 < len ? http_hex((unsigned char)from[i + 1]) : 16;
+            unsigned low = i + 2 < len ? http_hex((unsigned char)from[i + 2]) : 16;
+            if (high > 15 || low > 15)
+                return SIZE_MAX;
+            c = high << 4 | low;
+            i += 2;
+        } else if (c == '+' && query) {
+            c = ' ';
+        }
+        to[n++] = (char)c;
+    }
+    return n;
+}
+
+/* Tells whether bytes are valid UTF-8. */
+static HTTP_UNUSED int http_utf8(const char *text, size_t len)
+{
+    size_t i = 0;
+
+    while (i < len) {
+        unsigned c = (unsigned char)text[i++], low = 0x80, high = 0xBF, more;
+        if (c < 0x80)
+            continue;
+        more = c >= 0xF0 ? 3 : c >= 0xE0 ? 2 : 1;
+        if (c < 0xC2 || c > 0xF4 || len - i < more)
+            return 0;
+        if (c == 0xE0)
+            low = 0xA0;
+        if (c == 0xED)
+            high = 0x9F;
+        if (c == 0xF0)
+            low = 0x90;
+        if (c == 0xF4)
+            high = 0x8F;
+        for (; more != 0; more--, low = 0x80, high = 0xBF)
+            if ((unsigned char)text[i] < low || (unsigned char)text[i++] > high)
+                return 0;
+    }
+    return 1;
+}
+
+/* Finds a parameter of a query, not decoded. Returns 0 when it is not there. */
+static HTTP_UNUSED int http_parameter(const msc4203_span *query, const char *name,
+                                      msc4203_span *value)
+{
+    size_t len = strlen(name), begin, end;
+
+    for (begin = 0; begin < query->len; begin = end + 1) {
+        for (end = begin; end < query->len && query->ptr[end] != '&'; end++)
+            ;
+        if (end - begin > len && query->ptr[begin + len] == '=' &&
+            memcmp(query->ptr + begin, name, len) == 0) {
+            value->ptr = query->ptr + begin + len + 1;
+            value->len = end - begin - len - 1;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* ---- sockets ---- */
+
+static HTTP_UNUSED const char *http_reason(int status)
+{
+    switch (status) {
+    case 200: return "OK";
+    case 400: return "Bad Request";
+    case 401: return "Unauthorized";
+    case 403: return "Forbidden";
+    case 404: return "Not Found";
+    case 405: return "Method Not Allowed";
+    case 408: return "Request Timeout";
+    case 413: return "Content Too Large";
+    case 429: return "Too Many Requests";
+    case 431: return "Request Header Fields Too Large";
+    case 500: return "Internal Server Error";
+    case 502: return "Bad Gateway";
+    case 504: return "Gateway Timeout";
+    default: return "Other";
+    }
+}
+
+static HTTP_UNUSED void http_nonblocking(int fd)
+{
+    int one = 1;
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+}
+
+/* Splits HOST:PORT or [HOST]:PORT; `host` has room for it. Returns 0 when it is none. */
+static HTTP_UNUSED int http_split(const char *address, size_t len, char *host, size_t room,
+                                  char port[6])
+{
+    size_t colon = len, n;
+
+    while (colon != 0 && address[colon - 1] != ':')
+        colon--;
+    if (colon == 0 || len == colon || len - colon > 5 || colon > room)
+        return 0;
+    memcpy(port, address + colon, len - colon);
+    port[len - colon] = 0;
+    for (n = 0; port[n] != 0; n++)
+        if (!http_is_digit(port[n]))
+            return 0;
+    n = colon - 1;
+    if (n > 1 && address[0] == '[' && address[n - 1] == ']') {
+        address++;
+        n -= 2;
+    }
+    memcpy(host, address, n);
+    host[n] = 0;
+    return n != 0 && strtoul(port, NULL, 10) <= 65535;
+}
+
+/* An address, kept: resolving may block, and is done once. */
+struct http_address {
+    struct sockaddr_storage address;
+    socklen_t bytes;
+};
+
+static HTTP_UNUSED int http_resolve(const char *host, const char *port, int passive,
+                                    struct http_address *out)
+{
+    struct addrinfo hints, *found = NULL;
+
+    memset(&hints, 0, sizeof hints);
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = passive ? AI_PASSIVE : 0;
+    if (getaddrinfo(host, port, &hints, &found) != 0 || found == NULL)
+        return 0;
+    memcpy(&out->address, found->ai_addr, found->ai_addrlen);
+    out->bytes = found->ai_addrlen;
+    freeaddrinfo(found);
+    return 1;
+}
+
+/* Listens. Returns the socket, or -1; *port tells where. */
+static HTTP_UNUSED int http_listen(const struct http_address *at, unsigned *port)
+{
+    struct http_address bound;
+    int one = 1, fd = socket(at->address.ss_family, SOCK_STREAM, 0);
+
+    if (fd < 0)
+        return -1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    bound.bytes = sizeof bound.address;
+    if (bind(fd, (const struct sockaddr *)&at->address, at->bytes) != 0 || listen(fd, 1024) != 0 ||
+        getsockname(fd, (struct sockaddr *)&bound.address, &bound.bytes) != 0) {
+        close(fd);
+        return -1;
+    }
+    http_nonblocking(fd);
+    if (bound.address.ss_family == AF_INET6)
+        *port = ntohs(((struct sockaddr_in6 *)&bound.address)->sin6_port);
+    else
+        *port = ntohs(((struct sockaddr_in *)&bound.address)->sin_port);
+    return fd;
+}
+
+/* Begins to connect. Returns the socket, or -1. */
+static HTTP_UNUSED int http_connect(const struct http_address *to)
+{
+    int fd = socket(to->address.ss_family, SOCK_STREAM, 0);
+
+    if (fd < 0)
+        return -1;
+    http_nonblocking(fd);
+    if (connect(fd, (const struct sockaddr *)&to->address, to->bytes) != 0 &&
+        errno != EINPROGRESS) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+#endif
