@@ -112,6 +112,9 @@ test-mcu: ## Runs the tests on an emulated microcontroller without an operating 
 test-sqlite: ## Runs the contract test on the queue over SQLite
 	@$(SCRIPT_ENV) sh test/sqlite/run.sh
 
+test-gateway: $(B)/gateway $(B)/appservice $(B)/msc4203 ## Tests the gateway over real sockets; needs python3; two minutes
+	@$(SCRIPT_ENV) sh test/gateway/run.sh
+
 mutants: ## Puts faults into a copy of the library: the tests must catch each
 	@MAKE='$(MAKE)' sh test/mutants.sh
 
@@ -139,6 +142,6 @@ help: ## Lists these targets
 force:
 
 .PHONY: force all tests demo test suites soak fuzz bench instructions size test-mcu \
-	test-sqlite mutants \
+	test-sqlite test-gateway mutants \
 	bindings lint sanitize cross coverage clean help run-header run-stack run-examples \
 	$(SUITES:%=run-%) $(REPLAYS:%=run-%)
