@@ -68,7 +68,8 @@ enum request_kind { REQUEST_SEND, REQUEST_SYNC, REQUEST_DELETE, REQUEST_PING, RE
 
 struct connection {
     int fd;
-    uint8_t state, keep_alive, lingers, continued;
+    uint8_t state, keep_alive, lingers;
+    uint8_t expects;                   /* sends its body when it is told to continue */
     int slot, head;                    /* borrowed, or -1 */
     int status;                        /* that it will be answered with */
     const char *errcode, *error;
@@ -428,7 +429,6 @@ static void connection_write(struct connection *c)
         }
         c->in_bytes -= c->in_at;
         c->in_at = c->looked = 0;
-        c->continued = 0;
         c->state = CONNECTION_HEAD;
     }
 }
@@ -468,7 +468,16 @@ static void answer(struct connection *c)
     answer_body(c, c->status, body, at);
 }
 
-/* Decides on an error. What is left of the request's body is read to its end, when that is near. */
+/* Tells a client that its request was not refused, and that its body is waited for. */
+static void go_on(struct connection *c)
+{
+    if (c->expects)
+        (void)!send(c->fd, "HTTP/1.1 100 Continue\r\n\r\n", 25, MSG_NOSIGNAL);
+    c->expects = 0;
+}
+
+/* Decides on an error. What is left of the request's body is read to its end, when that is near and
+ * the client does not wait for an answer first. */
 static void refuse(struct connection *c, int status, const char *errcode, const char *error)
 {
     slot_free(c);
@@ -476,7 +485,7 @@ static void refuse(struct connection *c, int status, const char *errcode, const 
     c->errcode = errcode;
     c->error = error;
     if (c->body.state != HTTP_BODY_DONE) {
-        if (c->body.state != HTTP_BODY_WRONG &&
+        if (c->body.state != HTTP_BODY_WRONG && !c->expects &&
             (c->body.state != HTTP_BODY_LENGTH || c->body.left <= 1 << 20)) {
             c->state = CONNECTION_DRAIN;
             return;
@@ -510,6 +519,7 @@ static void committed(struct connection *c)
     slot_free(c);
     c->status = 200;
     c->state = c->body.state == HTTP_BODY_DONE ? CONNECTION_COMMITTED : CONNECTION_DRAIN;
+    go_on(c);
     g.dirty = 1;
 }
 
@@ -662,6 +672,7 @@ static void send_begin(struct connection *c)
     msc4203_reader_init(&slot->reader, MSC4203_SEND, MSC4203_TO_DEVICE, slot->scratch,
                         SCRATCH_BYTES);
     c->state = CONNECTION_BODY;
+    go_on(c);
 }
 
 /* ---- /sync ---- */
@@ -1424,6 +1435,7 @@ static void request_begin(struct connection *c, size_t head_bytes)
     }
     c->keep_alive = (uint8_t)head.keep_alive;
     http_body_begin(&c->body, &head, 0);
+    c->expects = head.expects && c->body.state != HTTP_BODY_DONE;
     path = query = head.target;
     for (i = 0; i < path.len && path.ptr[i] != '?'; i++)
         ;
@@ -1441,9 +1453,6 @@ static void request_begin(struct connection *c, size_t head_bytes)
         return;
     }
     c->kind = (unsigned)kind;
-    if (head.expects && !c->continued && c->body.state != HTTP_BODY_DONE &&
-        !(c->body.state == HTTP_BODY_LENGTH && c->body.left > g.config->request_bytes_max))
-        c->continued = send(c->fd, "HTTP/1.1 100 Continue\r\n\r\n", 25, MSG_NOSIGNAL) == 25;
     if (kind == REQUEST_STATUS) {
         status_answer(c);
         return;
@@ -1462,9 +1471,8 @@ static void request_begin(struct connection *c, size_t head_bytes)
             refuse(c, 403, "M_FORBIDDEN", "not this appservice's token");
             return;
         }
-        c->state = CONNECTION_BODY;
-        if (c->body.state == HTTP_BODY_DONE)
-            c->state = CONNECTION_PING;
+        c->state = c->body.state == HTTP_BODY_DONE ? CONNECTION_PING : CONNECTION_BODY;
+        go_on(c);
         return;
     }
     if (!authorize(c, &head, &query, &caller))
