@@ -1453,6 +1453,8 @@ static void request_begin(struct connection *c, size_t head_bytes)
         return;
     }
     c->kind = (unsigned)kind;
+    if ((kind == REQUEST_STATUS || kind == REQUEST_SYNC) && c->body.state != HTTP_BODY_DONE)
+        c->lingers = 1; /* its body means nothing, and is not waited for */
     if (kind == REQUEST_STATUS) {
         status_answer(c);
         return;
