@@ -1545,6 +1545,10 @@ static int connection_step(struct connection *c)
 
     switch (c->state) {
     case CONNECTION_HEAD:
+        while (c->in_bytes != 0 && (in[0] == '\r' || in[0] == '\n')) { /* RFC 9112, 2.2 */
+            memmove(in, in + 1, --c->in_bytes);
+            c->looked = 0;
+        }
         end = http_head_end(in, c->in_bytes, c->looked);
         c->looked = c->in_bytes;
         if (end != 0) {
