@@ -864,7 +864,9 @@ static int outgoing_send(struct outgoing *o, outgoing_source *source, void *cont
  * bytes of its body, if it is not NULL, go to `keep`. */
 static int outgoing_receive(struct outgoing *o, char *keep, size_t room, size_t *kept)
 {
-    for (;;) {
+    int turns;
+
+    for (turns = 0; turns < 16; turns++) { /* then others have their turn */
         struct http_head head;
         size_t end, used = 0;
         msc4203_span piece;
@@ -917,6 +919,7 @@ static int outgoing_receive(struct outgoing *o, char *keep, size_t room, size_t 
             return 1;
         }
     }
+    return 0;
 }
 
 /* One step of a request. Returns 1 when its answer is complete, -1 when it failed. */
