@@ -38,7 +38,7 @@ enum {
     CONNECTIONS_MAX = 4000,
     PIECE_BYTES = 16384,     /* read or written at a time */
     WORK_BYTES = 163840,     /* a message twice: as the queue holds it, and as it is sent */
-    PINGS = 4,
+    PINGS = CONFIG_APPSERVICES, /* one at a time for each */
     SILENT_MS = 60000,       /* who says nothing for so long is given up */
     SLOW_MS = 2000,          /* after so long a slot must have been used at 1 KiB/s */
     HANGUP_MS = 1000,        /* how long a changed configuration waits for requests */
@@ -79,11 +79,12 @@ struct connection {
     struct http_body body;
     uint64_t active;                   /* last read or written */
     uint64_t begun, read;              /* when the slot was taken; bytes since */
-    uint64_t deadline;                 /* of a /sync */
+    uint64_t deadline;                 /* of a /sync, or a ping */
     uint64_t body_bytes;
     msc4203_request request;
     uint32_t kept;                     /* of a ping's body, in `out` */
-    int device, appservice, ping;
+    int device, appservice;
+    int ping;                          /* that is on its way, or -1 */
     unsigned char since_bytes;
     char since[48];
     char in[IN_BYTES], out[OUT_BYTES];
@@ -120,7 +121,7 @@ struct channel {
 };
 
 struct ping {
-    int connection, appservice;
+    int connection;              /* that asked for it, or -1 */
     uint64_t began;
     size_t body_bytes, answer_bytes;
     char body[512], answer[1024];
@@ -312,7 +313,7 @@ static size_t add_text(char *to, size_t at, const char *text)
     return at + bytes;
 }
 
-/* A string in quotes: at most six times its bytes and 2. What is no UTF-8 is left out. */
+/* A string in quotes: at most six times its bytes and 2. What is no UTF-8 becomes `?`. */
 static size_t add_string(char *to, size_t at, const char *text, size_t bytes)
 {
     size_t i;
@@ -324,8 +325,19 @@ static size_t add_string(char *to, size_t at, const char *text, size_t bytes)
             to[at++] = (char)c;
         } else if (c < 0x20) {
             at += (size_t)sprintf(to + at, "\\u%04x", c);
+        } else if (c < 0x80) {
+            to[at++] = (char)c;
         } else {
-            to[at++] = c < 0x80 ? (char)c : '?';
+            size_t n = 2;
+            while (n < 4 && !(n <= bytes - i && http_utf8(text + i, n)))
+                n++;
+            if (n <= bytes - i && http_utf8(text + i, n)) {
+                memcpy(to + at, text + i, n);
+                at += n;
+                i += n - 1;
+            } else {
+                to[at++] = '?';
+            }
         }
     }
     to[at++] = '"';
@@ -1091,11 +1103,10 @@ static void ping_end(struct ping *ping, int done)
         at = (size_t)sprintf(body, "{\"errcode\":\"M_BAD_STATUS\",\"error\":\"the appservice "
                                    "answered %d\",\"status\":%d,\"body\":", ping->out.status,
                              ping->out.status);
-        /* It has to fit into the connection. */
-        at = add_string(body, at, ping->answer, ping->answer_bytes < 40 ? ping->answer_bytes : 40);
+        /* Without a slot it has to fit into the connection. */
+        at = add_string(body, at, ping->answer,
+                        ping->answer_bytes < 30 || slot_take(c) ? ping->answer_bytes : 30);
         at = add_text(body, at, "}");
-        if (at > OUT_BYTES - 200)
-            at = 0;
         answer_body(c, 502, body, at);
         return;
     }
@@ -1107,30 +1118,24 @@ static void ping_end(struct ping *ping, int done)
 
 static void ping_begin(struct connection *c)
 {
-    int i;
+    struct ping *ping = &g.pings[c->appservice];
+    uint32_t channel = g.services[c->appservice].channel;
 
-    for (i = 0; i < PINGS; i++) {
-        struct ping *ping = &g.pings[i];
-        uint32_t channel = g.services[c->appservice].channel;
-
-        if (ping->connection >= 0 || ping->out.state == OUTGOING_BUSY)
-            continue;
-        ping->connection = (int)(c - g.connections);
-        ping->appservice = c->appservice;
-        ping->began = g.now;
-        ping->answer_bytes = 0;
-        c->ping = i;
-        if (channel != 0 && g.channels[channel].started) {
-            msc4203_sender_wake(&g.channels[channel].sender);
-            g.channels[channel].next_poll = 0;
-        }
-        memcpy(ping->body, c->kept != 0 ? c->out : "{}", c->kept != 0 ? c->kept : 2);
-        ping->body_bytes = c->kept != 0 ? c->kept : 2;
-        if (!outgoing_begin(&ping->out, ping->appservice, "POST", "/_matrix/app/v1/ping",
-                            ping->body_bytes))
-            ping_end(ping, -1);
-        return;
+    if (ping->connection >= 0 || ping->out.state == OUTGOING_BUSY)
+        return; /* an earlier one is on its way */
+    ping->connection = (int)(c - g.connections);
+    ping->began = g.now;
+    ping->answer_bytes = 0;
+    c->ping = c->appservice;
+    if (channel != 0 && g.channels[channel].started) {
+        msc4203_sender_wake(&g.channels[channel].sender);
+        g.channels[channel].next_poll = 0;
     }
+    memcpy(ping->body, c->kept != 0 ? c->out : "{}", c->kept != 0 ? c->kept : 2);
+    ping->body_bytes = c->kept != 0 ? c->kept : 2;
+    if (!outgoing_begin(&ping->out, c->appservice, "POST", "/_matrix/app/v1/ping",
+                        ping->body_bytes))
+        ping_end(ping, -1);
 }
 
 static void ping_step(struct ping *ping)
@@ -1145,7 +1150,7 @@ static void ping_step(struct ping *ping)
     }
     done = outgoing_step(&ping->out, ping_source, ping, ping->answer, sizeof ping->answer,
                          &ping->answer_bytes);
-    if (done != 0 || g.now - ping->began >= SILENT_MS)
+    if (done != 0)
         ping_end(ping, done);
 }
 
@@ -1477,6 +1482,7 @@ static void request_begin(struct connection *c, size_t head_bytes)
             return;
         }
         c->state = c->body.state == HTTP_BODY_DONE ? CONNECTION_PING : CONNECTION_BODY;
+        c->deadline = g.now + SILENT_MS;
         go_on(c);
         return;
     }
@@ -1753,8 +1759,14 @@ static void connection_care(struct connection *c)
         status_answer(c);
         return;
     case CONNECTION_PING:
-        if (c->ping < 0)
-            ping_begin(c);
+        if (g.now < c->deadline) {
+            if (c->ping < 0)
+                ping_begin(c);
+        } else if (c->ping >= 0) {
+            ping_end(&g.pings[c->ping], 0);
+        } else {
+            refuse(c, 504, "M_CONNECTION_TIMEOUT", "other pings were not answered in time");
+        }
         return;
     case CONNECTION_WRITE:
         if (silent >= SILENT_MS || (c->slot >= 0 && slow))
