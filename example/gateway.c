@@ -383,6 +383,17 @@ static void head_free(struct connection *c)
     c->head = -1;
 }
 
+/* Gives a long head's place back, once what is behind the head fits into the connection. */
+static void head_done(struct connection *c)
+{
+    if (c->head < 0 || c->in_bytes - c->in_at > IN_BYTES)
+        return;
+    c->in_bytes -= c->in_at;
+    memcpy(c->in, g.heads[c->head] + c->in_at, c->in_bytes);
+    c->in_at = 0;
+    head_free(c);
+}
+
 static char *in_of(struct connection *c)
 {
     return c->head >= 0 ? g.heads[c->head] : c->in;
@@ -432,14 +443,9 @@ static void connection_write(struct connection *c)
     } else if (!c->keep_alive) {
         connection_close(c);
     } else { /* on to what came behind this request */
-        memmove(c->in, in_of(c) + c->in_at, c->in_bytes - c->in_at <= IN_BYTES
-                                                ? c->in_bytes - c->in_at : 0);
-        if (c->in_bytes - c->in_at > IN_BYTES) { /* it stays where it is */
-            memmove(in_of(c), in_of(c) + c->in_at, c->in_bytes - c->in_at);
-        } else {
-            head_free(c);
-        }
+        head_done(c);
         c->in_bytes -= c->in_at;
+        memmove(in_of(c), in_of(c) + c->in_at, c->in_bytes);
         c->in_at = c->looked = 0;
         c->state = CONNECTION_HEAD;
     }
@@ -1562,6 +1568,10 @@ static int connection_step(struct connection *c)
         c->looked = c->in_bytes;
         if (end != 0) {
             request_begin(c, end);
+            if (c->state != CONNECTION_FREE && c->state != CONNECTION_WAIT_SLOT)
+                head_done(c);
+            if (c->state == CONNECTION_SYNC && c->head >= 0)
+                sync_answer(c, 1); /* no place for a long head is held by who only waits */
             return 1;
         }
         if (c->head < 0 && c->in_bytes == IN_BYTES) {
@@ -1598,6 +1608,7 @@ static int connection_step(struct connection *c)
             request_piece(c, &piece);
             return 1;
         }
+        head_done(c);
         return 0;
     default:
         return 0;
