@@ -1686,29 +1686,39 @@ static void connection_read(struct connection *c)
     connection_go(c);
 }
 
-/* Takes new connections; when there is no place, the one that has been idle longest goes. */
+/* Of the connections in a state, the one that has been idle longest; -1 when there is none. */
+static int connection_idle(int state)
+{
+    int i, oldest = -1;
+
+    for (i = 0; i < g.connection_count; i++)
+        if (g.connections[i].state == state &&
+            (oldest < 0 || g.connections[i].active < g.connections[oldest].active))
+            oldest = i;
+    return oldest;
+}
+
+/* Takes new connections. When there is no place, the one goes that has been idle longest, or, if
+ * none is, that waits longest for a message: its client may have gone without a word. */
 static void connections_accept(void)
 {
-    int i, fd, oldest;
+    int i, fd;
 
     for (;;) {
         fd = accept(g.listener, NULL, NULL);
         if (fd < 0)
             return;
-        for (i = 0, oldest = -1; i < g.connection_count; i++) {
-            struct connection *c = &g.connections[i];
-            if (c->state == CONNECTION_FREE)
-                break;
-            if (c->state == CONNECTION_HEAD &&
-                (oldest < 0 || c->active < g.connections[oldest].active))
-                oldest = i;
-        }
+        for (i = 0; i < g.connection_count && g.connections[i].state != CONNECTION_FREE; i++)
+            ;
         if (i == g.connection_count) {
-            if (oldest < 0) {
+            i = connection_idle(CONNECTION_HEAD);
+            if (i < 0)
+                i = connection_idle(CONNECTION_SYNC);
+            if (i < 0) {
                 close(fd);
                 return;
             }
-            connection_close(&g.connections[i = oldest]);
+            connection_close(&g.connections[i]);
         }
         http_nonblocking(fd);
         memset(&g.connections[i], 0, offsetof(struct connection, in));
