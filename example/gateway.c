@@ -1738,13 +1738,6 @@ static void connection_care(struct connection *c)
 
     switch (c->state) {
     case CONNECTION_HEAD:
-    case CONNECTION_WAIT_HEAD:
-        if (c->state == CONNECTION_WAIT_HEAD) {
-            c->state = CONNECTION_HEAD;
-            connection_go(c);
-            if (c->state == CONNECTION_FREE)
-                return;
-        }
         if (silent < SILENT_MS && !(c->head >= 0 && slow))
             return;
         if (c->in_bytes == 0) {
