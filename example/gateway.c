@@ -34,13 +34,14 @@ enum {
     STAR_BYTES = CONTENT_MAX,
     SLOT_BYTES = SCRATCH_BYTES + STAR_BYTES,
     SLOTS_MAX = CONFIG_SLOTS, /* fewer than the batches that a log can have open */
-    HEADS = 8,
+    HEADS = 16,
     CONNECTIONS_MAX = 4000,
     PIECE_BYTES = 16384,     /* read or written at a time */
     WORK_BYTES = 163840,     /* a message twice: as the queue holds it, and as it is sent */
     PINGS = CONFIG_APPSERVICES, /* one at a time for each */
     SILENT_MS = 60000,       /* who says nothing for so long is given up */
     SLOW_MS = 2000,          /* after so long a slot must have been used at 1 KiB/s */
+    SLOW_HEAD_MS = 500,      /* and a head's place, which comes at once but from who means harm */
     HANGUP_MS = 1000,        /* how long a changed configuration waits for requests */
     LINGER_MS = 2000,
     STORE_DEVICES = 4096     /* devices with waiting messages, in a log of 16 MiB or more */
@@ -80,6 +81,7 @@ struct connection {
     uint64_t active;                   /* last read or written */
     uint64_t begun, read;              /* when the slot was taken; bytes since */
     uint64_t deadline;                 /* of a /sync, or a ping */
+    uint64_t ticket;                   /* its turn for a slot, or a head's place; 0: none */
     uint64_t body_bytes;
     msc4203_request request;
     uint32_t kept;                     /* of a ping's body, in `out` */
@@ -147,7 +149,9 @@ static struct gateway {
     struct connection *connections;
     int connection_count, used;
     struct slot *slots;
-    int slot_count, waiting;
+    int slot_count, waiting;     /* waiting: how many do, for a slot or a head's place */
+    int grants;                  /* it is the turn of who asks for one */
+    uint64_t tickets;
     char (*heads)[HTTP_HEAD_MAX];
     int head_owner[HEADS];
     struct channel channels[MSC4203_CHANNELS];
@@ -364,16 +368,25 @@ static int slot_take(struct connection *c)
 {
     int i;
 
-    for (i = 0; i < g.slot_count; i++)
+    for (i = 0; i < g.slot_count && (g.grants || g.waiting == 0); i++)
         if (g.slots[i].connection < 0) {
             g.slots[i].connection = (int)(c - g.connections);
             g.slots[i].batch = 0;
             c->slot = i;
             c->begun = g.now;
             c->read = 0;
+            c->ticket = 0;
             return 1;
         }
     return 0;
+}
+
+/* Has a connection wait for a slot, or a place for its head, until its turn comes. */
+static void wait_in(struct connection *c, enum connection_state state)
+{
+    c->state = (uint8_t)state;
+    if (c->ticket == 0)
+        c->ticket = ++g.tickets;
 }
 
 static void head_free(struct connection *c)
@@ -447,6 +460,7 @@ static void connection_write(struct connection *c)
         c->in_bytes -= c->in_at;
         memmove(in_of(c), in_of(c) + c->in_at, c->in_bytes);
         c->in_at = c->looked = 0;
+        c->ticket = 0;
         c->state = CONNECTION_HEAD;
     }
 }
@@ -754,7 +768,7 @@ static void sync_answer(struct connection *c, int must)
     memcpy(g.response + bytes - 1, others, sizeof others - 1);
     bytes += sizeof others - 2;
     if (bytes > OUT_BYTES - 200 && c->slot < 0 && !slot_take(c)) {
-        c->state = CONNECTION_SYNC_SLOT;
+        wait_in(c, CONNECTION_SYNC_SLOT);
         return;
     }
     answer_body(c, 200, g.response, bytes);
@@ -772,7 +786,7 @@ static void status_answer(struct connection *c)
     int i;
 
     if (c->slot < 0 && !slot_take(c)) {
-        c->state = CONNECTION_STATUS_SLOT;
+        wait_in(c, CONNECTION_STATUS_SLOT);
         return;
     }
     msc4203_log_usage_get(&g.log, &usage);
@@ -1298,7 +1312,7 @@ static void request_send(struct connection *c, const msc4203_span *type, const m
         return;
     }
     if (g.hangup != 0 || !slot_take(c)) {
-        c->state = CONNECTION_WAIT_SLOT; /* the head is looked at again then */
+        wait_in(c, CONNECTION_WAIT_SLOT); /* the head is looked at again then */
         return;
     }
     slot = &g.slots[c->slot];
@@ -1578,13 +1592,14 @@ static int connection_step(struct connection *c)
             int i;
             for (i = 0; i < HEADS && g.head_owner[i] >= 0; i++)
                 ;
-            c->state = CONNECTION_WAIT_HEAD;
-            if (i == HEADS)
+            if (i == HEADS || (g.waiting != 0 && !g.grants)) {
+                wait_in(c, CONNECTION_WAIT_HEAD);
                 return 0;
+            }
+            c->ticket = 0;
             c->head = i;
             g.head_owner[i] = (int)(c - g.connections);
             memcpy(g.heads[i], c->in, IN_BYTES);
-            c->state = CONNECTION_HEAD;
             c->begun = g.now;
             c->read = 0;
         } else if (c->head >= 0 && c->in_bytes == HTTP_HEAD_MAX) {
@@ -1734,7 +1749,8 @@ static void connections_accept(void)
 static void connection_care(struct connection *c)
 {
     uint64_t silent = g.now - c->active;
-    int slow = g.waiting != 0 && g.now - c->begun > SLOW_MS && c->read < g.now - c->begun;
+    uint64_t held = g.now - c->begun;
+    int slow = g.waiting != 0 && held > (c->slot >= 0 ? SLOW_MS : SLOW_HEAD_MS) && c->read < held;
 
     switch (c->state) {
     case CONNECTION_HEAD:
@@ -1748,11 +1764,6 @@ static void connection_care(struct connection *c)
         c->in_at = c->in_bytes;
         refuse_now(c, 408, "M_UNKNOWN", "the request is too slow");
         return;
-    case CONNECTION_WAIT_SLOT:
-        c->state = CONNECTION_HEAD;
-        c->looked = 0;
-        connection_go(c);
-        return;
     case CONNECTION_BODY:
     case CONNECTION_DRAIN:
         if (silent < SILENT_MS && !(c->slot >= 0 && slow))
@@ -1765,12 +1776,6 @@ static void connection_care(struct connection *c)
     case CONNECTION_SYNC:
         if (g.news || g.now >= c->deadline)
             sync_answer(c, g.now >= c->deadline);
-        return;
-    case CONNECTION_SYNC_SLOT:
-        sync_answer(c, 1);
-        return;
-    case CONNECTION_STATUS_SLOT:
-        status_answer(c);
         return;
     case CONNECTION_PING:
         if (g.now < c->deadline) {
@@ -1792,6 +1797,56 @@ static void connection_care(struct connection *c)
         return;
     default:
         return;
+    }
+}
+
+/* Whether a connection waits for a slot, or for a place for its head. */
+static int waits(const struct connection *c, int for_head)
+{
+    if (for_head)
+        return c->state == CONNECTION_WAIT_HEAD;
+    return c->state == CONNECTION_WAIT_SLOT || c->state == CONNECTION_SYNC_SLOT ||
+           c->state == CONNECTION_STATUS_SLOT;
+}
+
+static int is_free(int for_head)
+{
+    int i;
+
+    for (i = 0; i < (for_head ? (int)HEADS : g.slot_count); i++)
+        if ((for_head ? g.head_owner[i] : g.slots[i].connection) < 0)
+            return 1;
+    return 0;
+}
+
+/* Gives what is free to those that wait, in the order in which they came: so a crowd of slow ones
+ * keeps nobody out for ever. */
+static void grant(int for_head)
+{
+    while (g.waiting != 0 && is_free(for_head)) {
+        struct connection *c = NULL;
+        int i, state;
+
+        for (i = 0; i < g.connection_count; i++)
+            if (waits(&g.connections[i], for_head) &&
+                (c == NULL || g.connections[i].ticket < c->ticket))
+                c = &g.connections[i];
+        if (c == NULL)
+            return;
+        state = c->state;
+        g.grants = 1;
+        if (state == CONNECTION_SYNC_SLOT)
+            sync_answer(c, 1);
+        else if (state == CONNECTION_STATUS_SLOT)
+            status_answer(c);
+        else
+            c->state = CONNECTION_HEAD;
+        c->looked = 0;
+        if (c->state != CONNECTION_FREE)
+            connection_go(c);
+        g.grants = 0;
+        if (c->state == state)
+            return;
     }
 }
 
@@ -1838,8 +1893,10 @@ static void requests_abort(const char *error)
             refuse(c, 500, "M_UNKNOWN", error);
         } else if (c->state == CONNECTION_SYNC && !g.failed) {
             sync_answer(c, 1);
+            if (c->state == CONNECTION_SYNC_SLOT)
+                refuse(c, 500, "M_UNKNOWN", error);
         } else if (c->state == CONNECTION_SYNC || c->state == CONNECTION_SYNC_SLOT) {
-            connection_close(c);
+            refuse(c, 500, "M_UNKNOWN", error); /* the device is another one in the next */
         } else if (c->state == CONNECTION_PING) {
             if (c->ping >= 0)
                 ping_end(&g.pings[c->ping], -1);
@@ -1922,7 +1979,7 @@ static void poll_add(int *count, int fd, short events, int owner)
 /* What is waited for; and for how long at most. */
 static int poll_all(int *count, uint64_t *until)
 {
-    int i, waits = 0;
+    int i, waiting = 0;
 
     poll_add(count, g.signals[0], POLLIN, -1);
     poll_add(count, g.listener, POLLIN, -2);
@@ -1937,8 +1994,7 @@ static int poll_all(int *count, uint64_t *until)
         else if (c->state != CONNECTION_HEAD && c->state != CONNECTION_BODY &&
                  c->state != CONNECTION_DRAIN && c->state != CONNECTION_LINGER)
             events = 0;
-        waits += c->state == CONNECTION_WAIT_SLOT || c->state == CONNECTION_WAIT_HEAD ||
-                 c->state == CONNECTION_SYNC_SLOT || c->state == CONNECTION_STATUS_SLOT;
+        waiting += waits(c, 0) || waits(c, 1);
         if ((c->state == CONNECTION_SYNC || c->state == CONNECTION_LINGER) && c->deadline < *until)
             *until = c->deadline;
         poll_add(count, c->fd, events, i);
@@ -1956,7 +2012,7 @@ static int poll_all(int *count, uint64_t *until)
         if (g.pings[i].out.state == OUTGOING_BUSY)
             poll_add(count, g.pings[i].out.fd,
                      g.pings[i].out.sent < g.pings[i].out.total ? POLLIN | POLLOUT : POLLIN, -2);
-    return waits;
+    return waiting;
 }
 
 static void take_signals(void)
@@ -2012,6 +2068,8 @@ static void turn(void)
             connection_care(&g.connections[i]);
             connection_go(&g.connections[i]);
         }
+    grant(1);
+    grant(0);
     for (i = 1; i < MSC4203_CHANNEL_PARKED; i++)
         transaction_step(&g.channels[i], (uint32_t)i);
     for (i = 0; i < PINGS; i++)
