@@ -14,8 +14,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 def run(name):
     """Returns (ran, failed, output) of one file."""
     done = subprocess.run([sys.executable, '-m', 'unittest', '-b', 'test_' + name], cwd=HERE,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          env=dict(os.environ, PYTHONDONTWRITEBYTECODE='1'))
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     ran = re.search(r'^Ran (\d+) test', done.stdout, re.M)
     failed = sum(int(n) for n in re.findall(r'(?:failures|errors)=(\d+)', done.stdout))
     ran = int(ran.group(1)) if ran else 0
