@@ -40,8 +40,7 @@ enum {
     WORK_BYTES = 163840,     /* a message twice: as the queue holds it, and as it is sent */
     PINGS = CONFIG_APPSERVICES, /* one at a time for each */
     SILENT_MS = 60000,       /* who says nothing for so long is given up */
-    SLOW_MS = 2000,          /* after so long a slot must have been used at 1 KiB/s */
-    SLOW_HEAD_MS = 500,      /* and a head's place, which comes at once but from who means harm */
+    SLOW_MS = 500,           /* after so long a slot, or head's place, is to be used at 1 KiB/s */
     HANGUP_MS = 1000,        /* how long a changed configuration waits for requests */
     LINGER_MS = 2000,
     STORE_DEVICES = 4096     /* devices with waiting messages, in a log of 16 MiB or more */
@@ -53,6 +52,7 @@ enum connection_state {
     CONNECTION_FREE,
     CONNECTION_HEAD,      /* reads a head */
     CONNECTION_WAIT_HEAD, /* its head is long, and no place for that is free */
+    CONNECTION_GATHER,    /* has a body, the first of which goes where the head is */
     CONNECTION_WAIT_SLOT, /* has a body to be read */
     CONNECTION_BODY,      /* reads it */
     CONNECTION_DRAIN,     /* reads on to the end of a body that nobody needs */
@@ -70,7 +70,7 @@ enum request_kind { REQUEST_SEND, REQUEST_SYNC, REQUEST_DELETE, REQUEST_PING, RE
 struct connection {
     int fd;
     uint8_t state, keep_alive, lingers;
-    uint8_t expects;                   /* sends its body when it is told to continue */
+    uint8_t expects, continued;        /* sends its body when it is told to continue; it was */
     int slot, head;                    /* borrowed, or -1 */
     int status;                        /* that it will be answered with */
     const char *errcode, *error;
@@ -396,6 +396,11 @@ static void head_free(struct connection *c)
     c->head = -1;
 }
 
+static size_t in_room(const struct connection *c)
+{
+    return c->head >= 0 ? (size_t)HTTP_HEAD_MAX : (size_t)IN_BYTES;
+}
+
 /* Gives a long head's place back, once what is behind the head fits into the connection. */
 static void head_done(struct connection *c)
 {
@@ -460,6 +465,7 @@ static void connection_write(struct connection *c)
         c->in_bytes -= c->in_at;
         memmove(in_of(c), in_of(c) + c->in_at, c->in_bytes);
         c->in_at = c->looked = 0;
+        c->continued = 0;
         c->ticket = 0;
         c->state = CONNECTION_HEAD;
     }
@@ -505,6 +511,7 @@ static void go_on(struct connection *c)
 {
     if (c->expects)
         (void)!send(c->fd, "HTTP/1.1 100 Continue\r\n\r\n", 25, MSG_NOSIGNAL);
+    c->continued |= c->expects;
     c->expects = 0;
 }
 
@@ -1311,6 +1318,12 @@ static void request_send(struct connection *c, const msc4203_span *type, const m
         committed(c);
         return;
     }
+    if (c->body.state == HTTP_BODY_LENGTH && c->in_bytes - c->in_at < c->body.left &&
+        c->in_bytes < in_room(c)) { /* a slow client's small body needs no slot for long */
+        c->state = CONNECTION_GATHER;
+        go_on(c);
+        return;
+    }
     if (g.hangup != 0 || !slot_take(c)) {
         wait_in(c, CONNECTION_WAIT_SLOT); /* the head is looked at again then */
         return;
@@ -1463,7 +1476,7 @@ static void request_begin(struct connection *c, size_t head_bytes)
     }
     c->keep_alive = (uint8_t)head.keep_alive;
     http_body_begin(&c->body, &head, 0);
-    c->expects = head.expects && c->body.state != HTTP_BODY_DONE;
+    c->expects = head.expects && !c->continued && c->body.state != HTTP_BODY_DONE;
     path = query = head.target;
     for (i = 0; i < path.len && path.ptr[i] != '?'; i++)
         ;
@@ -1510,7 +1523,7 @@ static void request_begin(struct connection *c, size_t head_bytes)
         return;
     if (kind == REQUEST_SEND) {
         request_send(c, &parts[0], &parts[1], &caller);
-        if (c->state == CONNECTION_WAIT_SLOT)
+        if (c->state == CONNECTION_WAIT_SLOT || c->state == CONNECTION_GATHER)
             c->in_at = 0;
     } else if (kind == REQUEST_DELETE) {
         request_delete(c, &parts[0], &caller);
@@ -1582,7 +1595,8 @@ static int connection_step(struct connection *c)
         c->looked = c->in_bytes;
         if (end != 0) {
             request_begin(c, end);
-            if (c->state != CONNECTION_FREE && c->state != CONNECTION_WAIT_SLOT)
+            if (c->state != CONNECTION_FREE && c->state != CONNECTION_WAIT_SLOT &&
+                c->state != CONNECTION_GATHER)
                 head_done(c);
             if (c->state == CONNECTION_SYNC && c->head >= 0)
                 sync_answer(c, 1); /* no place for a long head is held by who only waits */
@@ -1667,7 +1681,7 @@ static int connection_read_body(struct connection *c)
 static void connection_read(struct connection *c)
 {
     char *in = in_of(c);
-    size_t room = c->head >= 0 ? (size_t)HTTP_HEAD_MAX : (size_t)IN_BYTES;
+    size_t room = in_room(c);
     ssize_t n;
     int turns = 8; /* then others have their turn */
 
@@ -1682,7 +1696,7 @@ static void connection_read(struct connection *c)
             ;
         return;
     }
-    if (c->state != CONNECTION_HEAD) { /* it has gone? */
+    if (c->state != CONNECTION_HEAD && c->state != CONNECTION_GATHER) { /* it has gone? */
         n = recv(c->fd, g.piece, 1, MSG_PEEK);
         if (n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
             connection_close(c);
@@ -1698,6 +1712,10 @@ static void connection_read(struct connection *c)
     c->active = g.now;
     c->read += (uint64_t)n;
     c->in_bytes += (uint32_t)n;
+    if (c->state == CONNECTION_GATHER) {
+        c->state = CONNECTION_HEAD; /* the head is looked at again */
+        c->looked = 0;
+    }
     connection_go(c);
 }
 
@@ -1728,6 +1746,8 @@ static void connections_accept(void)
         if (i == g.connection_count) {
             i = connection_idle(CONNECTION_HEAD);
             if (i < 0)
+                i = connection_idle(CONNECTION_GATHER);
+            if (i < 0)
                 i = connection_idle(CONNECTION_SYNC);
             if (i < 0) {
                 close(fd);
@@ -1750,10 +1770,11 @@ static void connection_care(struct connection *c)
 {
     uint64_t silent = g.now - c->active;
     uint64_t held = g.now - c->begun;
-    int slow = g.waiting != 0 && held > (c->slot >= 0 ? SLOW_MS : SLOW_HEAD_MS) && c->read < held;
+    int slow = g.waiting != 0 && held > SLOW_MS && c->read < held;
 
     switch (c->state) {
     case CONNECTION_HEAD:
+    case CONNECTION_GATHER:
         if (silent < SILENT_MS && !(c->head >= 0 && slow))
             return;
         if (c->in_bytes == 0) {
@@ -1991,8 +2012,9 @@ static int poll_all(int *count, uint64_t *until)
             continue;
         if (c->state == CONNECTION_WRITE)
             events = POLLOUT;
-        else if (c->state != CONNECTION_HEAD && c->state != CONNECTION_BODY &&
-                 c->state != CONNECTION_DRAIN && c->state != CONNECTION_LINGER)
+        else if (c->state != CONNECTION_HEAD && c->state != CONNECTION_GATHER &&
+                 c->state != CONNECTION_BODY && c->state != CONNECTION_DRAIN &&
+                 c->state != CONNECTION_LINGER)
             events = 0;
         waiting += waits(c, 0) || waits(c, 1);
         if ((c->state == CONNECTION_SYNC || c->state == CONNECTION_LINGER) && c->deadline < *until)

@@ -150,6 +150,18 @@ class Http(Case):
             self.assertEqual(read_answer(stream)[0], 200)
         self.got(1)
 
+    def test_expect_and_a_body_in_pieces(self):
+        body = json.dumps({'messages': {'@alice:gw.example': {'PHONE': {'x': 'y' * 2000}}}}).encode()
+        with self.g.connect(put(self.txn, body, more=b'Expect: 100-continue\r\n')[:-len(body)]) as s, \
+                s.makefile('rb') as stream:
+            self.assertEqual(stream.readline(), b'HTTP/1.1 100 Continue\r\n')
+            self.assertEqual(stream.readline(), b'\r\n')
+            for i in range(0, len(body), 100):
+                s.sendall(body[i:i + 100])
+                time.sleep(0.005)
+            self.assertEqual(read_answer(stream)[0], 200)
+        self.got(1)
+
     def test_expect_is_answered_at_once_when_refused(self):
         for path, token, status in ((b'/nowhere', b'bob1', 404), (b'/status', b'bob1', 405),
                                     (send_path(1).encode(), b'none', 401)):

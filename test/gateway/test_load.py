@@ -28,10 +28,8 @@ def p99(latencies):
 
 
 class Load(Case):
-    sanitized = 'san' in os.environ.get('GATEWAY', '')
-
     def small(self, gateway):
-        if os.path.exists('/proc/self/status') and not self.sanitized:
+        if os.path.exists('/proc/self/status') and 'SANITIZED' not in os.environ:
             self.assertLess(memory(gateway), 8 * KIB)
 
     def measure(self, g, name, count=600):
@@ -49,7 +47,7 @@ class Load(Case):
                 self.assertEqual(status, 200)
                 since = 'since=' + body['next_batch']
         c.close()
-        return p99(took)
+        return p99(took), max(took)
 
     def crowd(self, g):
         """A process of a thousand connections and garbage, until its input ends."""
@@ -62,16 +60,18 @@ class Load(Case):
         g = self.gateway(DEVICES)
         alone = beside = None
         for attempt in range(4): # the machine may be busy with something else
-            alone = self.measure(g, 'a%d-' % attempt)
+            alone = self.measure(g, 'a%d-' % attempt)[0]
             crowd = self.crowd(g)
-            beside = self.measure(g, 'b%d-' % attempt)
+            beside, worst = self.measure(g, 'b%d-' % attempt)
             peak = memory(g)
             self.measure(g, 'c%d-' % attempt)
-            self.assertLessEqual(memory(g), peak + 64)
+            if 'SANITIZED' not in os.environ:
+                self.assertLessEqual(memory(g), peak + 64)
             crowd.communicate(b'')
             crowd.wait()
-            sys.__stderr__.write('load: 99th percentile %.2f ms, beside a thousand others %.2f ms, '
-                                 '%d KiB\n' % (alone * 1000, beside * 1000, peak))
+            sys.__stderr__.write('load: 99th percentile %.2f ms, beside a thousand others %.2f ms '
+                                 '(at most %.0f), '
+                                 '%d KiB\n' % (alone * 1000, beside * 1000, worst * 1000, peak))
             if beside <= 2 * alone:
                 break
         self.assertLessEqual(beside, 2 * alone)

@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 
-from harness import APPSERVICE, Case, DEVICES, FAST, KEY, irc, read_answer, until
+from harness import APPSERVICE, B, Case, DEVICES, FAST, KEY, irc, read_answer, until
 
 PATH = '/_matrix/app/v1/transactions/'
 
@@ -136,7 +136,7 @@ class Program(Case):
 
     def test_lines_are_as_convert_writes_them(self):
         self.ok(self.p.transaction('1', body(1, 2, events=[{'type': 'm.x', 'event_id': '$1'}])))
-        tool = os.path.join(os.path.dirname(APPSERVICE), 'msc4203')
+        tool = os.path.join(B, 'msc4203')
         if not os.path.exists(tool):
             self.skipTest('the tool is not built')
         text = json.dumps(body(1, 2, events=[{'type': 'm.x', 'event_id': '$1'}]))

@@ -8,6 +8,7 @@ import unittest
 from harness import Appservice, Case, DEVICES, FAST, Gateway, V3, irc, read_answer, send_path, until
 
 PUT = b'PUT %s HTTP/1.1\r\nAuthorization: Bearer bob1\r\nContent-Length: 100\r\n\r\n{'
+LONG = PUT.replace(b'100', b'10000') + b' ' * 900 # needs a slot
 PING = b'POST /_matrix/client/v1/appservice/irc/ping HTTP/1.1\r\nAuthorization: Bearer as_irc\r\n\r\n'
 
 
@@ -20,7 +21,8 @@ class Minute(Case):
         put = PUT % send_path('p').encode()
         cls.sockets = {'idle': cls.g.connect(), 'head': cls.g.connect(b'PUT /x HTTP'),
                        'long': cls.g.connect(b'PUT /x HTTP/1.1\r\nA: ' + b'x' * 3000),
-                       'body': cls.g.connect(put), 'ping': cls.g.connect(PING),
+                       'body': cls.g.connect(put),
+                       'long body': cls.g.connect(LONG % send_path('l').encode()), 'ping': cls.g.connect(PING),
                        'ping 2': cls.g.connect(PING),
                        'drain': cls.g.connect(put.replace(b'PUT', b'GET')),
                        'sync': cls.g.connect(b'GET %s/sync?timeout=75000 HTTP/1.1\r\nAuthorization:'
@@ -56,7 +58,7 @@ class Minute(Case):
             self.error(self.ended(name), 408, 'M_UNKNOWN')
 
     def test_slow_bodies(self):
-        for name in ('body', 'drain'):
+        for name in ('body', 'long body', 'drain'):
             self.error(self.ended(name), 408, 'M_UNKNOWN')
 
     def test_pings(self):
@@ -76,7 +78,7 @@ class Slots(Case):
     def test_who_is_slow_makes_room(self):
         """More slow bodies than there are slots: another one waits its turn."""
         g = self.gateway(DEVICES)
-        slow = [g.connect(PUT % send_path('s%d' % i).encode()) for i in range(40)]
+        slow = [g.connect(LONG % send_path('s%d' % i).encode()) for i in range(40)]
         time.sleep(0.1)
         began = time.monotonic()
         self.assertEqual(g.send('bob1', 1, {'@bob:gw.example': {'BOB': {}}})[0], 200)
@@ -84,6 +86,17 @@ class Slots(Case):
         with slow[0].makefile('rb') as stream:
             status, _, body = read_answer(stream)
             self.error((status, json.loads(body)), 408, 'M_UNKNOWN')
+        for s in slow:
+            s.close()
+
+    def test_small_bodies_wait_for_none(self):
+        """However slow they are, they keep nobody waiting."""
+        g = self.gateway(DEVICES)
+        slow = [g.connect(PUT % send_path('s%d' % i).encode()) for i in range(200)]
+        time.sleep(0.1)
+        began = time.monotonic()
+        self.assertEqual(g.send('bob1', 1, {'@bob:gw.example': {'BOB': {'x': 'y' * 9000}}})[0], 200)
+        self.assertLess(time.monotonic() - began, 0.4)
         for s in slow:
             s.close()
 
@@ -108,7 +121,7 @@ class Slots(Case):
 
         def others():
             while not stop.is_set():
-                slow = [g.connect(PUT % send_path('o%d' % i).encode()) for i in range(40)]
+                slow = [g.connect(LONG % send_path('o%d' % i).encode()) for i in range(40)]
                 stop.wait(2)
                 for s in slow:
                     s.close()
