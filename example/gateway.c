@@ -2244,5 +2244,7 @@ int main(int argc, char **argv)
         turn();
     result = msc4203_log_close(&g.log);
     msc4203_file_close(&g.file);
+    config_free(&g.configs[0]);
+    config_free(&g.configs[1]);
     return result == MSC4203_OK ? 0 : fail(g.config->store, msc4203_result_text(result));
 }

@@ -1,8 +1,9 @@
 #!/bin/sh
 # run.sh - tests the gateway and the appservice over real sockets. Needs python3, its standard
 # library alone. Environment: B (build folder), GATEWAY and APPSERVICE (other builds of the
-# programs), SANITIZED (those are builds whose memory is not measured). Arguments: the tests to run, all when there are none, or `torture [SECONDS [SEED]]`. The
-# last line is `gateway: N passed, N failed`, or the same of `torture`.
+# programs), SANITIZED (those are builds whose memory is not measured). Arguments: the tests to run,
+# all when there are none, or `torture [SECONDS [SEED]]`. The last line is
+# `gateway: N passed, N failed`, or the same of `torture`.
 set -u
 B=${B:-build} PYTHONDONTWRITEBYTECODE=1
 export B PYTHONDONTWRITEBYTECODE
