@@ -82,10 +82,10 @@ class Gateway:
             f.write(head + '\n'.join(lines) + '\n')
 
     def start(self, limit=None):
-        """Starts it, with so many files at most."""
+        """Starts it, with a limit in the shell's words."""
         command = [GATEWAY, self.path]
         if limit:
-            command = ['sh', '-c', 'ulimit -n %d && exec "$@"' % limit, 'sh'] + command
+            command = ['sh', '-c', limit + ' && exec "$@"', 'sh'] + command
         self.errors = open(os.path.join(self.folder, 'stderr'), 'ab')
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.errors)
         line = self.process.stdout.readline().decode()

@@ -71,6 +71,11 @@ class Config(Case):
         for lines, at in MISTAKES:
             self.mistake(HEAD + lines, 4 + at)
 
+    def test_too_many_appservices(self):
+        app = 'appservice a%d http://127.0.0.1:9 hs%d as%d'
+        self.mistake(HEAD + [app % (i, i, i) for i in range(31)], 34)
+        self.gateway([app % (i, i, i) for i in range(30)])
+
     def test_missing(self):
         for i in range(3):
             self.mistake(HEAD[:i] + HEAD[i + 1:], None)

@@ -1,5 +1,6 @@
 """Transactions, pings, /status, full stores, quotas, and changing over."""
 import json
+import resource
 import threading
 import time
 
@@ -94,6 +95,32 @@ class Delivery(Case):
         self.a.up()
         self.delivered(list(range(230)))
         self.assertLessEqual(max(len(json.loads(b)[KEY]) for _, b in self.a.transactions()), 100)
+
+    def test_odd_limits(self):
+        """More than there can be is as much as there can be."""
+        for more in (['txn_messages_max 1000000', 'txn_bytes_max 900M'], ['txn_messages_max 1'],
+                     ['txn_bytes_max 1'], ['retry_ms_min 900M', 'retry_ms_max 900M']):
+            self.start(more=more)
+            for n in range(3):
+                self.send(n, x='y' * 300)
+            self.delivered([0, 1, 2])
+
+    def test_long_names(self):
+        self.start()
+        type, user = 'm.' + '\1' * 2000 + 'x' * 500, '@_irc_' + 'z' * 240 + ':gw.example'
+        for n, (query, body) in enumerate((('', 65000), ('?user_id=' + user[:-2], 100),
+                                           ('?user_id=' + user, 100), ('?user_id=@_irc_' + 'z' * 990 +
+                                                                       ':gw.example', 100))):
+            answer = self.g.send('as_irc', n, {JOE: {'JOE': {'n': n, 'x': 'y' * body}},
+                                               '@alice:gw.example': {'PHONE': {'x': 'y' * body}}},
+                                 type=type, query=query)
+            self.assertIn(answer[0], (200, 400, 403), answer)
+        self.assertEqual(self.g.send('bob1', 'last', {JOE: {'JOE': {'n': 'last'}}})[0], 200)
+        until(lambda: 'last' in self.got())
+        self.assertEqual({m['type'] for m in self.a.messages[:-1]}, {type})
+        events = self.g.drain('alice1')
+        self.assertEqual(len(events), len(self.a.messages) - 1)
+        self.assertEqual({e['type'] for e in events}, {type})
 
     def test_large_messages(self):
         self.start()
@@ -456,6 +483,43 @@ class Delivery(Case):
         until(lambda: len(self.a.messages) == count)
         until(lambda: self.g.send('bob1', 'b', to('b', 'x'))[0] == 200)
         until(lambda: self.got()[-1] == 'b')
+
+    def test_a_store_that_fails(self):
+        """Writing fails: 500, nothing is promised, and what was promised before stays so."""
+        self.start(more=SLOW)
+        self.a.down()
+        self.send(0)
+        self.g.stop()
+        self.g.start("trap '' XFSZ")
+        taken, limit = [0], lambda bytes: resource.prlimit(
+            self.g.process.pid, resource.RLIMIT_FSIZE, (bytes, resource.RLIM_INFINITY))
+        for turn in range(3):
+            for n in range(100 * turn + 1, 100 * turn + 10):
+                self.send(n, x='y' * 4000)
+                taken.append(n)
+            limit(1000)
+            for n in range(100 * turn + 10, 100 * turn + 15):
+                self.error(self.g.send('bob1', n, {JOE: {'JOE': {'n': n}}}), 500, 'M_UNKNOWN')
+            self.error(self.g.request('GET', V3 + '/sync', token='alice1'), 500, 'M_UNKNOWN')
+            self.error(self.g.request('DELETE', V3 + '/devices/BOB', token='bob1'), 500,
+                       'M_UNKNOWN')
+            self.assertEqual(self.g.request('GET', '/status')[0], 200)
+            if turn == 0:
+                self.g.kill()
+                self.g.start("trap '' XFSZ")
+            else:
+                limit(resource.RLIM_INFINITY)
+                until(lambda: self.g.request('GET', V3 + '/sync', token='alice1')[0] == 200)
+        self.a.up()
+        self.g.request('POST', '/_matrix/client/v1/appservice/irc/ping', {}, 'as_irc')
+        until(lambda: set(taken) <= set(self.got()))
+        self.assertEqual(len(self.got()), len(set(self.got())))
+        # Who was refused repeats, and nothing comes twice.
+        again = [100 * turn + n for turn in range(3) for n in range(1, 15)]
+        for n in again:
+            self.send(n)
+        until(lambda: len(self.got()) == 43)
+        self.assertEqual(sorted(self.got()), [0] + again)
 
     # ---- changing over ----
 

@@ -283,7 +283,7 @@ class FewConnections(Case):
     def test_waiting_syncs_keep_nobody_out(self):
         """When there is no place for a connection more, one that only waits has to go."""
         g = self.gateway(DEVICES, start=False)
-        g.start(limit=200)
+        g.start('ulimit -n 200')
         wait = SYNC.replace(b'/sync', b'/sync?timeout=60000')
         held = []
         for _ in range(300):

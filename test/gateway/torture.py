@@ -177,8 +177,12 @@ def hurt_gateway(chance):
     counts['gateway: ' + what] += 1
     if what == 'hangup':
         gateway.process.send_signal(signal.SIGHUP)
+    elif what == 'kill':
+        gateway.again(kill=True)
     else:
-        gateway.again(kill=what == 'kill')
+        if gateway.stop() != 0:
+            problems.append('the gateway ended badly')
+        gateway.start()
 
 
 def hurt_program(chance):
