@@ -1719,20 +1719,27 @@ static void connection_read(struct connection *c)
     connection_go(c);
 }
 
-/* Of the connections in a state, the one that has been idle longest; -1 when there is none. */
-static int connection_idle(int state)
+/* The connection that has been silent longest, of those between requests or in a head, or of those
+ * that wait for something; -1 when there is none. */
+static int connection_idle(int waiting)
 {
     int i, oldest = -1;
 
-    for (i = 0; i < g.connection_count; i++)
-        if (g.connections[i].state == state &&
-            (oldest < 0 || g.connections[i].active < g.connections[oldest].active))
+    for (i = 0; i < g.connection_count; i++) {
+        const struct connection *c = &g.connections[i];
+        int idle = c->state == CONNECTION_HEAD;
+        if (waiting)
+            idle = c->state == CONNECTION_WAIT_HEAD || c->state == CONNECTION_WAIT_SLOT ||
+                   c->state == CONNECTION_GATHER || c->state == CONNECTION_DRAIN ||
+                   c->state == CONNECTION_SYNC;
+        if (idle && (oldest < 0 || c->active < g.connections[oldest].active))
             oldest = i;
+    }
     return oldest;
 }
 
 /* Takes new connections. When there is no place, the one goes that has been idle longest, or, if
- * none is, that waits longest for a message: its client may have gone without a word. */
+ * none is, that waits longest: its client may have gone without a word, or mean harm. */
 static void connections_accept(void)
 {
     int i, fd;
@@ -1744,11 +1751,9 @@ static void connections_accept(void)
         for (i = 0; i < g.connection_count && g.connections[i].state != CONNECTION_FREE; i++)
             ;
         if (i == g.connection_count) {
-            i = connection_idle(CONNECTION_HEAD);
+            i = connection_idle(0);
             if (i < 0)
-                i = connection_idle(CONNECTION_GATHER);
-            if (i < 0)
-                i = connection_idle(CONNECTION_SYNC);
+                i = connection_idle(1);
             if (i < 0) {
                 close(fd);
                 return;

@@ -137,6 +137,7 @@ class Http(Case):
 
     def test_who_closes(self):
         self.ends(put(self.txn + '1', version=b'1.0'), True)
+        self.ends(put(self.txn + '2', version=b'1.0', more=b'Connection: keep-alive\r\n'), True)
         self.ends(put(self.txn + '3', more=b'Connection: close\r\n'), True)
         self.ends(put(self.txn + '4', more=b'Connection: foo, Close\r\n'), True)
         self.ends(put(self.txn + '5'), False)
@@ -280,17 +281,34 @@ class Http(Case):
 
 
 class FewConnections(Case):
-    def test_waiting_syncs_keep_nobody_out(self):
+    def crowd(self, data):
         """When there is no place for a connection more, one that only waits has to go."""
         g = self.gateway(DEVICES, start=False)
         g.start('ulimit -n 200')
-        wait = SYNC.replace(b'/sync', b'/sync?timeout=60000')
         held = []
         for _ in range(300):
-            held.append(g.connect(wait))
+            held.append(g.connect(data))
             time.sleep(0.001)
         time.sleep(0.2)
         for n in range(20):
             self.assertEqual(g.send('bob1', n, {'@bob:gw.example': {'BOB': {}}})[0], 200)
         for s in held:
             s.close()
+
+    def test_waiting_syncs(self):
+        self.crowd(SYNC.replace(b'/sync', b'/sync?timeout=60000'))
+
+    def test_bodies_of_refused_requests(self):
+        self.crowd(b'GET /nowhere HTTP/1.1\r\nContent-Length: 1000000\r\n\r\nx')
+
+    def test_long_heads(self):
+        self.crowd(b'GET /status HTTP/1.1\r\nA: ' + b'x' * 3000)
+
+    def test_small_bodies(self):
+        self.crowd(put('x')[:-1])
+
+    def test_large_bodies(self):
+        self.crowd(put('x', b'{' + b' ' * 900)[:-1])
+
+    def test_idle_ones(self):
+        self.crowd(b'')
