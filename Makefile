@@ -115,6 +115,14 @@ test-mcu: ## Runs the tests on an emulated microcontroller without an operating 
 test-sqlite: ## Runs the contract test on the queue over SQLite
 	@$(SCRIPT_ENV) sh test/sqlite/run.sh
 
+GATEWAY = $(B)/gateway $(B)/appservice $(B)/msc4203
+
+test-gateway: $(GATEWAY) ## Tests the gateway over real sockets; needs python3; two minutes
+	@$(SCRIPT_ENV) sh test/gateway/run.sh
+
+torture: $(GATEWAY) ## Half a minute of failures and kills: everything must arrive exactly once
+	@$(SCRIPT_ENV) sh test/gateway/run.sh torture
+
 mutants: ## Puts faults into a copy of the library: the tests must catch each
 	@MAKE='$(MAKE)' sh test/mutants.sh
 
@@ -142,6 +150,6 @@ help: ## Lists these targets
 force:
 
 .PHONY: force all tests demo test suites soak sim fuzz bench instructions size test-mcu \
-	test-sqlite mutants \
+	test-sqlite test-gateway torture mutants \
 	bindings lint sanitize cross coverage clean help run-header run-stack run-examples \
 	$(SUITES:%=run-%) $(REPLAYS:%=run-%)

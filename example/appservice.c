@@ -339,6 +339,8 @@ static void request_begin(struct connection *c, size_t bytes)
     }
     c->result = result == MSC4203_END ? MSC4203_OK : result;
     c->state = STATE_DRAIN;
+    if (head.expects && c->body.state != HTTP_BODY_DONE)
+        answer(c); /* it waits for that before it sends its body */
 }
 
 /* Takes a piece of a body; `last` says that it was the last one. */

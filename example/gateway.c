@@ -34,13 +34,13 @@ enum {
     STAR_BYTES = CONTENT_MAX,
     SLOT_BYTES = SCRATCH_BYTES + STAR_BYTES,
     SLOTS_MAX = CONFIG_SLOTS, /* fewer than the batches that a log can have open */
-    HEADS = 8,
+    HEADS = 16,
     CONNECTIONS_MAX = 4000,
     PIECE_BYTES = 16384,     /* read or written at a time */
     WORK_BYTES = 163840,     /* a message twice: as the queue holds it, and as it is sent */
-    PINGS = 4,
+    PINGS = CONFIG_APPSERVICES, /* one at a time for each */
     SILENT_MS = 60000,       /* who says nothing for so long is given up */
-    SLOW_MS = 2000,          /* after so long a slot must have been used at 1 KiB/s */
+    SLOW_MS = 500,           /* after so long a slot, or head's place, is to be used at 1 KiB/s */
     HANGUP_MS = 1000,        /* how long a changed configuration waits for requests */
     LINGER_MS = 2000,
     STORE_DEVICES = 4096     /* devices with waiting messages, in a log of 16 MiB or more */
@@ -52,6 +52,7 @@ enum connection_state {
     CONNECTION_FREE,
     CONNECTION_HEAD,      /* reads a head */
     CONNECTION_WAIT_HEAD, /* its head is long, and no place for that is free */
+    CONNECTION_GATHER,    /* has a body, the first of which goes where the head is */
     CONNECTION_WAIT_SLOT, /* has a body to be read */
     CONNECTION_BODY,      /* reads it */
     CONNECTION_DRAIN,     /* reads on to the end of a body that nobody needs */
@@ -68,7 +69,8 @@ enum request_kind { REQUEST_SEND, REQUEST_SYNC, REQUEST_DELETE, REQUEST_PING, RE
 
 struct connection {
     int fd;
-    uint8_t state, keep_alive, lingers, continued;
+    uint8_t state, keep_alive, lingers;
+    uint8_t expects, continued;        /* sends its body when it is told to continue; it was */
     int slot, head;                    /* borrowed, or -1 */
     int status;                        /* that it will be answered with */
     const char *errcode, *error;
@@ -78,11 +80,13 @@ struct connection {
     struct http_body body;
     uint64_t active;                   /* last read or written */
     uint64_t begun, read;              /* when the slot was taken; bytes since */
-    uint64_t deadline;                 /* of a /sync */
+    uint64_t deadline;                 /* of a /sync, or a ping */
+    uint64_t ticket;                   /* its turn for a slot, or a head's place; 0: none */
     uint64_t body_bytes;
     msc4203_request request;
     uint32_t kept;                     /* of a ping's body, in `out` */
-    int device, appservice, ping;
+    int device, appservice;
+    int ping;                          /* that is on its way, or -1 */
     unsigned char since_bytes;
     char since[48];
     char in[IN_BYTES], out[OUT_BYTES];
@@ -119,7 +123,7 @@ struct channel {
 };
 
 struct ping {
-    int connection, appservice;
+    int connection;              /* that asked for it, or -1 */
     uint64_t began;
     size_t body_bytes, answer_bytes;
     char body[512], answer[1024];
@@ -145,7 +149,9 @@ static struct gateway {
     struct connection *connections;
     int connection_count, used;
     struct slot *slots;
-    int slot_count, waiting;
+    int slot_count, waiting;     /* waiting: how many do, for a slot or a head's place */
+    int grants;                  /* it is the turn of who asks for one */
+    uint64_t tickets;
     char (*heads)[HTTP_HEAD_MAX];
     int head_owner[HEADS];
     struct channel channels[MSC4203_CHANNELS];
@@ -317,7 +323,7 @@ static size_t add_text(char *to, size_t at, const char *text)
     return at + bytes;
 }
 
-/* A string in quotes: at most six times its bytes and 2. What is no UTF-8 is left out. */
+/* A string in quotes: at most six times its bytes and 2. What is no UTF-8 becomes `?`. */
 static size_t add_string(char *to, size_t at, const char *text, size_t bytes)
 {
     size_t i;
@@ -329,8 +335,19 @@ static size_t add_string(char *to, size_t at, const char *text, size_t bytes)
             to[at++] = (char)c;
         } else if (c < 0x20) {
             at += (size_t)sprintf(to + at, "\\u%04x", c);
+        } else if (c < 0x80) {
+            to[at++] = (char)c;
         } else {
-            to[at++] = c < 0x80 ? (char)c : '?';
+            size_t n = 2;
+            while (n < 4 && !(n <= bytes - i && http_utf8(text + i, n)))
+                n++;
+            if (n <= bytes - i && http_utf8(text + i, n)) {
+                memcpy(to + at, text + i, n);
+                at += n;
+                i += n - 1;
+            } else {
+                to[at++] = '?';
+            }
         }
     }
     to[at++] = '"';
@@ -357,16 +374,25 @@ static int slot_take(struct connection *c)
 {
     int i;
 
-    for (i = 0; i < g.slot_count; i++)
+    for (i = 0; i < g.slot_count && (g.grants || g.waiting == 0); i++)
         if (g.slots[i].connection < 0) {
             g.slots[i].connection = (int)(c - g.connections);
             g.slots[i].batch = 0;
             c->slot = i;
             c->begun = g.now;
             c->read = 0;
+            c->ticket = 0;
             return 1;
         }
     return 0;
+}
+
+/* Has a connection wait for a slot, or a place for its head, until its turn comes. */
+static void wait_in(struct connection *c, enum connection_state state)
+{
+    c->state = (uint8_t)state;
+    if (c->ticket == 0)
+        c->ticket = ++g.tickets;
 }
 
 static void head_free(struct connection *c)
@@ -374,6 +400,22 @@ static void head_free(struct connection *c)
     if (c->head >= 0)
         g.head_owner[c->head] = -1;
     c->head = -1;
+}
+
+static size_t in_room(const struct connection *c)
+{
+    return c->head >= 0 ? (size_t)HTTP_HEAD_MAX : (size_t)IN_BYTES;
+}
+
+/* Gives a long head's place back, once what is behind the head fits into the connection. */
+static void head_done(struct connection *c)
+{
+    if (c->head < 0 || c->in_bytes - c->in_at > IN_BYTES)
+        return;
+    c->in_bytes -= c->in_at;
+    memcpy(c->in, g.heads[c->head] + c->in_at, c->in_bytes);
+    c->in_at = 0;
+    head_free(c);
 }
 
 static char *in_of(struct connection *c)
@@ -425,16 +467,12 @@ static void connection_write(struct connection *c)
     } else if (!c->keep_alive) {
         connection_close(c);
     } else { /* on to what came behind this request */
-        memmove(c->in, in_of(c) + c->in_at, c->in_bytes - c->in_at <= IN_BYTES
-                                                ? c->in_bytes - c->in_at : 0);
-        if (c->in_bytes - c->in_at > IN_BYTES) { /* it stays where it is */
-            memmove(in_of(c), in_of(c) + c->in_at, c->in_bytes - c->in_at);
-        } else {
-            head_free(c);
-        }
+        head_done(c);
         c->in_bytes -= c->in_at;
+        memmove(in_of(c), in_of(c) + c->in_at, c->in_bytes);
         c->in_at = c->looked = 0;
         c->continued = 0;
+        c->ticket = 0;
         c->state = CONNECTION_HEAD;
     }
 }
@@ -474,7 +512,17 @@ static void answer(struct connection *c)
     answer_body(c, c->status, body, at);
 }
 
-/* Decides on an error. What is left of the request's body is read to its end, when that is near. */
+/* Tells a client that its request was not refused, and that its body is waited for. */
+static void go_on(struct connection *c)
+{
+    if (c->expects)
+        (void)!send(c->fd, "HTTP/1.1 100 Continue\r\n\r\n", 25, MSG_NOSIGNAL);
+    c->continued |= c->expects;
+    c->expects = 0;
+}
+
+/* Decides on an error. What is left of the request's body is read to its end, when that is near and
+ * the client does not wait for an answer first. */
 static void refuse(struct connection *c, int status, const char *errcode, const char *error)
 {
     slot_free(c);
@@ -482,7 +530,7 @@ static void refuse(struct connection *c, int status, const char *errcode, const 
     c->errcode = errcode;
     c->error = error;
     if (c->body.state != HTTP_BODY_DONE) {
-        if (c->body.state != HTTP_BODY_WRONG &&
+        if (c->body.state != HTTP_BODY_WRONG && !c->expects &&
             (c->body.state != HTTP_BODY_LENGTH || c->body.left <= 1 << 20)) {
             c->state = CONNECTION_DRAIN;
             return;
@@ -516,6 +564,7 @@ static void committed(struct connection *c)
     slot_free(c);
     c->status = 200;
     c->state = c->body.state == HTTP_BODY_DONE ? CONNECTION_COMMITTED : CONNECTION_DRAIN;
+    go_on(c);
     g.dirty = 1;
 }
 
@@ -668,6 +717,7 @@ static void send_begin(struct connection *c)
     msc4203_reader_init(&slot->reader, MSC4203_SEND, MSC4203_TO_DEVICE, slot->scratch,
                         SCRATCH_BYTES);
     c->state = CONNECTION_BODY;
+    go_on(c);
 }
 
 /* ---- /sync ---- */
@@ -731,7 +781,7 @@ static void sync_answer(struct connection *c, int must)
     memcpy(g.response + bytes - 1, others, sizeof others - 1);
     bytes += sizeof others - 2;
     if (bytes > OUT_BYTES - 200 && c->slot < 0 && !slot_take(c)) {
-        c->state = CONNECTION_SYNC_SLOT;
+        wait_in(c, CONNECTION_SYNC_SLOT);
         return;
     }
     answer_body(c, 200, g.response, bytes);
@@ -749,7 +799,7 @@ static void status_answer(struct connection *c)
     int i;
 
     if (c->slot < 0 && !slot_take(c)) {
-        c->state = CONNECTION_STATUS_SLOT;
+        wait_in(c, CONNECTION_STATUS_SLOT);
         return;
     }
     msc4203_log_usage_get(&g.log, &usage);
@@ -859,7 +909,9 @@ static int outgoing_send(struct outgoing *o, outgoing_source *source, void *cont
  * bytes of its body, if it is not NULL, go to `keep`. */
 static int outgoing_receive(struct outgoing *o, char *keep, size_t room, size_t *kept)
 {
-    for (;;) {
+    int turns;
+
+    for (turns = 0; turns < 16; turns++) { /* then others have their turn */
         struct http_head head;
         size_t end, used = 0;
         msc4203_span piece;
@@ -912,6 +964,7 @@ static int outgoing_receive(struct outgoing *o, char *keep, size_t room, size_t 
             return 1;
         }
     }
+    return 0;
 }
 
 /* One step of a request. Returns 1 when its answer is complete, -1 when it failed. */
@@ -1087,11 +1140,10 @@ static void ping_end(struct ping *ping, int done)
         at = (size_t)sprintf(body, "{\"errcode\":\"M_BAD_STATUS\",\"error\":\"the appservice "
                                    "answered %d\",\"status\":%d,\"body\":", ping->out.status,
                              ping->out.status);
-        /* It has to fit into the connection. */
-        at = add_string(body, at, ping->answer, ping->answer_bytes < 40 ? ping->answer_bytes : 40);
+        /* Without a slot it has to fit into the connection. */
+        at = add_string(body, at, ping->answer,
+                        ping->answer_bytes < 30 || slot_take(c) ? ping->answer_bytes : 30);
         at = add_text(body, at, "}");
-        if (at > OUT_BYTES - 200)
-            at = 0;
         answer_body(c, 502, body, at);
         return;
     }
@@ -1103,30 +1155,24 @@ static void ping_end(struct ping *ping, int done)
 
 static void ping_begin(struct connection *c)
 {
-    int i;
+    struct ping *ping = &g.pings[c->appservice];
+    uint32_t channel = g.services[c->appservice].channel;
 
-    for (i = 0; i < PINGS; i++) {
-        struct ping *ping = &g.pings[i];
-        uint32_t channel = g.services[c->appservice].channel;
-
-        if (ping->connection >= 0 || ping->out.state == OUTGOING_BUSY)
-            continue;
-        ping->connection = (int)(c - g.connections);
-        ping->appservice = c->appservice;
-        ping->began = g.now;
-        ping->answer_bytes = 0;
-        c->ping = i;
-        if (channel != 0 && g.channels[channel].started) {
-            msc4203_sender_wake(&g.channels[channel].sender);
-            g.channels[channel].next_poll = 0;
-        }
-        memcpy(ping->body, c->kept != 0 ? c->out : "{}", c->kept != 0 ? c->kept : 2);
-        ping->body_bytes = c->kept != 0 ? c->kept : 2;
-        if (!outgoing_begin(&ping->out, ping->appservice, "POST", "/_matrix/app/v1/ping",
-                            ping->body_bytes))
-            ping_end(ping, -1);
-        return;
+    if (ping->connection >= 0 || ping->out.state == OUTGOING_BUSY)
+        return; /* an earlier one is on its way */
+    ping->connection = (int)(c - g.connections);
+    ping->began = g.now;
+    ping->answer_bytes = 0;
+    c->ping = c->appservice;
+    if (channel != 0 && g.channels[channel].started) {
+        msc4203_sender_wake(&g.channels[channel].sender);
+        g.channels[channel].next_poll = 0;
     }
+    memcpy(ping->body, c->kept != 0 ? c->out : "{}", c->kept != 0 ? c->kept : 2);
+    ping->body_bytes = c->kept != 0 ? c->kept : 2;
+    if (!outgoing_begin(&ping->out, c->appservice, "POST", "/_matrix/app/v1/ping",
+                        ping->body_bytes))
+        ping_end(ping, -1);
 }
 
 static void ping_step(struct ping *ping)
@@ -1141,7 +1187,7 @@ static void ping_step(struct ping *ping)
     }
     done = outgoing_step(&ping->out, ping_source, ping, ping->answer, sizeof ping->answer,
                          &ping->answer_bytes);
-    if (done != 0 || g.now - ping->began >= SILENT_MS)
+    if (done != 0)
         ping_end(ping, done);
 }
 
@@ -1282,8 +1328,14 @@ static void request_send(struct connection *c, const msc4203_span *type, const m
         committed(c);
         return;
     }
+    if (c->body.state == HTTP_BODY_LENGTH && c->in_bytes - c->in_at < c->body.left &&
+        c->in_bytes < in_room(c)) { /* a slow client's small body needs no slot for long */
+        c->state = CONNECTION_GATHER;
+        go_on(c);
+        return;
+    }
     if (g.hangup != 0 || !slot_take(c)) {
-        c->state = CONNECTION_WAIT_SLOT; /* the head is looked at again then */
+        wait_in(c, CONNECTION_WAIT_SLOT); /* the head is looked at again then */
         return;
     }
     slot = &g.slots[c->slot];
@@ -1434,6 +1486,7 @@ static void request_begin(struct connection *c, size_t head_bytes)
     }
     c->keep_alive = (uint8_t)head.keep_alive;
     http_body_begin(&c->body, &head, 0);
+    c->expects = head.expects && !c->continued && c->body.state != HTTP_BODY_DONE;
     path = query = head.target;
     for (i = 0; i < path.len && path.ptr[i] != '?'; i++)
         ;
@@ -1451,9 +1504,8 @@ static void request_begin(struct connection *c, size_t head_bytes)
         return;
     }
     c->kind = (unsigned)kind;
-    if (head.expects && !c->continued && c->body.state != HTTP_BODY_DONE &&
-        !(c->body.state == HTTP_BODY_LENGTH && c->body.left > g.config->request_bytes_max))
-        c->continued = send(c->fd, "HTTP/1.1 100 Continue\r\n\r\n", 25, MSG_NOSIGNAL) == 25;
+    if ((kind == REQUEST_STATUS || kind == REQUEST_SYNC) && c->body.state != HTTP_BODY_DONE)
+        c->lingers = 1; /* its body means nothing, and is not waited for */
     if (kind == REQUEST_STATUS) {
         status_answer(c);
         return;
@@ -1472,16 +1524,16 @@ static void request_begin(struct connection *c, size_t head_bytes)
             refuse(c, 403, "M_FORBIDDEN", "not this appservice's token");
             return;
         }
-        c->state = CONNECTION_BODY;
-        if (c->body.state == HTTP_BODY_DONE)
-            c->state = CONNECTION_PING;
+        c->state = c->body.state == HTTP_BODY_DONE ? CONNECTION_PING : CONNECTION_BODY;
+        c->deadline = g.now + SILENT_MS;
+        go_on(c);
         return;
     }
     if (!authorize(c, &head, &query, &caller))
         return;
     if (kind == REQUEST_SEND) {
         request_send(c, &parts[0], &parts[1], &caller);
-        if (c->state == CONNECTION_WAIT_SLOT)
+        if (c->state == CONNECTION_WAIT_SLOT || c->state == CONNECTION_GATHER)
             c->in_at = 0;
     } else if (kind == REQUEST_DELETE) {
         request_delete(c, &parts[0], &caller);
@@ -1545,23 +1597,33 @@ static int connection_step(struct connection *c)
 
     switch (c->state) {
     case CONNECTION_HEAD:
+        while (c->in_bytes != 0 && (in[0] == '\r' || in[0] == '\n')) { /* RFC 9112, 2.2 */
+            memmove(in, in + 1, --c->in_bytes);
+            c->looked = 0;
+        }
         end = http_head_end(in, c->in_bytes, c->looked);
         c->looked = c->in_bytes;
         if (end != 0) {
             request_begin(c, end);
+            if (c->state != CONNECTION_FREE && c->state != CONNECTION_WAIT_SLOT &&
+                c->state != CONNECTION_GATHER)
+                head_done(c);
+            if (c->state == CONNECTION_SYNC && c->head >= 0)
+                sync_answer(c, 1); /* no place for a long head is held by who only waits */
             return 1;
         }
         if (c->head < 0 && c->in_bytes == IN_BYTES) {
             int i;
             for (i = 0; i < HEADS && g.head_owner[i] >= 0; i++)
                 ;
-            c->state = CONNECTION_WAIT_HEAD;
-            if (i == HEADS)
+            if (i == HEADS || (g.waiting != 0 && !g.grants)) {
+                wait_in(c, CONNECTION_WAIT_HEAD);
                 return 0;
+            }
+            c->ticket = 0;
             c->head = i;
             g.head_owner[i] = (int)(c - g.connections);
             memcpy(g.heads[i], c->in, IN_BYTES);
-            c->state = CONNECTION_HEAD;
             c->begun = g.now;
             c->read = 0;
         } else if (c->head >= 0 && c->in_bytes == HTTP_HEAD_MAX) {
@@ -1585,6 +1647,7 @@ static int connection_step(struct connection *c)
             request_piece(c, &piece);
             return 1;
         }
+        head_done(c);
         return 0;
     default:
         return 0;
@@ -1628,7 +1691,7 @@ static int connection_read_body(struct connection *c)
 static void connection_read(struct connection *c)
 {
     char *in = in_of(c);
-    size_t room = c->head >= 0 ? (size_t)HTTP_HEAD_MAX : (size_t)IN_BYTES;
+    size_t room = in_room(c);
     ssize_t n;
     int turns = 8; /* then others have their turn */
 
@@ -1643,7 +1706,7 @@ static void connection_read(struct connection *c)
             ;
         return;
     }
-    if (c->state != CONNECTION_HEAD) { /* it has gone? */
+    if (c->state != CONNECTION_HEAD && c->state != CONNECTION_GATHER) { /* it has gone? */
         n = recv(c->fd, g.piece, 1, MSG_PEEK);
         if (n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
             connection_close(c);
@@ -1659,32 +1722,53 @@ static void connection_read(struct connection *c)
     c->active = g.now;
     c->read += (uint64_t)n;
     c->in_bytes += (uint32_t)n;
+    if (c->state == CONNECTION_GATHER) {
+        c->state = CONNECTION_HEAD; /* the head is looked at again */
+        c->looked = 0;
+    }
     connection_go(c);
 }
 
-/* Takes new connections; when there is no place, the one that has been idle longest goes. */
+/* The connection that has been silent longest, of those between requests or in a head, or of those
+ * that wait for something; -1 when there is none. */
+static int connection_idle(int waiting)
+{
+    int i, oldest = -1;
+
+    for (i = 0; i < g.connection_count; i++) {
+        const struct connection *c = &g.connections[i];
+        int idle = c->state == CONNECTION_HEAD;
+        if (waiting)
+            idle = c->state == CONNECTION_WAIT_HEAD || c->state == CONNECTION_WAIT_SLOT ||
+                   c->state == CONNECTION_GATHER || c->state == CONNECTION_DRAIN ||
+                   c->state == CONNECTION_SYNC;
+        if (idle && (oldest < 0 || c->active < g.connections[oldest].active))
+            oldest = i;
+    }
+    return oldest;
+}
+
+/* Takes new connections. When there is no place, the one goes that has been idle longest, or, if
+ * none is, that waits longest: its client may have gone without a word, or mean harm. */
 static void connections_accept(void)
 {
-    int i, fd, oldest;
+    int i, fd;
 
     for (;;) {
         fd = accept(g.listener, NULL, NULL);
         if (fd < 0)
             return;
-        for (i = 0, oldest = -1; i < g.connection_count; i++) {
-            struct connection *c = &g.connections[i];
-            if (c->state == CONNECTION_FREE)
-                break;
-            if (c->state == CONNECTION_HEAD &&
-                (oldest < 0 || c->active < g.connections[oldest].active))
-                oldest = i;
-        }
+        for (i = 0; i < g.connection_count && g.connections[i].state != CONNECTION_FREE; i++)
+            ;
         if (i == g.connection_count) {
-            if (oldest < 0) {
+            i = connection_idle(0);
+            if (i < 0)
+                i = connection_idle(1);
+            if (i < 0) {
                 close(fd);
                 return;
             }
-            connection_close(&g.connections[i = oldest]);
+            connection_close(&g.connections[i]);
         }
         http_nonblocking(fd);
         memset(&g.connections[i], 0, offsetof(struct connection, in));
@@ -1700,17 +1784,12 @@ static void connections_accept(void)
 static void connection_care(struct connection *c)
 {
     uint64_t silent = g.now - c->active;
-    int slow = g.waiting != 0 && g.now - c->begun > SLOW_MS && c->read < g.now - c->begun;
+    uint64_t held = g.now - c->begun;
+    int slow = g.waiting != 0 && held > SLOW_MS && c->read < held;
 
     switch (c->state) {
     case CONNECTION_HEAD:
-    case CONNECTION_WAIT_HEAD:
-        if (c->state == CONNECTION_WAIT_HEAD) {
-            c->state = CONNECTION_HEAD;
-            connection_go(c);
-            if (c->state == CONNECTION_FREE)
-                return;
-        }
+    case CONNECTION_GATHER:
         if (silent < SILENT_MS && !(c->head >= 0 && slow))
             return;
         if (c->in_bytes == 0) {
@@ -1720,11 +1799,6 @@ static void connection_care(struct connection *c)
         c->keep_alive = 0;
         c->in_at = c->in_bytes;
         refuse_now(c, 408, "M_UNKNOWN", "the request is too slow");
-        return;
-    case CONNECTION_WAIT_SLOT:
-        c->state = CONNECTION_HEAD;
-        c->looked = 0;
-        connection_go(c);
         return;
     case CONNECTION_BODY:
     case CONNECTION_DRAIN:
@@ -1739,15 +1813,15 @@ static void connection_care(struct connection *c)
         if (g.news || g.now >= c->deadline)
             sync_answer(c, g.now >= c->deadline);
         return;
-    case CONNECTION_SYNC_SLOT:
-        sync_answer(c, 1);
-        return;
-    case CONNECTION_STATUS_SLOT:
-        status_answer(c);
-        return;
     case CONNECTION_PING:
-        if (c->ping < 0)
-            ping_begin(c);
+        if (g.now < c->deadline) {
+            if (c->ping < 0)
+                ping_begin(c);
+        } else if (c->ping >= 0) {
+            ping_end(&g.pings[c->ping], 0);
+        } else {
+            refuse(c, 504, "M_CONNECTION_TIMEOUT", "other pings were not answered in time");
+        }
         return;
     case CONNECTION_WRITE:
         if (silent >= SILENT_MS || (c->slot >= 0 && slow))
@@ -1759,6 +1833,56 @@ static void connection_care(struct connection *c)
         return;
     default:
         return;
+    }
+}
+
+/* Whether a connection waits for a slot, or for a place for its head. */
+static int waits(const struct connection *c, int for_head)
+{
+    if (for_head)
+        return c->state == CONNECTION_WAIT_HEAD;
+    return c->state == CONNECTION_WAIT_SLOT || c->state == CONNECTION_SYNC_SLOT ||
+           c->state == CONNECTION_STATUS_SLOT;
+}
+
+static int is_free(int for_head)
+{
+    int i;
+
+    for (i = 0; i < (for_head ? (int)HEADS : g.slot_count); i++)
+        if ((for_head ? g.head_owner[i] : g.slots[i].connection) < 0)
+            return 1;
+    return 0;
+}
+
+/* Gives what is free to those that wait, in the order in which they came: so a crowd of slow ones
+ * keeps nobody out for ever. */
+static void grant(int for_head)
+{
+    while (g.waiting != 0 && is_free(for_head)) {
+        struct connection *c = NULL;
+        int i, state;
+
+        for (i = 0; i < g.connection_count; i++)
+            if (waits(&g.connections[i], for_head) &&
+                (c == NULL || g.connections[i].ticket < c->ticket))
+                c = &g.connections[i];
+        if (c == NULL)
+            return;
+        state = c->state;
+        g.grants = 1;
+        if (state == CONNECTION_SYNC_SLOT)
+            sync_answer(c, 1);
+        else if (state == CONNECTION_STATUS_SLOT)
+            status_answer(c);
+        else
+            c->state = CONNECTION_HEAD;
+        c->looked = 0;
+        if (c->state != CONNECTION_FREE)
+            connection_go(c);
+        g.grants = 0;
+        if (c->state == state)
+            return;
     }
 }
 
@@ -1805,8 +1929,10 @@ static void requests_abort(const char *error)
             refuse(c, 500, "M_UNKNOWN", error);
         } else if (c->state == CONNECTION_SYNC && !g.failed) {
             sync_answer(c, 1);
+            if (c->state == CONNECTION_SYNC_SLOT)
+                refuse(c, 500, "M_UNKNOWN", error);
         } else if (c->state == CONNECTION_SYNC || c->state == CONNECTION_SYNC_SLOT) {
-            connection_close(c);
+            refuse(c, 500, "M_UNKNOWN", error); /* the device is another one in the next */
         } else if (c->state == CONNECTION_PING) {
             if (c->ping >= 0)
                 ping_end(&g.pings[c->ping], -1);
@@ -1889,7 +2015,7 @@ static void poll_add(int *count, int fd, short events, int owner)
 /* What is waited for; and for how long at most. */
 static int poll_all(int *count, uint64_t *until)
 {
-    int i, waits = 0;
+    int i, waiting = 0;
 
     poll_add(count, g.signals[0], POLLIN, -1);
     poll_add(count, g.listener, POLLIN, -2);
@@ -1901,11 +2027,11 @@ static int poll_all(int *count, uint64_t *until)
             continue;
         if (c->state == CONNECTION_WRITE)
             events = POLLOUT;
-        else if (c->state != CONNECTION_HEAD && c->state != CONNECTION_BODY &&
-                 c->state != CONNECTION_DRAIN && c->state != CONNECTION_LINGER)
+        else if (c->state != CONNECTION_HEAD && c->state != CONNECTION_GATHER &&
+                 c->state != CONNECTION_BODY && c->state != CONNECTION_DRAIN &&
+                 c->state != CONNECTION_LINGER)
             events = 0;
-        waits += c->state == CONNECTION_WAIT_SLOT || c->state == CONNECTION_WAIT_HEAD ||
-                 c->state == CONNECTION_SYNC_SLOT || c->state == CONNECTION_STATUS_SLOT;
+        waiting += waits(c, 0) || waits(c, 1);
         if ((c->state == CONNECTION_SYNC || c->state == CONNECTION_LINGER) && c->deadline < *until)
             *until = c->deadline;
         poll_add(count, c->fd, events, i);
@@ -1923,7 +2049,7 @@ static int poll_all(int *count, uint64_t *until)
         if (g.pings[i].out.state == OUTGOING_BUSY)
             poll_add(count, g.pings[i].out.fd,
                      g.pings[i].out.sent < g.pings[i].out.total ? POLLIN | POLLOUT : POLLIN, -2);
-    return waits;
+    return waiting;
 }
 
 static void take_signals(void)
@@ -1979,6 +2105,8 @@ static void turn(void)
             connection_care(&g.connections[i]);
             connection_go(&g.connections[i]);
         }
+    grant(1);
+    grant(0);
     for (i = 1; i < MSC4203_CHANNEL_PARKED; i++)
         transaction_step(&g.channels[i], (uint32_t)i);
     for (i = 0; i < PINGS; i++)
@@ -2133,5 +2261,7 @@ int main(int argc, char **argv)
         turn();
     result = msc4203_log_close(&g.log);
     msc4203_file_close(&g.file);
+    config_free(&g.configs[0]);
+    config_free(&g.configs[1]);
     return result == MSC4203_OK ? 0 : fail(g.config->store, msc4203_result_text(result));
 }

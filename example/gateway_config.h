@@ -120,6 +120,17 @@ static int config_appservice_by(const struct config *c, const msc4203_span *word
     return CONFIG_NONE;
 }
 
+/* Whether a token is anybody's already: a device's, or one of an appservice's two. */
+static int config_token_given(const struct config *c, const msc4203_span *token)
+{
+    int i;
+    for (i = 0; i < c->appservice_count; i++)
+        if (config_same(&c->appservices[i].hs_token, token) ||
+            config_same(&c->appservices[i].as_token, token))
+            return 1;
+    return config_by_token(c, token) >= 0;
+}
+
 /* How a user stands to the namespaces of an appservice: of enum msc4203_namespace. */
 static int config_match(const struct config *c, int appservice, const msc4203_span *user)
 {
@@ -236,11 +247,8 @@ static int config_add_appservice(struct config *c, const msc4203_span *words, in
         else
             return config_mistake(c, "neither to_device nor stable");
     }
-    for (i = 0; i < c->appservice_count; i++)
-        if (config_same(&c->appservices[i].hs_token, &a->hs_token) ||
-            config_same(&c->appservices[i].as_token, &a->as_token))
-            return config_mistake(c, "this token is given twice");
-    if (config_same(&a->hs_token, &a->as_token) || config_by_token(c, &a->as_token) >= 0)
+    if (config_same(&a->hs_token, &a->as_token) || config_token_given(c, &a->hs_token) ||
+        config_token_given(c, &a->as_token))
         return config_mistake(c, "this token is given twice");
     if (!config_url(c, a, &words[2]))
         return 0;
@@ -278,7 +286,7 @@ static int config_add_device(struct config *c, const msc4203_span *words, int co
         return config_mistake(c, "not a user id, or too long a device id");
     if (config_device_of(c, &words[1], &words[2]) >= 0)
         return config_mistake(c, "this device is given twice");
-    if (config_by_token(c, &words[3]) >= 0 || config_appservice_by(c, &words[3], 1) >= 0)
+    if (config_token_given(c, &words[3]))
         return config_mistake(c, "this token is given twice");
     memset(d, 0, sizeof *d);
     d->user = words[1];

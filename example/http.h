@@ -164,10 +164,8 @@ static HTTP_UNUSED int http_field(struct http_head *head, const char *line, size
             return 0;
         head->chunked = 1;
     } else if (http_same_word(line, name, "connection")) {
-        if (http_has_word(value, len, "close"))
+        if (http_has_word(value, len, "close")) /* and with HTTP/1.0 it ends in any case */
             head->keep_alive = 0;
-        else if (http_has_word(value, len, "keep-alive"))
-            head->keep_alive = 1;
     } else if (http_same_word(line, name, "authorization")) {
         if (head->authorization.ptr != NULL)
             return 0;
