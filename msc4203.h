@@ -278,8 +278,8 @@
  * 9. MEMORY
  *
  * All memory is the caller's. On a 64-bit machine: msc4203_reader at most 384 bytes, msc4203_writer
- * at most 384 bytes, whatever the body's size, msc4203_log at most 256; ask msc4203_sizeof() for the
- * sizes on yours. No function needs more than 256 bytes of stack, and the deepest chain of calls to
+ * at most 384 bytes, whatever the body's size, msc4203_log at most 256; ask msc4203_sizeof() for
+ * the sizes on yours. No function needs more than 256 bytes of stack, and the deepest chain of calls to
  * read and write bodies, optimised, 512 (on a Cortex-M0+ 256). No heap, no recursion, no static
  * data that is written to.
  *
@@ -5145,8 +5145,8 @@ LOG_APART void log_copy(struct msc4203_log_state *s, const struct log_message *m
     log_store(s, &copy);
 }
 
-/* Puts a durable copy in the place of what it was copied from. Reads the links of the old one, which
- * nothing has changed since: an image follows before anything else does. */
+/* Puts a durable copy in the place of what it was copied from. Reads the links of the old one,
+ * which nothing has changed since: an image follows before anything else does. */
 LOG_APART void log_switch(struct msc4203_log_state *s, const struct log_message *copy)
 {
     struct log_message old = *copy, other;
