@@ -682,7 +682,7 @@ static void test_limits(void)
     CHECK(q->push(c, batches[0], &message) == MSC4203_OK);
     for (i = 1; i < 29; i++) { /* not those for which something waits, or may yet */
         text[0] = (char)('A' + i);
-        CHECK(q->channel(c, &name, 1, &channel) == MSC4203_OK && channel == i + 2 * (i > 1));
+        CHECK(q->channel(c, &name, 1, &channel) == MSC4203_OK && channel == (i > 1 ? i + 2 : i));
         text[255] = (char)('a' + i);
         record.len = 4097;
         CHECK(q->hold(c, channel, 0, &record) == MSC4203_E_TOO_LARGE);
@@ -697,7 +697,7 @@ static void test_limits(void)
     for (i = 1; i < 29; i++) {
         text[0] = (char)('A' + i);
         name.ptr = text;
-        CHECK(q->channel(c, &name, 0, &channel) == MSC4203_OK && channel == i + 2 * (i > 1));
+        CHECK(q->channel(c, &name, 0, &channel) == MSC4203_OK && channel == (i > 1 ? i + 2 : i));
         CHECK(q->record(c, channel, memory, 4351 - 1, NULL, NULL) == MSC4203_E_TOO_LARGE);
         CHECK(q->record(c, channel, memory, 4351, &name, &record) == MSC4203_OK);
         CHECK(name.len == 255 && memcmp(name.ptr, text, 255) == 0);

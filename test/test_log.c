@@ -277,7 +277,7 @@ static void bench_age(struct bench *b, size_t messages)
 {
     static const char text[1500] = "{}";
     msc4203_message message;
-    uint64_t first;
+    uint64_t first = 0;
     uint32_t batch, channel = MSC4203_CHANNEL_PARKED;
     int result;
 
