@@ -279,9 +279,9 @@
  *
  * All memory is the caller's. On a 64-bit machine: msc4203_reader at most 384 bytes, msc4203_writer
  * at most 384 bytes, whatever the body's size, msc4203_log at most 256; ask msc4203_sizeof() for
- * the sizes on yours. No function needs more than 256 bytes of stack, and the deepest chain of calls to
- * read and write bodies, optimised, 512 (on a Cortex-M0+ 256). No heap, no recursion, no static
- * data that is written to.
+ * the sizes on yours. No function needs more than 256 bytes of stack, and the deepest chain of
+ * calls to read and write bodies, optimised, 512 (on a Cortex-M0+ 256). No heap, no recursion, no
+ * static data that is written to.
  *
  *
  * 10. THREADS

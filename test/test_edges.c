@@ -771,7 +771,7 @@ static void test_old_batch(void)
     msc4203_queue *q = &e.queue;
     void *c = &e.log;
     uint64_t first;
-    uint32_t batch, other, i;
+    uint32_t batch, other = 0, i;
 
     edge_init(&e, 32 * 1024);
     CHECK(q->begin(c, &batch) == MSC4203_OK && q->begin(c, &other) == MSC4203_OK);
