@@ -5986,8 +5986,8 @@ LOG_APART void log_copy(struct msc4203_log_state *s, const struct log_message *m
     log_store(s, &copy);
 }
 
-/* Puts a durable copy in the place of what it was copied from. Reads the links of the old one, which
- * nothing has changed since: an image follows before anything else does. */
+/* Puts a durable copy in the place of what it was copied from. Reads the links of the old one,
+ * which nothing has changed since: an image follows before anything else does. */
 LOG_APART void log_switch(struct msc4203_log_state *s, const struct log_message *copy)
 {
     struct log_message old = *copy, other;
