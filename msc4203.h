@@ -1180,8 +1180,9 @@ typedef struct msc4203_queue {
      * that is used again. MUST NOT change anything.
      *
      * Returns MSC4203_ITEM; MSC4203_END when there is none; MSC4203_E_TOO_LARGE when `memory` is
-     * too small: message->bytes tells what is needed; MSC4203_E_DAMAGED when the storage no longer
-     * holds what it was given: message->number tells which; ask for the next one after it. */
+     * too small: all but the strings is told, and in `bytes` what is needed; MSC4203_E_DAMAGED when
+     * the storage no longer holds what it was given: message->number tells which; ask for the next
+     * one after it (0 when that is not known either). */
     int (*next)(void *context, uint32_t channel, const msc4203_device *device, uint64_t after,
                 void *memory, size_t bytes, msc4203_message *message);
 
@@ -1402,8 +1403,8 @@ MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storag
 MSC4203_API void msc4203_log_quotas(msc4203_log *log, uint64_t channel_bytes,
                                     uint64_t device_bytes);
 
-/* Returns the 64 random bits that the log was made with: a secret that stays the same as long as the
- * log, for the digests of requests. */
+/* Returns the 64 random bits that the log was made with: a secret that stays the same as long as
+ * the log, for the digests of requests. */
 MSC4203_API uint64_t msc4203_log_key(const msc4203_log *log);
 
 /* Flushes a log and writes its index down, so that it is opened fast. Not needed for anything else.
@@ -1769,11 +1770,11 @@ MSC4203_API int msc4203_change_device(const msc4203_queue *queue, const msc4203_
                                       uint64_t *moved);
 
 /* Changing over, for an application service that has opted out: each message that waits for its
- * channel and is not in flight stays, if `route` (what msc4203_route() says of its device now) still
- * has it in it; else it is moved to /sync, if that is in it; else it is taken out, or moved to the
- * others in it when it waits for none of them. (What had been delivered in /sync already thus comes
- * there again: rather twice than never. Change over one service after the other.) After a crash in
- * between, call it again.
+ * channel and is not in flight stays, if `route` (what msc4203_route() says of its device now)
+ * still has it in it; else it is moved to /sync, if that is in it; else it is taken out, or moved
+ * to the others in it when it waits for none of them. (What had been delivered in /sync already
+ * thus comes there again: rather twice than never. Change over one service after the other.) After
+ * a crash in between, call it again.
  *
  * Returns MSC4203_OK, or an error of the queue. */
 MSC4203_API int msc4203_change_channel(const msc4203_queue *queue, uint32_t channel,
@@ -1848,6 +1849,12 @@ MSC4203_API size_t msc4203_alignof(int object);
 #else
 #define MSC4203_HOT MSC4203_PRIVATE
 #define MSC4203_COLD MSC4203_PRIVATE
+#endif
+/* Functions that stay out of others, for the sake of the stack. */
+#if defined(__GNUC__) || defined(__clang__)
+#define MSC4203_APART MSC4203_PRIVATE __attribute__((noinline))
+#else
+#define MSC4203_APART MSC4203_PRIVATE
 #endif
 #if defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__) && (defined(__clang__) || __GNUC__ >= 8)
 #define MSC4203_UNROLL(times) MSC4203_PRAGMA(GCC unroll times)
@@ -4704,13 +4711,6 @@ MSC4203_API void msc4203_digest_end(msc4203_digest *digest, unsigned char out[16
 #include <arm_acle.h>
 #endif
 
-/* Functions that stay out of others, for the sake of the stack. */
-#if defined(__GNUC__) || defined(__clang__)
-#define LOG_APART MSC4203_PRIVATE __attribute__((noinline))
-#else
-#define LOG_APART MSC4203_PRIVATE
-#endif
-
 enum {
     LOG_HEADER = 24,        /* words of an image's header */
     LOG_FIXED = 60,         /* bytes of a message before its links */
@@ -4789,7 +4789,7 @@ MSC4203_PRIVATE uint32_t log_get(const void *bytes)
     return word;
 }
 
-LOG_APART uint32_t log_crc(uint32_t crc, const void *data, size_t bytes)
+MSC4203_APART uint32_t log_crc(uint32_t crc, const void *data, size_t bytes)
 {
     const unsigned char *p = (const unsigned char *)data, *end = bytes != 0 ? p + bytes : p;
 #if !defined(MSC4203_NO_SIMD) && defined(__SSE4_2__) && defined(__x86_64__)
@@ -4885,7 +4885,7 @@ MSC4203_PRIVATE void log_hash(const struct msc4203_log_state *s, const msc4203_s
 /* ---- the storage ---- */
 
 /* After a failure nothing more is written until the log is opened anew. */
-LOG_APART void log_read(struct msc4203_log_state *s, uint64_t at, void *data, size_t bytes)
+MSC4203_APART void log_read(struct msc4203_log_state *s, uint64_t at, void *data, size_t bytes)
 {
     if (bytes == 0)
         return;
@@ -4897,8 +4897,8 @@ LOG_APART void log_read(struct msc4203_log_state *s, uint64_t at, void *data, si
     }
 }
 
-LOG_APART void log_write(struct msc4203_log_state *s, uint64_t at, const void *data,
-                               size_t bytes)
+MSC4203_APART void log_write(struct msc4203_log_state *s, uint64_t at, const void *data,
+                             size_t bytes)
 {
     if (s->error || bytes == 0)
         return;
@@ -5097,7 +5097,8 @@ MSC4203_PRIVATE int log_is_sound(const struct log_message *m)
 }
 
 /* Reads what is fixed of a record. Returns its type, or 0 when there is no valid one. */
-LOG_APART uint32_t log_load_at(struct msc4203_log_state *s, uint32_t place, struct log_message *m)
+MSC4203_APART uint32_t log_load_at(struct msc4203_log_state *s, uint32_t place,
+                                   struct log_message *m)
 {
     uint32_t unit = log_unit(s, place), room = s->units - unit, bytes, crc;
 
@@ -5132,7 +5133,7 @@ MSC4203_PRIVATE int log_load(struct msc4203_log_state *s, uint32_t at, struct lo
 }
 
 /* Works out a record's first words and checksum. */
-LOG_APART void log_seal(struct msc4203_log_state *s, struct log_message *m)
+MSC4203_APART void log_seal(struct msc4203_log_state *s, struct log_message *m)
 {
     uint32_t crc;
 
@@ -5155,7 +5156,7 @@ MSC4203_PRIVATE void log_store(struct msc4203_log_state *s, struct log_message *
 }
 
 /* Takes room for a record at the ring's end. */
-LOG_APART uint32_t log_append(struct msc4203_log_state *s, uint32_t units)
+MSC4203_APART uint32_t log_append(struct msc4203_log_state *s, uint32_t units)
 {
     uint32_t at = s->end - s->base, rest = s->units - at;
 
@@ -5179,8 +5180,8 @@ LOG_APART uint32_t log_append(struct msc4203_log_state *s, uint32_t units)
 }
 
 /* Where a record's body begins, in bytes from the region's beginning, and how long it is. */
-LOG_APART uint64_t log_body(const struct msc4203_log_state *s, const struct log_message *m,
-                            uint32_t *bytes)
+MSC4203_APART uint64_t log_body(const struct msc4203_log_state *s, const struct log_message *m,
+                                uint32_t *bytes)
 {
     uint32_t skip = log_fixed(m->type);
 
@@ -5194,8 +5195,8 @@ LOG_APART uint64_t log_body(const struct msc4203_log_state *s, const struct log_
 
 /* Copies bytes in the ring by way of the buffer; only reads them when `to` is 0. Returns their
  * checksum. */
-LOG_APART uint32_t log_transfer(struct msc4203_log_state *s, uint64_t from, uint64_t to,
-                                uint32_t bytes)
+MSC4203_APART uint32_t log_transfer(struct msc4203_log_state *s, uint64_t from, uint64_t to,
+                                    uint32_t bytes)
 {
     uint32_t n, crc = s->salt;
 
@@ -5214,7 +5215,7 @@ LOG_APART uint32_t log_transfer(struct msc4203_log_state *s, uint64_t from, uint
 /* ---- the journal ---- */
 
 /* Writes down the pairs so far; `last` makes the operation count. */
-LOG_APART void log_journal(struct msc4203_log_state *s, uint32_t last)
+MSC4203_APART void log_journal(struct msc4203_log_state *s, uint32_t last)
 {
     uint32_t *b = log_buffer(s), words = 2 * ((uint32_t)s->pairs + 3);
     uint32_t at = log_append(s, words / 2);
@@ -5253,7 +5254,7 @@ MSC4203_PRIVATE void log_note(struct msc4203_log_state *s, uint32_t address, uin
     *hint = (uint8_t)s->pairs++;
 }
 
-LOG_APART void log_set(struct msc4203_log_state *s, uint32_t word, uint32_t value)
+MSC4203_APART void log_set(struct msc4203_log_state *s, uint32_t word, uint32_t value)
 {
     if (s->word[word] == value)
         return;
@@ -5266,7 +5267,7 @@ MSC4203_PRIVATE void log_add(struct msc4203_log_state *s, uint32_t word, uint32_
     log_set(s, word, s->word[word] + by);
 }
 
-LOG_APART void log_set_word64(struct msc4203_log_state *s, uint32_t word, uint64_t value)
+MSC4203_APART void log_set_word64(struct msc4203_log_state *s, uint32_t word, uint64_t value)
 {
     log_set(s, word, (uint32_t)value);
     log_set(s, word + 1, (uint32_t)(value >> 32));
@@ -5280,12 +5281,12 @@ MSC4203_PRIVATE void log_end(struct msc4203_log_state *s)
 }
 
 /* Cells are the ring's 4-byte words, addressed from its beginning. */
-LOG_APART uint32_t log_link(const struct log_message *m, uint32_t channel, uint32_t which)
+MSC4203_APART uint32_t log_link(const struct log_message *m, uint32_t channel, uint32_t which)
 {
     return (m->at - 1) * 2 + LOG_FIXED / 4 + 2 * log_slot(m->set, channel) + which;
 }
 
-LOG_APART uint32_t log_cell(struct msc4203_log_state *s, uint32_t cell)
+MSC4203_APART uint32_t log_cell(struct msc4203_log_state *s, uint32_t cell)
 {
     const uint32_t *first = log_buffer(s) + 6, *pair = first + 2 * s->pairs;
     uint32_t word;
@@ -5300,7 +5301,7 @@ LOG_APART uint32_t log_cell(struct msc4203_log_state *s, uint32_t cell)
     return word;
 }
 
-LOG_APART void log_cell_write(struct msc4203_log_state *s, uint32_t cell, uint32_t value)
+MSC4203_APART void log_cell_write(struct msc4203_log_state *s, uint32_t cell, uint32_t value)
 {
     log_swap(&value, 1);
     if (cell < s->units * 2)
@@ -5309,7 +5310,7 @@ LOG_APART void log_cell_write(struct msc4203_log_state *s, uint32_t cell, uint32
 
 /* Changes a cell: `now`, or after the journal is durable. What is not durable itself can be changed
  * now, whatever it is. */
-LOG_APART void log_put(struct msc4203_log_state *s, uint32_t cell, uint32_t value, int now)
+MSC4203_APART void log_put(struct msc4203_log_state *s, uint32_t cell, uint32_t value, int now)
 {
     uint32_t place = log_place(s, cell / 2);
 
@@ -5321,7 +5322,7 @@ LOG_APART void log_put(struct msc4203_log_state *s, uint32_t cell, uint32_t valu
 }
 
 /* Writes a message's number and what it waits for. */
-LOG_APART void log_put_message(struct msc4203_log_state *s, struct log_message *m)
+MSC4203_APART void log_put_message(struct msc4203_log_state *s, struct log_message *m)
 {
     uint32_t cell = (m->at - 1) * 2;
 
@@ -5334,7 +5335,7 @@ LOG_APART void log_put_message(struct msc4203_log_state *s, struct log_message *
 
 /* Writes the cells of the journal from `place` on to `end`; or, opening, changes the words of the
  * index too, and only cells that may not be durable. */
-LOG_APART void log_apply(struct msc4203_log_state *s, uint32_t place, uint32_t end, int opening)
+MSC4203_APART void log_apply(struct msc4203_log_state *s, uint32_t place, uint32_t end, int opening)
 {
     struct log_message m;
 
@@ -5356,7 +5357,7 @@ LOG_APART void log_apply(struct msc4203_log_state *s, uint32_t place, uint32_t e
 }
 
 /* Makes everything so far durable. */
-LOG_APART void log_flush(struct msc4203_log_state *s)
+MSC4203_APART void log_flush(struct msc4203_log_state *s)
 {
     uint32_t end, before = s->durable;
 
@@ -5478,8 +5479,8 @@ MSC4203_PRIVATE int log_is_in(const struct msc4203_log_state *s, const struct lo
                               m->hash[1] == s->word[w + DEVICE_HASH + 1];
 }
 
-LOG_APART void log_chain_add(struct msc4203_log_state *s, const struct log_message *m,
-                                   uint32_t channel, uint32_t w)
+MSC4203_APART void log_chain_add(struct msc4203_log_state *s, const struct log_message *m,
+                                 uint32_t channel, uint32_t w)
 {
     uint32_t last = s->word[w + CHAIN_LAST];
     struct log_message before;
@@ -5495,8 +5496,8 @@ LOG_APART void log_chain_add(struct msc4203_log_state *s, const struct log_messa
 }
 
 /* Takes a message out of a chain. */
-LOG_APART void log_chain_remove(struct msc4203_log_state *s, const struct log_message *m,
-                                      uint32_t channel, uint32_t w)
+MSC4203_APART void log_chain_remove(struct msc4203_log_state *s, const struct log_message *m,
+                                    uint32_t channel, uint32_t w)
 {
     struct log_message other;
     uint32_t previous = 0, next = 0;
@@ -5522,8 +5523,8 @@ LOG_APART void log_chain_remove(struct msc4203_log_state *s, const struct log_me
 }
 
 /* Finds the first message behind `after`, a message of a device's chain, that /sync has not had. */
-LOG_APART uint32_t log_unsynced(struct msc4203_log_state *s, const struct log_message *after,
-                                      uint32_t w)
+MSC4203_APART uint32_t log_unsynced(struct msc4203_log_state *s, const struct log_message *after,
+                                    uint32_t w)
 {
     struct log_message m = *after;
     uint32_t left = s->word[w + CHAIN_COUNT]; /* a damaged link may lead back */
@@ -5538,7 +5539,7 @@ LOG_APART uint32_t log_unsynced(struct msc4203_log_state *s, const struct log_me
 }
 
 /* Takes channels, for which it waits, out of a message's set. */
-LOG_APART void log_take(struct msc4203_log_state *s, struct log_message *m, uint32_t out)
+MSC4203_APART void log_take(struct msc4203_log_state *s, struct log_message *m, uint32_t out)
 {
     uint32_t left = log_waiting(s, m) & ~out, device = log_device(s, m->hash), c;
     uint32_t w = log_device_words(s, device - 1);
@@ -5571,8 +5572,8 @@ LOG_APART void log_take(struct msc4203_log_state *s, struct log_message *m, uint
 }
 
 /* Gives a message its number, and puts it into its chains. */
-LOG_APART void log_give(struct msc4203_log_state *s, struct log_message *m, uint32_t device,
-                              uint64_t number)
+MSC4203_APART void log_give(struct msc4203_log_state *s, struct log_message *m, uint32_t device,
+                            uint64_t number)
 {
     uint32_t w = log_device_words(s, device - 1), c;
 
@@ -5631,7 +5632,7 @@ enum log_stage { LOG_NO_IMAGE = 0, LOG_IMAGE_WORDS = 1, LOG_IMAGE_HEADER = 2 };
 
 /* Writes the words of the next image. It takes the place of the last but one, so the last one must
  * be durable. All that it tells of must be durable when its header is. */
-LOG_APART void log_image_words(struct msc4203_log_state *s)
+MSC4203_APART void log_image_words(struct msc4203_log_state *s)
 {
     s->words = log_device_words(s, s->word[LOG_USED]);
     log_swap(s->word, s->words);
@@ -5644,7 +5645,7 @@ LOG_APART void log_image_words(struct msc4203_log_state *s)
 }
 
 /* Writes its header: from when that is durable on, opening begins there. */
-LOG_APART void log_image_header(struct msc4203_log_state *s)
+MSC4203_APART void log_image_header(struct msc4203_log_state *s)
 {
     uint32_t b[LOG_HEADER], i;
 
@@ -5664,7 +5665,7 @@ LOG_APART void log_image_header(struct msc4203_log_state *s)
 }
 
 /* Writes an image at once. All before must be durable. */
-LOG_APART void log_image(struct msc4203_log_state *s)
+MSC4203_APART void log_image(struct msc4203_log_state *s)
 {
     log_image_words(s);
     log_image_header(s);
@@ -5703,7 +5704,7 @@ MSC4203_PRIVATE void log_images(struct msc4203_log_state *s)
 /* ---- mending ---- */
 
 /* Puts a chain in order again, leaving out what can't be read. */
-LOG_APART void log_heal_chain(struct msc4203_log_state *s, uint32_t channel, uint32_t w)
+MSC4203_APART void log_heal_chain(struct msc4203_log_state *s, uint32_t channel, uint32_t w)
 {
     struct log_message good, back, m;
     uint32_t at = s->word[w + CHAIN_FIRST], last = s->word[w + CHAIN_LAST];
@@ -5746,7 +5747,7 @@ LOG_APART void log_heal_chain(struct msc4203_log_state *s, uint32_t channel, uin
 }
 
 /* Counts what is in a chain, and mends links back. */
-LOG_APART void log_heal_count(struct msc4203_log_state *s, uint32_t channel, uint32_t w)
+MSC4203_APART void log_heal_count(struct msc4203_log_state *s, uint32_t channel, uint32_t w)
 {
     uint32_t count = w + CHAIN_COUNT;
     uint32_t at = s->word[w + CHAIN_FIRST], before = 0;
@@ -5782,7 +5783,7 @@ LOG_APART void log_heal_count(struct msc4203_log_state *s, uint32_t channel, uin
 }
 
 /* Rebuilds what is in memory alone. */
-LOG_APART void log_index(struct msc4203_log_state *s)
+MSC4203_APART void log_index(struct msc4203_log_state *s)
 {
     uint32_t *memory = log_device_memory(s, 0);
     uint32_t i, n = LOG_OPENINGS + 4 * s->openings;
@@ -5814,7 +5815,7 @@ LOG_APART void log_index(struct msc4203_log_state *s)
 }
 
 /* After damage: every chain without what can't be read, and the counts from what there is. */
-LOG_APART void log_heal(struct msc4203_log_state *s)
+MSC4203_APART void log_heal(struct msc4203_log_state *s)
 {
     uint32_t i, w;
     struct log_message m;
@@ -5910,7 +5911,7 @@ MSC4203_PRIVATE void log_count_open(const struct msc4203_log_state *s, const str
 }
 
 /* Forgets an open batch. `state` is 0, or 2 when whoever has it open must be told. */
-LOG_APART void log_batch_end(struct msc4203_log_state *s, uint32_t *b, uint32_t state)
+MSC4203_APART void log_batch_end(struct msc4203_log_state *s, uint32_t *b, uint32_t state)
 {
     uint32_t at = b[BATCH_FIRST], i;
     struct log_message m;
@@ -5932,7 +5933,7 @@ LOG_APART void log_batch_end(struct msc4203_log_state *s, uint32_t *b, uint32_t 
 }
 
 /* Tells whether a message that seems to wait is where its device's chain says. */
-LOG_APART int log_is_linked(struct msc4203_log_state *s, const struct log_message *m)
+MSC4203_APART int log_is_linked(struct msc4203_log_state *s, const struct log_message *m)
 {
     uint32_t device = log_device(s, m->hash), w = log_device_words(s, device - 1), previous;
     struct log_message before;
@@ -5970,7 +5971,7 @@ MSC4203_PRIVATE int log_is_kept(struct msc4203_log_state *s, const struct log_me
 }
 
 /* Copies a record to the ring's end, where nothing knows of it yet. */
-LOG_APART void log_copy(struct msc4203_log_state *s, const struct log_message *m)
+MSC4203_APART void log_copy(struct msc4203_log_state *s, const struct log_message *m)
 {
     struct log_message copy = *m;
     uint32_t skip = log_fixed(m->type);
@@ -5988,7 +5989,7 @@ LOG_APART void log_copy(struct msc4203_log_state *s, const struct log_message *m
 
 /* Puts a durable copy in the place of what it was copied from. Reads the links of the old one,
  * which nothing has changed since: an image follows before anything else does. */
-LOG_APART void log_switch(struct msc4203_log_state *s, const struct log_message *copy)
+MSC4203_APART void log_switch(struct msc4203_log_state *s, const struct log_message *copy)
 {
     struct log_message old = *copy, other;
     uint32_t c;
@@ -6033,7 +6034,7 @@ LOG_APART void log_switch(struct msc4203_log_state *s, const struct log_message 
 
 /* Moves the ring's beginning on, by a sixteenth of the ring if that is possible. Returns how many
  * units that was. */
-LOG_APART uint32_t log_clean_step(struct msc4203_log_state *s)
+MSC4203_APART uint32_t log_clean_step(struct msc4203_log_state *s)
 {
     uint32_t start = s->end, place = s->tail, end;
     uint32_t budget = log_free(s), seen = 0, copies = 0, healed = 0;
@@ -6077,7 +6078,7 @@ LOG_APART uint32_t log_clean_step(struct msc4203_log_state *s)
 }
 
 /* Sees to it that `units` can be appended, beside what open batches need, and `floor` stays. */
-LOG_APART int log_room(struct msc4203_log_state *s, uint32_t units, uint32_t floor)
+MSC4203_APART int log_room(struct msc4203_log_state *s, uint32_t units, uint32_t floor)
 {
     uint32_t seen = 0, step = 1;
 
@@ -6095,8 +6096,8 @@ LOG_APART int log_room(struct msc4203_log_state *s, uint32_t units, uint32_t flo
 /* ---- finding messages ---- */
 
 /* Finds the first visible message after number `after` in a channel, or of a device (plus 1). */
-LOG_APART int log_seek(struct msc4203_log_state *s, uint32_t channel, uint32_t device,
-                             uint64_t after, struct log_message *m)
+MSC4203_APART int log_seek(struct msc4203_log_state *s, uint32_t channel, uint32_t device,
+                           uint64_t after, struct log_message *m)
 {
     uint32_t w = channel != 0 ? log_channel_words(channel) : log_device_words(s, device - 1);
     uint32_t *cursor = log_cursor(s, channel), at, previous = 0, tries;
@@ -6323,8 +6324,8 @@ MSC4203_PRIVATE void log_zeros(struct msc4203_log_state *s, uint64_t at, uint32_
 }
 
 /* Writes a message without a number to the ring's end. */
-LOG_APART void log_write_message(struct msc4203_log_state *s, const msc4203_span *strings,
-                                 struct log_message *m)
+MSC4203_APART void log_write_message(struct msc4203_log_state *s, const msc4203_span *strings,
+                                     struct log_message *m)
 {
     uint32_t links = 8 * log_links(m->set);
     uint64_t at;
@@ -6652,8 +6653,8 @@ MSC4203_PRIVATE int log_load_channel(struct msc4203_log_state *s, uint32_t chann
 }
 
 /* Writes a channel's name (NULL: the one it has) and record. */
-LOG_APART void log_write_channel(struct msc4203_log_state *s, uint32_t channel,
-                                       const msc4203_span *name, const msc4203_span *record)
+MSC4203_APART void log_write_channel(struct msc4203_log_state *s, uint32_t channel,
+                                     const msc4203_span *name, const msc4203_span *record)
 {
     struct log_message m, old;
     uint32_t w = log_channel_words(channel), bytes, size = 0;
@@ -6739,8 +6740,8 @@ MSC4203_PRIVATE int log_hold(void *context, uint32_t channel, uint64_t through,
 
 /* Writes what a message has again, for other channels. Returns 0 when it is damaged; what was
  * written then has no number, and belongs to no batch. */
-LOG_APART int log_again(struct msc4203_log_state *s, const struct log_message *old,
-                        struct log_message *m)
+MSC4203_APART int log_again(struct msc4203_log_state *s, const struct log_message *old,
+                            struct log_message *m)
 {
     uint32_t bytes, links = 8 * log_links(m->set), crc;
     uint64_t from = log_body(s, old, &bytes), to;
@@ -6755,8 +6756,8 @@ LOG_APART int log_again(struct msc4203_log_state *s, const struct log_message *o
 }
 
 /* Gives a message's contents a new number in `channels`, and takes it out of `channel`. */
-LOG_APART int log_move_on(struct msc4203_log_state *s, uint32_t channel, struct log_message *old,
-                          uint32_t channels, uint64_t *moved)
+MSC4203_APART int log_move_on(struct msc4203_log_state *s, uint32_t channel,
+                              struct log_message *old, uint32_t channels, uint64_t *moved)
 {
     uint32_t device = log_device(s, old->hash), w = log_device_words(s, device - 1), bytes;
     uint64_t next = log_word64(s, LOG_NEXT);
@@ -7102,7 +7103,7 @@ MSC4203_PRIVATE uint32_t log_header(struct msc4203_log_state *s, uint32_t which,
 }
 
 /* Finds the newest header, and lays everything out. */
-LOG_APART int log_inspect(struct msc4203_log_state *s, const msc4203_storage *storage)
+MSC4203_APART int log_inspect(struct msc4203_log_state *s, const msc4203_storage *storage)
 {
     uint32_t b[LOG_HEADER], odd;
     msc4203_log_config config;
@@ -7173,7 +7174,7 @@ MSC4203_API int msc4203_log_format(msc4203_log *log, const msc4203_storage *stor
 }
 
 /* Reads an image; returns 0 when it is damaged. */
-LOG_APART int log_load_image(struct msc4203_log_state *s, uint32_t which)
+MSC4203_APART int log_load_image(struct msc4203_log_state *s, uint32_t which)
 {
     uint32_t b[LOG_HEADER], crc = 0;
     msc4203_log_config config;
@@ -7213,8 +7214,8 @@ MSC4203_PRIVATE int log_follows(struct msc4203_log_state *s, uint32_t epoch, int
 
 /* Finds the next record from the ring's end on, where nothing may be left for the length of two
  * records. Returns 0 when there is none; the ring's end is then as it was. */
-LOG_APART int log_follow(struct msc4203_log_state *s, uint32_t epoch, int whole,
-                         struct log_message *m)
+MSC4203_APART int log_follow(struct msc4203_log_state *s, uint32_t epoch, int whole,
+                             struct log_message *m)
 {
     uint32_t start = s->end, tries = 2 * log_longest(s) + 2;
 
@@ -7229,7 +7230,7 @@ LOG_APART int log_follow(struct msc4203_log_state *s, uint32_t epoch, int whole,
 
 /* Looks from `start` to the ring's end for what was durable. Returns 0 when something before that
  * is broken. */
-LOG_APART int log_survey(struct msc4203_log_state *s, uint32_t start, uint32_t epoch)
+MSC4203_APART int log_survey(struct msc4203_log_state *s, uint32_t start, uint32_t epoch)
 {
     uint32_t end = s->end, at, found;
     struct log_message m;
@@ -7263,7 +7264,7 @@ LOG_APART int log_survey(struct msc4203_log_state *s, uint32_t start, uint32_t e
 
 /* Repeats the journal. Returns 0 when there is damage in it. *numbers is greater than every number
  * that a message has. */
-LOG_APART int log_repeat(struct msc4203_log_state *s, uint64_t *numbers)
+MSC4203_APART int log_repeat(struct msc4203_log_state *s, uint64_t *numbers)
 {
     uint32_t part = 0, parts = 0, place, at, epoch = s->epoch;
     struct log_message m;
@@ -7311,7 +7312,7 @@ LOG_APART int log_repeat(struct msc4203_log_state *s, uint64_t *numbers)
 }
 
 /* Takes the numbers away from messages whose commit was lost. */
-LOG_APART void log_unnumber(struct msc4203_log_state *s, uint32_t start)
+MSC4203_APART void log_unnumber(struct msc4203_log_state *s, uint32_t start)
 {
     uint64_t next = log_word64(s, LOG_NEXT);
     struct log_message m;
@@ -7328,7 +7329,7 @@ LOG_APART void log_unnumber(struct msc4203_log_state *s, uint32_t start)
 }
 
 /* Ends what a crash interrupted. */
-LOG_APART int log_resume(struct msc4203_log_state *s)
+MSC4203_APART int log_resume(struct msc4203_log_state *s)
 {
     uint32_t i;
     int result = MSC4203_OK;
@@ -8825,26 +8826,59 @@ MSC4203_API void msc4203_sync_token(const msc4203_sync *sync, char token[48])
 
 /* ---- changing over ---- */
 
+/* Where a message goes that leaves a channel, when its device has `channels` now: to /sync alone
+ * where that has it, for other services in the set have had it, or came later; and to others only
+ * if it would else be with nobody. */
+MSC4203_PRIVATE uint32_t change_to(const msc4203_message *message, uint32_t channels)
+{
+    if (channels >> MSC4203_CHANNEL_SYNC & 1)
+        channels = (uint32_t)1 << MSC4203_CHANNEL_SYNC;
+    else if (message->channels & channels)
+        channels = 0;
+    return channels & ~message->channels;
+}
+
+/* Finds the next message of a channel (and device) that may have to be moved; one that is damaged
+ * has an empty set. *message is the one before. Returns MSC4203_ITEM, MSC4203_END, or an error of
+ * the queue. */
+MSC4203_APART int change_next(const msc4203_queue *queue, uint32_t channel,
+                              const msc4203_device *device, void *memory, size_t bytes,
+                              msc4203_message *message)
+{
+    uint64_t after = message->number;
+    int result = queue->next(queue->context, channel, device, after, memory, bytes, message);
+
+    if (result == MSC4203_E_DAMAGED && message->number > after)
+        message->channels = 0; /* it waits nowhere that is known */
+    else if (result != MSC4203_ITEM && (result != MSC4203_E_TOO_LARGE || device == NULL))
+        return result;
+    return MSC4203_ITEM;
+}
+
+MSC4203_APART int change_move(const msc4203_queue *queue, uint32_t channel,
+                              const msc4203_device *device, uint64_t number, uint32_t channels)
+{
+    return queue->move(queue->context, channel, device, number, channels, NULL);
+}
+
 MSC4203_API int msc4203_change_device(const msc4203_queue *queue, const msc4203_device *device,
                                       uint32_t channels, void *memory, size_t bytes,
                                       uint64_t *moved)
 {
     const uint32_t sync = MSC4203_CHANNEL_SYNC;
     msc4203_message message;
-    uint64_t after = 0, count = 0;
+    uint64_t count = 0;
     int result = MSC4203_END;
 
+    message.number = 0;
     while (channels != 0 && !(channels >> sync & 1)) {
-        result = queue->next(queue->context, sync, device, after, memory, bytes, &message);
-        if (result == MSC4203_E_DAMAGED && message.number > after) {
-            after = message.number;
-            continue;
-        }
-        if (result != MSC4203_ITEM && result != MSC4203_E_TOO_LARGE)
+        result = change_next(queue, sync, device, memory, bytes, &message);
+        if (result != MSC4203_ITEM)
             break;
-        after = message.number;
-        result = queue->move(queue->context, sync, device, after, channels & ~message.channels,
-                             NULL);
+        if (message.channels == 0)
+            continue;
+        result = change_move(queue, sync, device, message.number,
+                             channels & ~message.channels);
         if (result == MSC4203_E_DAMAGED) /* not seen before, for want of memory */
             continue;
         if (result != MSC4203_OK)
@@ -8856,6 +8890,28 @@ MSC4203_API int msc4203_change_device(const msc4203_queue *queue, const msc4203_
     return result == MSC4203_END ? MSC4203_OK : result;
 }
 
+/* Asks for the route of a message's device. */
+MSC4203_APART uint32_t change_route(const msc4203_message *message, void *context,
+                                    uint32_t (*route)(void *context,
+                                                      const msc4203_device *device))
+{
+    msc4203_device device;
+
+    device.user_id = message->item.user_id;
+    device.device_id = message->item.device_id;
+    return route(context, &device);
+}
+
+/* The number up to which a channel is in flight. */
+MSC4203_APART int change_begin(const msc4203_queue *queue, uint32_t channel, uint64_t *through)
+{
+    msc4203_counts counts;
+    int result = queue->count(queue->context, channel, NULL, &counts);
+
+    *through = counts.through;
+    return result;
+}
+
 MSC4203_API int msc4203_change_channel(const msc4203_queue *queue, uint32_t channel,
                                        uint32_t (*route)(void *context,
                                                          const msc4203_device *device),
@@ -8863,44 +8919,27 @@ MSC4203_API int msc4203_change_channel(const msc4203_queue *queue, uint32_t chan
                                        uint64_t *moved)
 {
     msc4203_message message;
-    msc4203_counts counts;
-    msc4203_device device;
-    uint64_t count = 0, after;
-    uint32_t channels;
-    int result = queue->count(queue->context, channel, NULL, &counts);
+    uint64_t count = 0;
+    int result = change_begin(queue, channel, &message.number);
 
-    if (moved != NULL)
-        *moved = 0;
-    if (result != MSC4203_OK)
-        return result;
-    for (after = counts.through;;) {
-        result = queue->next(queue->context, channel, NULL, after, memory, bytes, &message);
-        if (result == MSC4203_E_DAMAGED && message.number > after) {
-            after = message.number;
-            continue;
-        }
+    while (result == MSC4203_OK) {
+        uint32_t channels;
+
+        result = change_next(queue, channel, NULL, memory, bytes, &message);
         if (result != MSC4203_ITEM)
             break;
-        after = message.number;
-        device.user_id = message.item.user_id;
-        device.device_id = message.item.device_id;
-        channels = route(context, &device);
+        result = MSC4203_OK;
+        if (message.channels == 0)
+            continue;
+        channels = change_route(&message, context, route);
         if (channels >> channel & 1)
             continue;
-        /* To /sync alone where that has it now: other services in the set have had it, or came
-         * later. To others only if it would else be with nobody. */
-        if (channels >> MSC4203_CHANNEL_SYNC & 1)
-            channels = (uint32_t)1 << MSC4203_CHANNEL_SYNC;
-        else if (message.channels & channels)
-            channels = 0;
-        result = queue->move(queue->context, channel, NULL, after, channels & ~message.channels,
-                             NULL);
-        if (result != MSC4203_OK)
-            return result;
-        count++;
-        if (moved != NULL)
-            *moved = count;
+        result = change_move(queue, channel, NULL, message.number,
+                             change_to(&message, channels));
+        count += result == MSC4203_OK;
     }
+    if (moved != NULL)
+        *moved = count;
     return result == MSC4203_END ? MSC4203_OK : result;
 }
 #endif /* MSC4203_NO_DELIVERY */
@@ -9012,7 +9051,7 @@ MSC4203_API size_t msc4203_alignof(int object)
 #undef WRITER_MEMBER
 #undef WRITER_BYTES
 #undef LOG_IN_RING
-#undef LOG_APART
+#undef MSC4203_APART
 
 #endif /* MSC4203_IMPLEMENTED */
 #endif /* MSC4203_IMPLEMENTATION */

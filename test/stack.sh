@@ -1,7 +1,7 @@
 #!/bin/sh
 # stack.sh - measures the library's stack: no function needs more than 256 bytes, none is of
-# variable size, none calls itself or is called through a pointer (but for the
-# storage of a log, and callbacks). Needs gcc (-fstack-usage and
+# variable size, none calls itself or is called through a pointer (but for a log's
+# storage, a queue, and callbacks). Needs gcc (-fstack-usage and
 # -fcallgraph-info); says so where the compiler is another. Environment: B (build folder), CC; with
 # STACK_STRICT=1 a compiler that cannot tell is a failure. Prints `stack: N passed, N failed`.
 set -u
@@ -30,7 +30,8 @@ frames() {
     awk -F '\t' -v limit=256 '
         { if ($2 > worst) { worst = $2; name = $1 } }
         $2 > limit { print "    " $1 ": " $2 " bytes"; bad = 1 }
-        $3 != "static" { print "    " $1 ": its size is " $3; bad = 1 }
+        # "bounded": arguments are put on the stack for calls in between
+        $3 != "static" && $3 != "dynamic,bounded" { print "    " $1 ": its size is " $3; bad = 1 }
         END {
             sub(/.*:/, "", name)
             if (!NR) bad = 1
@@ -43,11 +44,13 @@ frames() {
 # away, again and again, the functions that call nothing that is still there: what remains calls
 # itself.
 calls() {
-    awk -F '"' '
+    awk -F '"' -v pointers='log_|msc4203_route|sender_|sync_|change_' '
         /^node:/ { if (match($4, /[0-9]+ bytes/)) frame[$2] = substr($4, RSTART) + 0
                    if (!($2 in left)) { left[$2] = 1; nodes++ } }
         /^edge:/ {
-            if ($4 == "__indirect_call" && $2 !~ /log_|msc4203_route/) { print "    " $2 ": calls through a pointer"; bad = 1 }
+            if ($4 == "__indirect_call" && $2 !~ pointers) {
+                print "    " $2 ": calls through a pointer"; bad = 1
+            }
             if (!(($2, $4) in edge)) { edge[$2, $4] = 1; from[++edges] = $2; to[edges] = $4 }
         }
         END {

@@ -224,10 +224,12 @@ static void check_results(void)
         {MSC4203_MORE, 200, ""},
         {MSC4203_END, 200, ""},
     };
-    static const int all[] = {0,   1,   2,   3,   4,   -1,  -2,  -3,  -4,  -5,  -6,  -20,
-                              -21, -22, -23, -24, -25, -26, -40, -41, -42, -43, -60,
-                              -80, -81, -82, -83, -84, -85, -86, -87, -88, -89};
-    static const int none[] = {5, -7, -19, -27, -39, -44, -59, -61, -79, -90, 1000, -1000};
+    static const int all[] = {0,   1,   2,   3,   4,   5,   6,   7,   8,    9,    10,   -1,   -2,
+                              -3,  -4,  -5,  -6,  -20, -21, -22, -23, -24,  -25,  -26,  -40,  -41,
+                              -42, -43, -60, -80, -81, -82, -83, -84, -85,  -86,  -87,  -88,  -89,
+                              -100, -101, -102, -103, -104};
+    static const int none[] = {11,  -7,  -19, -27,  -39,  -44,  -59, -61,
+                               -79, -90, -99, -105, 1000, -1000};
     size_t i, j;
     for (i = 0; i < sizeof rows / sizeof *rows; i++) {
         CHECK_CASE(msc4203_result_status(rows[i].result) == rows[i].status,
@@ -242,9 +244,23 @@ static void check_results(void)
             CHECK_CASE(strcmp(text, msc4203_result_text(all[j])) != 0, text);
         CHECK((msc4203_result_status(all[i]) == 200) == (all[i] >= 0));
         CHECK(all[i] >= 0 || msc4203_result_status(all[i]) == 400 ||
+              (msc4203_result_status(all[i]) >= 401 && msc4203_result_status(all[i]) <= 405) ||
               msc4203_result_status(all[i]) == 413 || msc4203_result_status(all[i]) == 429 ||
               msc4203_result_status(all[i]) == 500);
         CHECK((msc4203_result_errcode(all[i])[0] == 0) == (all[i] >= 0));
+    }
+    {
+        char body[120];
+        size_t bytes;
+        CHECK(msc4203_result_body(MSC4203_OK, body, sizeof body, &bytes) == MSC4203_OK);
+        CHECK(bytes == 2 && memcmp(body, "{}", 2) == 0);
+        for (i = 0; i < sizeof all / sizeof *all; i++)
+            CHECK(msc4203_result_body(all[i], body, sizeof body, &bytes) == MSC4203_OK);
+        CHECK(msc4203_result_body(MSC4203_E_TOKEN, body, sizeof body, &bytes) == MSC4203_OK);
+        CHECK(bytes == 61 && memcmp(body, "{\"errcode\":\"M_FORBIDDEN\",\"error\":\"the access "
+                                          "token is wrong\"}", bytes) == 0);
+        CHECK(msc4203_result_body(MSC4203_E_TOKEN, body, 60, &bytes) == MSC4203_E_FULL);
+        CHECK(bytes == 61);
     }
     for (i = 0; i < sizeof none / sizeof *none; i++)
         CHECK(strcmp(msc4203_result_text(none[i]), "unknown result") == 0);
@@ -260,9 +276,14 @@ static void check_results(void)
     CHECK(msc4203_sizeof(MSC4203_OBJECT_MESSAGE) == sizeof(msc4203_message));
     CHECK(msc4203_sizeof(MSC4203_OBJECT_COUNTS) == sizeof(msc4203_counts));
     CHECK(sizeof(msc4203_log) <= 256);
-    CHECK(msc4203_sizeof(9) == 0 && msc4203_sizeof(-1) == 0);
-    CHECK(msc4203_alignof(9) == 0 && msc4203_alignof(-1) == 0);
-    for (i = 0; i < 9; i++) {
+    CHECK(msc4203_sizeof(MSC4203_OBJECT_SENDER) == sizeof(msc4203_sender));
+    CHECK(msc4203_sizeof(MSC4203_OBJECT_RECEIVER) == sizeof(msc4203_receiver));
+    CHECK(msc4203_sizeof(MSC4203_OBJECT_SYNC) == sizeof(msc4203_sync));
+    CHECK(msc4203_sizeof(MSC4203_OBJECT_DIGEST) == sizeof(msc4203_digest));
+    CHECK(sizeof(msc4203_sender) <= 1024 && sizeof(msc4203_receiver) <= 640);
+    CHECK(msc4203_sizeof(13) == 0 && msc4203_sizeof(-1) == 0);
+    CHECK(msc4203_alignof(13) == 0 && msc4203_alignof(-1) == 0);
+    for (i = 0; i < 13; i++) {
         size_t align = msc4203_alignof((int)i);
         CHECK(align && (align & (align - 1)) == 0 && msc4203_sizeof((int)i) % align == 0);
     }
