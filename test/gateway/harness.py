@@ -13,6 +13,7 @@ import unittest
 from urllib.parse import quote
 
 B = os.path.abspath(os.environ.get('B', 'build'))
+WORK = os.environ.get('WORK', os.path.join(B, 'gateway-test'))
 GATEWAY = os.environ.get('GATEWAY', os.path.join(B, 'gateway'))
 APPSERVICE = os.environ.get('APPSERVICE', os.path.join(B, 'appservice'))
 KEY = 'de.sorunome.msc2409.to_device'
@@ -21,8 +22,8 @@ V3 = '/_matrix/client/v3'
 
 def folder():
     """A new folder below build/."""
-    os.makedirs(os.path.join(B, 'gateway-test'), exist_ok=True)
-    return tempfile.mkdtemp(dir=os.path.join(B, 'gateway-test'))
+    os.makedirs(WORK, exist_ok=True)
+    return tempfile.mkdtemp(dir=WORK)
 
 
 def free_port():
