@@ -13,6 +13,7 @@ import unittest
 from urllib.parse import quote
 
 B = os.path.abspath(os.environ.get('B', 'build'))
+WORK = os.environ.get('WORK', os.path.join(B, 'gateway-test'))
 GATEWAY = os.environ.get('GATEWAY', os.path.join(B, 'gateway'))
 APPSERVICE = os.environ.get('APPSERVICE', os.path.join(B, 'appservice'))
 KEY = 'de.sorunome.msc2409.to_device'
@@ -21,8 +22,8 @@ V3 = '/_matrix/client/v3'
 
 def folder():
     """A new folder below build/."""
-    os.makedirs(os.path.join(B, 'gateway-test'), exist_ok=True)
-    return tempfile.mkdtemp(dir=os.path.join(B, 'gateway-test'))
+    os.makedirs(WORK, exist_ok=True)
+    return tempfile.mkdtemp(dir=WORK)
 
 
 def free_port():
@@ -201,8 +202,11 @@ def request(connection, method, path, body=None, token=None, headers=None):
 
 
 class Appservice:
-    """An appservice that does as it is told: react(self, request) may return None (accepts), a
-    status, (status, body), 'drop' (closes without an answer), 'drop late' (accepts, then closes)."""
+    """An appservice that does as it is told: react(request) may return None (accepts), a status,
+    (status, body), bytes to answer, 'drop' (closes without an answer), 'drop late' (accepts, then
+    closes). With `early`, react is also asked before the body is read, and may drop there."""
+
+    early = False
 
     def __init__(self, port=0, react=None):
         self.port = port
@@ -274,8 +278,7 @@ class Appservice:
         length = int(headers.get('content-length', 0))
         request = {'method': method, 'path': path, 'headers': headers, 'socket': s,
                    'stream': stream, 'length': length}
-        early = self.react(request) if getattr(self, 'early', False) else None
-        if early == 'drop':
+        if self.early and self.react(request) == 'drop':
             return False
         body = stream.read(length)
         if len(body) != length:
@@ -286,7 +289,7 @@ class Appservice:
         said = self.react(request)
         if said == 'drop':
             return False
-        if said is None or said == 'drop late' or said == 'accept':
+        if said is None or said == 'drop late':
             self.accept(path, body)
             if said == 'drop late':
                 return False

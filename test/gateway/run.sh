@@ -6,7 +6,9 @@
 # `gateway: N passed, N failed`, or the same of `torture`.
 set -u
 B=${B:-build} PYTHONDONTWRITEBYTECODE=1
-export B PYTHONDONTWRITEBYTECODE
+WORK=$PWD/$B/gateway-test.$$ # several runs do not disturb each other
+case $B in /*) WORK=$B/gateway-test.$$ ;; esac
+export B PYTHONDONTWRITEBYTECODE WORK
 name=gateway
 [ "${1-}" = torture ] && name=torture && shift
 if ! command -v python3 >/dev/null; then
@@ -15,10 +17,11 @@ if ! command -v python3 >/dev/null; then
     exit 1
 fi
 if [ $name = torture ]; then
-    exec python3 test/gateway/torture.py "$@"
+    python3 test/gateway/torture.py "$@"
+    status=$?
+else
+    python3 test/gateway/run.py "$@"
+    status=$?
 fi
-rm -rf "$B/gateway-test"
-python3 test/gateway/run.py "$@"
-status=$?
-rm -rf "$B/gateway-test"
+[ $status -ne 0 ] && [ $name = torture ] || rm -rf "$WORK" # what the torture says that it kept
 exit $status

@@ -11,7 +11,8 @@ HEAD = ['listen 127.0.0.1:0', 'server_name gw.example', 'store %s/x.log 1M']
 MISTAKES = [ # lines behind the three of HEAD, and which of them is the mistake (0: the first)
     (['nonsense 1'], 0), (['listen'], 0), (['listen 127.0.0.1'], 0), (['listen 127.0.0.1:x'], 0),
     (['listen 127.0.0.1:99999'], 0), (['listen :80'], 0), (['server_name'], 0), (['store x'], 0),
-    (['store x 1X'], 0), (['store x 0'], 0), (['store x -1'], 0), (['memory'], 0), (['memory x'], 0),
+    (['store x 1X'], 0), (['store x 0'], 0), (['store x -1'], 0), (['memory'], 0),
+    (['memory x'], 0),
     (['retry_ms_min 0'], 0), (['retry_ms_max x'], 0), (['txn_messages_max 1 2'], 0),
     (['appservice irc'], 0), (['appservice irc ftp://x hs as'], 0), ([APP + ' nonsense'], 0),
     (['appservice irc http:// hs as'], 0), (['appservice irc http://x:y hs as'], 0),
@@ -152,8 +153,9 @@ class Config(Case):
 
     def test_sigterm(self):
         g = self.gateway(DEVICES + irc())
-        with g.connect(b'PUT /'), g.connect(b'GET /_matrix/client/v3/sync?timeout=60000 HTTP/1.1\r\n'
-                                            b'Authorization: Bearer bob1\r\n\r\n'):
+        sync = (b'GET /_matrix/client/v3/sync?timeout=60000 HTTP/1.1\r\n'
+                b'Authorization: Bearer bob1\r\n\r\n')
+        with g.connect(b'PUT /'), g.connect(sync):
             g.send('bob1', 1, {'@alice:gw.example': {'*': {}}})
             self.assertEqual(g.stop(), 0)
         g.start()

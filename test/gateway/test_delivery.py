@@ -108,9 +108,9 @@ class Delivery(Case):
     def test_long_names(self):
         self.start()
         type, user = 'm.' + '\1' * 2000 + 'x' * 500, '@_irc_' + 'z' * 240 + ':gw.example'
+        longer = user.replace('z', 'zzzz')
         for n, (query, body) in enumerate((('', 65000), ('?user_id=' + user[:-2], 100),
-                                           ('?user_id=' + user, 100), ('?user_id=@_irc_' + 'z' * 990 +
-                                                                       ':gw.example', 100))):
+                                           ('?user_id=' + user, 100), ('?user_id=' + longer, 100))):
             answer = self.g.send('as_irc', n, {JOE: {'JOE': {'n': n, 'x': 'y' * body}},
                                                '@alice:gw.example': {'PHONE': {'x': 'y' * body}}},
                                  type=type, query=query)
@@ -160,8 +160,8 @@ class Delivery(Case):
         self.assertEqual(self.a.transactions()[-1], first[0])
         self.a.react = lambda r: None
         self.delivered([1])
-        # What an inclusive user's /sync had had when the appservice opted out comes there again: the
-        # queue does not keep that it was to go both ways.
+        # What an inclusive user's /sync had had when the appservice opted out comes there again:
+        # the queue does not keep that it was to go both ways.
         self.assertEqual(self.contents(self.g.drain('ann')), [{'n': 2}])
         self.empty()
 
@@ -261,17 +261,16 @@ class Delivery(Case):
 
     def test_a_dead_one_does_not_delay_another(self):
         self.a, silent = self.peer(), self.peer(lambda r: time.sleep(30) or 'drop')
-        self.g = self.gateway(DEVICES + irc(self.a.url) + irc(silent.url, id='xmpp')[:6] + FAST +
-                              [l for l in irc('http://127.0.0.1:9', id='dead')[:6]], start=False)
-        lines = open(self.g.path).read().replace(' hs as_xmpp', ' hs2 as_xmpp').replace(
-            ' hs as_dead', ' hs3 as_dead')
-        lines = '\n'.join(l for l in lines.split('\n') if 'inclusive' not in l)
-        open(self.g.path, 'w').write(lines.replace('device @team_ann:gw.example BRIDGE bridge by irc\n', ''))
-        self.g.start()
+        others = []
+        for id, url in (('xmpp', silent.url), ('dead', 'http://127.0.0.1:9')):
+            others += ['appservice %s %s hs_%s as_%s to_device' % (id, url, id, id),
+                       r'exclusive %s @_%s_.*:gw\.example' % (id, id),
+                       'device @_%s_joe:gw.example JOE %s' % (id, id)]
+        self.g = self.gateway(self.lines() + others)
         worst = 0
         for n in range(100):
-            self.assertEqual(self.g.send('bob1', 'd%d' % n, {
-                '@_xmpp_joe:gw.example': {'JOE': {}}, '@_dead_joe:gw.example': {'JOE': {}}})[0], 200)
+            to = {'@_%s_joe:gw.example' % id: {'JOE': {}} for id in ('xmpp', 'dead')}
+            self.assertEqual(self.g.send('bob1', 'd%d' % n, to)[0], 200)
             began = time.monotonic()
             self.send(n)
             until(lambda: len(self.a.messages) == n + 1)
@@ -566,7 +565,8 @@ class Delivery(Case):
                 self.send(4)
                 self.send(5, '@team_ann:gw.example', 'ANN')
                 # What is in flight stays so; the rest is in /sync.
-                self.assertEqual(self.contents(self.g.drain('joe_irc')), [{'n': n} for n in (1, 2, 4)])
+                self.assertEqual(self.contents(self.g.drain('joe_irc')),
+                                 [{'n': n} for n in (1, 2, 4)])
                 self.assertEqual(self.contents(self.g.drain('ann')), [{'n': 3}, {'n': 5}])
                 self.assertEqual(self.g.status()['queued'], 1)
                 self.a.react = lambda r: None
@@ -614,10 +614,10 @@ class Delivery(Case):
         self.g = self.gateway(users, store='16M')
         for i in range(60):
             self.g.send('tok0', i, {'@u%d:gw.example' % i: {'D': {'to': i, 'x': 'y' * 60000}}})
-        # Clients that don't read hold the slots.
-        holders = [self.g.connect(b'PUT %s HTTP/1.1\r\nAuthorization: Bearer tok0\r\nContent-Length:'
-                                  b' 100000\r\n\r\n{' % send_path('h%d' % i).encode())
-                   for i in range(24)]
+        # Bodies that don't end hold the slots.
+        put = (b'PUT %s HTTP/1.1\r\nAuthorization: Bearer tok0\r\nContent-Length: 100000'
+               b'\r\n\r\n{' + b' ' * 900)
+        holders = [self.g.connect(put % send_path('h%d' % i).encode()) for i in range(24)]
         time.sleep(0.2)
         wrong = []
 

@@ -1,6 +1,5 @@
 """Many connections, much at once, and how much memory that takes."""
 import http.client
-import json
 import os
 import random
 import resource
@@ -11,7 +10,7 @@ import threading
 import time
 import unittest
 
-from harness import Case, DEVICES, FAST, Gateway, Program, V3, irc, request, send_path, until
+from harness import Case, DEVICES, FAST, V3, irc, request, send_path, until
 
 KIB = 1024
 resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))

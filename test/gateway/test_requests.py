@@ -48,7 +48,7 @@ class Send(Case):
             self.assertEqual(self.got('bob1'), [{'n': 'b'}])
         self.g.send('bob1', 's', {'@alice:gw.example': {'*': {'n': 1}}})
         self.assertEqual(self.got('alice1') + self.got('alice2'), [{'n': 1}] * 2)
-        # A named device that is unknown takes nothing from the others; the next request starts anew.
+        # A named device that is unknown takes nothing from the others; the next starts anew.
         self.g.send('bob1', 'u', {'@alice:gw.example': {'*': {'n': 2}, 'NONE': {'n': 3}}})
         self.assertEqual(self.got('alice1') + self.got('alice2'), [{'n': 2}] * 2)
 
@@ -94,7 +94,8 @@ class Send(Case):
         self.assertEqual(self.g.send('as_irc', 'a', to, query='?user_id=@_irc_joe:gw.example'),
                          (200, {}))
         self.assertEqual(self.g.status()['queued'], 7)
-        self.assertEqual(self.g.send('bob1', 'a', {'@alice:gw.example': {'*': {'n': 2}}}), (200, {}))
+        other = {'@alice:gw.example': {'*': {'n': 2}}}
+        self.assertEqual(self.g.send('bob1', 'a', other), (200, {}))
         self.assertEqual(self.g.request('PUT', send_path('a'), 'garbage', 'bob1'), (200, {}))
         self.assertEqual(self.g.status()['queued'], 7)
         # Escapes are spellings of one path.
@@ -111,8 +112,9 @@ class Send(Case):
         self.assertEqual(self.got('alice1'), [{'n': 1}])
 
     def test_the_same_request_at_the_same_time(self):
-        threads = [threading.Thread(target=self.g.send, args=(
-            'bob1', t, {'@alice:gw.example': {'PHONE': {'n': t}}})) for t in range(20) for _ in '123']
+        to = lambda n: {'@alice:gw.example': {'PHONE': {'n': n}}}
+        threads = [threading.Thread(target=self.g.send, args=('bob1', n, to(n)))
+                   for n in range(20) for _ in range(3)]
         for t in threads:
             t.start()
         for t in threads:

@@ -9,7 +9,8 @@ from harness import Appservice, Case, DEVICES, FAST, Gateway, V3, irc, read_answ
 
 PUT = b'PUT %s HTTP/1.1\r\nAuthorization: Bearer bob1\r\nContent-Length: 100\r\n\r\n{'
 LONG = PUT.replace(b'100', b'10000') + b' ' * 900 # needs a slot
-PING = b'POST /_matrix/client/v1/appservice/irc/ping HTTP/1.1\r\nAuthorization: Bearer as_irc\r\n\r\n'
+PING = (b'POST /_matrix/client/v1/appservice/irc/ping HTTP/1.1\r\n'
+        b'Authorization: Bearer as_irc\r\n\r\n')
 
 
 class Minute(Case):
@@ -22,7 +23,8 @@ class Minute(Case):
         cls.sockets = {'idle': cls.g.connect(), 'head': cls.g.connect(b'PUT /x HTTP'),
                        'long': cls.g.connect(b'PUT /x HTTP/1.1\r\nA: ' + b'x' * 3000),
                        'body': cls.g.connect(put),
-                       'long body': cls.g.connect(LONG % send_path('l').encode()), 'ping': cls.g.connect(PING),
+                       'long body': cls.g.connect(LONG % send_path('l').encode()),
+                       'ping': cls.g.connect(PING),
                        'ping 2': cls.g.connect(PING),
                        'drain': cls.g.connect(put.replace(b'PUT', b'GET')),
                        'sync': cls.g.connect(b'GET %s/sync?timeout=75000 HTTP/1.1\r\nAuthorization:'

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-from harness import Appservice, Gateway, KEY, Program, V3, free_port, request, send_path, until
+from harness import Appservice, Gateway, Program, V3, free_port, request, send_path, until
 
 SECONDS = float(sys.argv[1]) if len(sys.argv) > 1 else 30
 SEED = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(1 << 32)
@@ -140,8 +140,8 @@ class Faults:
             counts['dropped early'] += 1
             return 'drop'
         with self.lock:
-            kind = self.random.choice(('fine', 'fine', 'fine', 'drop', 'drop late', 'slow', 401, 429,
-                                       500, 502, 404, 413, 'endless', 'silent'))
+            kind = self.random.choice(('fine', 'fine', 'fine', 'drop', 'drop late', 'slow',
+                                       401, 429, 500, 502, 404, 413, 'endless', 'silent'))
         if kind == 413 and (txn in py.seen or r['body'].count(b'"to_user_id"') < 2):
             kind = 'fine' # what was accepted, or is alone, is not too large
         if kind == 404 and not r['path'].startswith('/_matrix'):
