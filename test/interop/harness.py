@@ -139,6 +139,7 @@ sender irc @ircbot:gw.example
 exclusive irc @_irc_.*:gw\\.example
 retry_ms_min 100
 retry_ms_max 400
+device_bytes_max 8M
 {self.extra}
 """ + "".join("device %s %s %s %s\n" % (d + ("",))[:4] for d in devices))
 
@@ -223,7 +224,8 @@ class Proxy:
         except queue.Empty:
             fault = ""
         time.sleep(self.delay)
-        head = f"{h.command} {h.path} HTTP/1.1\r\n".encode() + bytes(h.headers)
+        lines = [f"{h.command} {h.path} HTTP/1.1"] + [f"{k}: {v}" for k, v in h.headers.items()]
+        head = "\r\n".join(lines + ["", ""]).encode()
         self.requests.append((h.path, body, fault))
         status, answer = 500, b'{"errcode":"M_UNKNOWN"}'
         if fault in ("", "lose", "lose500"):

@@ -25,12 +25,17 @@ async def main(port, hs_token, as_token, out):
 
     async def key_counts(counts):
         write("device_one_time_keys_count", {
-            user: {device: count.serialize() for device, count in devices.items()}
+            # It knows two algorithms, and gives both.
+            user: {device: {k: n for k, n in count.serialize().items() if n}
+                   for device, count in devices.items()}
             for user, devices in counts.items()})
 
     @service.matrix_event_handler
     async def event(event):
-        write("ephemeral" if event.type.is_ephemeral else "events", event.serialize())
+        fields = ("type", "sender", "room_id", "event_id", "content")
+        event = event.serialize()
+        write("events" if "event_id" in event else "ephemeral",
+              {field: event[field] for field in fields if field in event})
 
     service.to_device_handler, service.device_list_handler = to_device, device_lists
     service.otk_handler = key_counts

@@ -55,8 +55,11 @@ func main() {
 			if e.Type.Class == event.EphemeralEventType {
 				kind = "ephemeral"
 			}
-			write(kind, map[string]any{"type": e.Type.Type, "sender": e.Sender, "room_id": e.RoomID,
-				"event_id": e.ID, "content": e.Content.Raw})
+			value := map[string]any{"type": e.Type.Type, "room_id": e.RoomID, "content": e.Content.Raw}
+			if e.ID != "" {
+				value["sender"], value["event_id"] = e.Sender, e.ID
+			}
+			write(kind, value)
 		case l := <-as.DeviceLists:
 			write("device_lists", l)
 		case c := <-as.OTKCounts:

@@ -29,13 +29,12 @@ const appservice = new Appservice({
 });
 const write = (kind, value) => fs.appendFileSync(out, JSON.stringify([kind, value]) + "\n");
 
-appservice.on("ephemeral.event", e => {
-    // The SDK's note of where it came from.
-    const kind = Object.entries(e.unsigned).find(([k]) => k.startsWith("io.t2bot"))?.[1]
-        ?? Object.values(e.unsigned)[0];
-    const { unsigned, ...event } = e;
-    write(kind, event);
-});
-appservice.on("room.event", (room, e) => write("events", e));
-appservice.on("device_lists", lists => write("device_lists", lists));
+appservice.on("ephemeral.event", ({ unsigned, ...event }) =>
+    write(unsigned["io.t2bot.sdk.bot.type"], event)); // the SDK's note of where it came from
+appservice.on("room.event", (room, { type, sender, room_id, event_id, content }) =>
+    write("events", { type, sender, room_id, event_id, content }));
+appservice.on("device_lists", ({ changed, left }) => write("device_lists", { changed, left }));
+appservice.on("otk.counts", counts => write("device_one_time_keys_count", counts));
+appservice.on("otk.unused_fallback_keys", types =>
+    write("device_unused_fallback_key_types", types));
 appservice.begin().then(() => console.log("receiver: listening"));
