@@ -15,7 +15,7 @@ from harness import (AS_TOKEN, BUILD, HERE, HS_TOKEN, INSTALLED, KINDS, PREFIX, 
 from samples import CONTENTS, captured
 
 PEER = os.environ["INTEROP_PEER"]
-BOT_SDK = ["node", HERE / "node/receiver.js"]
+BOT_SDK = [os.environ.get("NODE", "node"), HERE / "node/receiver.js"]
 # How to start it; which siblings it hands on; whether it reads the stable keys.
 COMMAND, READS, STABLE = {
     "mautrix-go": ([INSTALLED / "mautrix-go"], set(KINDS[:-1]), True),
@@ -47,7 +47,7 @@ class Receiver(Program):
         self.out.touch()
         tokens = [HS_TOKEN] if PEER == "ruma" else [HS_TOKEN, AS_TOKEN]
         super().__init__(COMMAND + [self.port, *tokens, self.out], folder / "receiver.log",
-                         "receiver: listening", INSTALLED / "node" if "node" in COMMAND else folder)
+                         "receiver: listening", INSTALLED / "node" if COMMAND[0] == BOT_SDK[0] else folder)
 
     def got(self, kind="to_device"):
         lines = [parsed(line) for line in self.out.read_text().split("\n")[:-1]]
