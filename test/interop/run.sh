@@ -96,7 +96,7 @@ for peer in $peers; do
         echo "interop: $peer"
         # A time limit for each peer: one that hangs must not take the others with it.
         INTEROP_PEER=$peer timeout -k 10 300 "$dir/python/bin/python" -B -m pytest -q \
-            -p no:cacheprovider -o console_output_style=none --tb=short "$tests" >"$log" 2>&1
+            -p no:cacheprovider -o console_output_style=classic --tb=short "$tests" >"$log" 2>&1
         status=$?
         sum=$(tail -n 1 "$log")
         good=$(echo "$sum" | sed -n 's/.*\b\([0-9][0-9]*\) passed.*/\1/p')

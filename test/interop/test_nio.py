@@ -13,7 +13,7 @@ ALICE, CAROL, BOB = "@alice:gw.example", "@carol:gw.example", "@_irc_bob:gw.exam
 # nio drops a message with an empty content: it takes it for a redacted one.
 MESSAGES = [(type_, content) for type_, content in
             [("org.example." + name, json.loads(text)) for name, text in CONTENTS.items()]
-            + captured() if content]
+            + [('org.example/\U0001f389 %25"\\?#\n', {"n": 1})] + captured() if content]
 
 
 @pytest.fixture(scope="module")
