@@ -129,6 +129,9 @@ mutants: ## Puts faults into a copy of the library: the tests must catch each
 bindings: ## Calls the library from other languages, without a C compiler
 	@$(SCRIPT_ENV) sh test/bindings/run.sh
 
+interop: $(EXAMPLES) ## Exchanges messages with real homeservers, bridges and clients (PEER=NAME: with one)
+	@$(SCRIPT_ENV) sh test/interop/run.sh
+
 lint: ## Compiles everything at the compilers' strictest, and runs the static analysers
 	@MAKE='$(MAKE)' bash test/lint.sh
 
@@ -150,6 +153,6 @@ help: ## Lists these targets
 force:
 
 .PHONY: force all tests demo test suites soak sim fuzz bench instructions size test-mcu \
-	test-sqlite test-gateway torture mutants \
-	bindings lint sanitize cross coverage clean help run-header run-stack run-examples \
+	test-sqlite test-gateway torture mutants bindings interop lint sanitize cross coverage \
+	clean help run-header run-stack run-examples \
 	$(SUITES:%=run-%) $(REPLAYS:%=run-%)
