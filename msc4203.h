@@ -4251,7 +4251,7 @@ MSC4203_COLD void writer_open(struct msc4203_writer_state *w, const writer_kind 
         return;
     }
     if (row->form > WRITER_ID)
-        writer_name(w, !same, row->form, 4 + (row->needs >> ITEM_FIELDS));
+        writer_name(w, !same, row->form, 4u + (row->needs >> ITEM_FIELDS));
     writer_byte(w, row->form == WRITER_MAP ? '{' : '[');
 }
 
@@ -8086,7 +8086,7 @@ MSC4203_PRIVATE int sender_choose(struct msc4203_sender_state *s, char *memory, 
     msc4203_transaction *t = &s->transaction;
     uint64_t after = 0, budget = s->config.bytes_max >> s->halvings;
     uint32_t most = s->config.messages_max >> s->halvings;
-    msc4203_span part;
+    msc4203_span part = {NULL, 0};
     int result;
 
     memset(t, 0, sizeof *t);
@@ -8343,7 +8343,7 @@ MSC4203_API int msc4203_sender_read(msc4203_sender *sender, uint64_t at, void *m
 {
     struct msc4203_sender_state *s = &sender->priv;
     char *to = (char *)data;
-    msc4203_span part;
+    msc4203_span part = {NULL, 0};
     uint64_t begin = 0;
     size_t skip, n;
     int result;

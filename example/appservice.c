@@ -257,7 +257,7 @@ static void connection_write(struct connection *c)
 {
     while (c->out_at < c->out_bytes) {
         ssize_t n = send(c->fd, c->out + c->out_at, c->out_bytes - c->out_at, MSG_NOSIGNAL);
-        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
+        if (n < 0 && http_again())
             return;
         if (n <= 0) {
             connection_close(c);
@@ -417,7 +417,7 @@ static void connection_read(struct connection *c)
         n = recv(c->fd, c->in + c->in_bytes, sizeof c->in - c->in_bytes, 0);
     else
         n = recv(c->fd, a.piece, room, body && !exact ? MSG_PEEK : 0);
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
+    if (n < 0 && http_again())
         return;
     if (n <= 0) {
         connection_close(c);

@@ -104,9 +104,10 @@ static void load(const char *name)
 /* ---- programs ---- */
 
 /* Starts a program; its `output` (1 or 2) comes out of a pipe, the rest goes to a file. */
-static pid_t start(char **words, int output, const char *rest, int *out)
+static pid_t start(const char *const *words, int output, const char *rest, int *out)
 {
-    int ends[2], file;
+    char *copy[12];
+    int ends[2], file, i;
     pid_t pid;
 
     fflush(stdout);
@@ -119,7 +120,10 @@ static pid_t start(char **words, int output, const char *rest, int *out)
         dup2(file, output == 1 ? 2 : 1);
         close(ends[0]);
         close(ends[1]);
-        execv(words[0], words);
+        for (i = 0; words[i] != NULL; i++)
+            memcpy(&copy[i], &words[i], sizeof copy[i]); /* execv() writes to none of them */
+        copy[i] = NULL;
+        execv(copy[0], copy);
         _exit(127);
     }
     close(ends[1]);
@@ -145,7 +149,7 @@ static unsigned listening(int out, const char *name)
 
 static void start_gateway(void)
 {
-    char *words[] = {"build/gateway", "build/demo.run/config", NULL};
+    const char *words[] = {"build/gateway", "build/demo.run/config", NULL};
     FILE *file = fopen("build/demo.run/config", "w");
     int out, i;
 
@@ -167,7 +171,7 @@ static void start_gateway(void)
 static void start_appservice(void)
 {
     char address[32];
-    char *words[] = {"build/appservice", "--listen", address, "--hs-token", "HS_TOKEN", "--state",
+    const char *words[] = {"build/appservice", "--listen", address, "--hs-token", "HS_TOKEN", "--state",
                      "build/demo.run/state", "--out", "build/demo.run/out", NULL};
     int out;
 

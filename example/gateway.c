@@ -448,7 +448,7 @@ static void connection_write(struct connection *c)
 {
     while (c->out_at < c->out_bytes) {
         ssize_t n = send(c->fd, out_of(c) + c->out_at, c->out_bytes - c->out_at, MSG_NOSIGNAL);
-        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
+        if (n < 0 && http_again())
             return;
         if (n <= 0) {
             connection_close(c);
@@ -896,7 +896,7 @@ static int outgoing_send(struct outgoing *o, outgoing_source *source, void *cont
                 return -1;
         }
         n = send(o->fd, data, bytes, MSG_NOSIGNAL);
-        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
+        if (n < 0 && http_again())
             return 0;
         if (n <= 0)
             return -1;
@@ -917,7 +917,7 @@ static int outgoing_receive(struct outgoing *o, char *keep, size_t room, size_t 
         msc4203_span piece;
         ssize_t n = recv(o->fd, o->in + o->in_bytes, sizeof o->in - o->in_bytes, 0);
 
-        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
+        if (n < 0 && http_again())
             return 0;
         if (n <= 0) {
             if (n == 0 && o->have_head && o->body.state == HTTP_BODY_ALL) {
@@ -1668,7 +1668,7 @@ static int connection_read_body(struct connection *c)
     size_t room = exact && c->body.left < PIECE_BYTES ? (size_t)c->body.left : PIECE_BYTES, at = 0;
     ssize_t n = recv(c->fd, g.piece, room, exact ? 0 : MSG_PEEK);
 
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
+    if (n < 0 && http_again())
         return 0;
     if (n <= 0) {
         connection_close(c);
@@ -1697,7 +1697,7 @@ static void connection_read(struct connection *c)
 
     if (c->state == CONNECTION_LINGER) {
         n = recv(c->fd, g.piece, PIECE_BYTES, 0);
-        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
+        if (n == 0 || (n < 0 && !http_again()))
             connection_close(c);
         return;
     }
@@ -1708,12 +1708,12 @@ static void connection_read(struct connection *c)
     }
     if (c->state != CONNECTION_HEAD && c->state != CONNECTION_GATHER) { /* it has gone? */
         n = recv(c->fd, g.piece, 1, MSG_PEEK);
-        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
+        if (n == 0 || (n < 0 && !http_again()))
             connection_close(c);
         return;
     }
     n = recv(c->fd, in + c->in_bytes, room - c->in_bytes, 0);
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
+    if (n < 0 && http_again())
         return;
     if (n <= 0) {
         connection_close(c);

@@ -457,6 +457,16 @@ static HTTP_UNUSED int http_parameter(const msc4203_span *query, const char *nam
 
 /* ---- sockets ---- */
 
+/* After a call that failed: whether it may do better later. */
+static HTTP_UNUSED int http_again(void)
+{
+#if EAGAIN != EWOULDBLOCK
+    if (errno == EWOULDBLOCK)
+        return 1;
+#endif
+    return errno == EAGAIN || errno == EINTR;
+}
+
 static HTTP_UNUSED const char *http_reason(int status)
 {
     switch (status) {

@@ -151,7 +151,7 @@ static int operate(msc4203_queue *q, const uint8_t *bytes, uint32_t *batch, uint
     case 2:
     case 3:
         memset(&message, 0, sizeof message);
-        message.time_ms = 1000 + bytes[2];
+        message.time_ms = 1000u + bytes[2];
         message.channels = bytes[1] & 1 ? 1 : bytes[1] & 2 ? 2 : 1 + bytes[2] % 15u;
         set_span(&message.item.sender, "@sender:b");
         set_span(&message.item.type, "t");
@@ -189,7 +189,7 @@ static int operate(msc4203_queue *q, const uint8_t *bytes, uint32_t *batch, uint
     case 12:
         return q->drop(q->context, &device, bytes[2] & 1 ? request.who : NULL);
     case 13:
-        return q->expire(q->context, 1000 + bytes[2], &expired);
+        return q->expire(q->context, 1000u + bytes[2], &expired);
     case 14:
         set_span(&span, names[bytes[1] & 3]);
         return q->channel(q->context, &span, 1, &to);

@@ -79,8 +79,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     c->failing = how != 0;
     c->pinned = data[0] >> 3 & 1;
     c->size_max = data[0] & 16 ? 1800 : data[0] & 32 ? 600 : 120;
-    c->devices = 1 + data[2] % CONTRACT_DEVICES;
-    c->channels = 2 + (data[2] >> 4) % (CONTRACT_CHANNELS - 1);
+    c->devices = 1u + data[2] % (unsigned)CONTRACT_DEVICES;
+    c->channels = 2u + (unsigned)(data[2] >> 4) % (CONTRACT_CHANNELS - 1);
     contract_begin(c);
     bench_age(&b, data[3] % 64);
     for (steps = 0; steps < STEPS && left != 0 && test_failed == 0; steps++) {
