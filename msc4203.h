@@ -1097,6 +1097,7 @@ typedef struct msc4203_message {
     uint64_t time_ms;   /* * when it was accepted, milliseconds since 1970 */
     uint32_t channels;  /* * what it waits for: bits of enum msc4203_channel */
     uint32_t bytes;     /* of memory that its strings need */
+    uint32_t delivered; /* the bit of MSC4203_CHANNEL_SYNC, when /sync has had it; or 0 */
     msc4203_item item;  /* * sender, type, user_id, device_id, content; `kind` is told */
 } msc4203_message;
 
@@ -1205,7 +1206,7 @@ typedef struct msc4203_queue {
 
     /* Takes message `number` out of `channel` (and `device`, as for next()) and, if `channels` is
      * not empty, puts it into those under a new number, in one step: for a change-over, and for
-     * parking. The other channels that it waits for keep it under its old number. What was moved
+     * parking. What is moved away from /sync does not count as delivered there. The other channels that it waits for keep it under its old number. What was moved
      * becomes visible under its new number with the next flush().
      *
      * Returns MSC4203_OK and, if `moved` is not NULL, its new number in *moved (0 if there is
@@ -1771,10 +1772,9 @@ MSC4203_API int msc4203_change_device(const msc4203_queue *queue, const msc4203_
 
 /* Changing over, for an application service that has opted out: each message that waits for its
  * channel and is not in flight stays, if `route` (what msc4203_route() says of its device now)
- * still has it in it; else it is moved to /sync, if that is in it; else it is taken out, or moved
- * to the others in it when it waits for none of them. (What had been delivered in /sync already
- * thus comes there again: rather twice than never. Change over one service after the other.) After
- * a crash in between, call it again.
+ * still has it in it; else it is moved to /sync, if that is in it and has not had it; else it is
+ * taken out, or moved to the others in it when it waits for none of them. (Change over one service
+ * after the other.) After a crash in between, call it again.
  *
  * Returns MSC4203_OK, or an error of the queue. */
 MSC4203_API int msc4203_change_channel(const msc4203_queue *queue, uint32_t channel,
@@ -4670,13 +4670,13 @@ MSC4203_API void msc4203_digest_end(msc4203_digest *digest, unsigned char out[16
  * filler goes before, or the last unit stays empty.
  *
  *   1 message   fixed: 16 position it was copied from; 20 lengths of sender, type, user id and
- *   device
- *               id, 2 bytes each; 28 number, 8 bytes (0: not committed); 36 time in ms, 8 bytes; 44
- *               hash of the device, 8 bytes; 52 set of channels at first; 56 set now, but for what
- *               the index tells. 60 links, 8 bytes for the device's chain and for each of channels
- *               1 to 31 in the first set, ascending: position of the next and of the previous
- *               message of the chain. Links have no checksum: of two neighbours each must name the
- *               other. Body: sender, type, user id, device id, content. Flags: the batch.
+ *               device id, 2 bytes each; 28 number, 8 bytes (0: not committed); 36 time in ms, 8
+ *               bytes; 44 hash of the device, 8 bytes; 52 set of channels at first, less /sync once
+ *               it was moved away from there; 56 set now, but for what the index tells. 60 links, 8
+ *               bytes for the device's chain and for each of channels 1 to 31 in the first set,
+ *               ascending: position of the next and of the previous message of the chain. Links
+ *               have no checksum: of two neighbours each must name the other. Body: sender, type,
+ *               user id, device id, content. Flags: the batch.
  *   2 copy      a message that was moved forward, because the ring's end came to where it was
  *   3 journal   body: 16 place before which all was durable; 20 place before which the links were,
  *               too; 24 pairs of an address and a value, 4 bytes each. An address is that of a word
@@ -5330,6 +5330,7 @@ MSC4203_APART void log_put_message(struct msc4203_log_state *s, struct log_messa
     log_put(s, cell + 3, m->crc, 0);
     log_put(s, cell + 7, m->number_words[0], 0);
     log_put(s, cell + 8, m->number_words[1], 0);
+    log_put(s, cell + 13, m->set, 0);
     log_put(s, cell + 14, m->waiting, 0);
 }
 
@@ -6209,6 +6210,7 @@ MSC4203_PRIVATE int log_next(void *context, uint32_t channel, const msc4203_devi
         after = message->number = m.number;
         message->time_ms = log_time(&m);
         message->channels = log_waiting(s, &m);
+        message->delivered = m.set & ~message->channels & 1;
         at = log_body(s, &m, &size);
         message->bytes = size;
         if (size > bytes)
@@ -6363,7 +6365,7 @@ MSC4203_PRIVATE int log_push(void *context, uint32_t batch, const msc4203_messag
     if (bytes == UINT32_MAX)
         return MSC4203_E_TOO_LARGE;
     log_begin_message(s, &m, message->channels, batch - 1, bytes);
-    need = 18 + 8 * log_links(m.set);
+    need = 19 + 8 * log_links(m.set);
     if (s->word[LOG_LIVE] + s->pending + s->need + need + m.units > log_capacity(s))
         return MSC4203_E_QUEUE_FULL;
     result = log_room(s, m.units + need, log_floor(s) + 4 * LOG_JOURNAL);
@@ -6759,7 +6761,7 @@ MSC4203_APART int log_again(struct msc4203_log_state *s, const struct log_messag
 MSC4203_APART int log_move_on(struct msc4203_log_state *s, uint32_t channel,
                               struct log_message *old, uint32_t channels, uint64_t *moved)
 {
-    uint32_t device = log_device(s, old->hash), w = log_device_words(s, device - 1), bytes;
+    uint32_t device = log_device(s, old->hash), w = log_device_words(s, device - 1), bytes, left;
     uint64_t next = log_word64(s, LOG_NEXT);
     struct log_message m = *old;
 
@@ -6773,8 +6775,16 @@ MSC4203_APART int log_move_on(struct msc4203_log_state *s, uint32_t channel,
         if (moved != NULL)
             *moved = next;
     }
-    if (channel == 0 && s->word[w + DEVICE_NEXT] == old->at)
-        log_set_word64(s, w + DEVICE_SYNCED, old->number);
+    if (channel == 0) {
+        if (s->word[w + DEVICE_NEXT] == old->at)
+            log_set_word64(s, w + DEVICE_SYNCED, old->number);
+        left = log_waiting(s, old) & ~(uint32_t)1;
+        if (left != 0) { /* others keep it: it says that /sync has not had it */
+            old->waiting = left;
+            old->set &= ~(uint32_t)1;
+            log_put_message(s, old);
+        }
+    }
     log_take(s, old, (uint32_t)1 << channel);
     return log_finish(s, MSC4203_OK);
 }
@@ -8827,12 +8837,12 @@ MSC4203_API void msc4203_sync_token(const msc4203_sync *sync, char token[48])
 /* ---- changing over ---- */
 
 /* Where a message goes that leaves a channel, when its device has `channels` now: to /sync alone
- * where that has it, for other services in the set have had it, or came later; and to others only
- * if it would else be with nobody. */
+ * where that is in it and has not had the message, for other services in it have had it, or came
+ * later; and to others only if it would else be with nobody. */
 MSC4203_PRIVATE uint32_t change_to(const msc4203_message *message, uint32_t channels)
 {
     if (channels >> MSC4203_CHANNEL_SYNC & 1)
-        channels = (uint32_t)1 << MSC4203_CHANNEL_SYNC;
+        channels = (uint32_t)1 << MSC4203_CHANNEL_SYNC & ~message->delivered;
     else if (message->channels & channels)
         channels = 0;
     return channels & ~message->channels;
@@ -8912,30 +8922,40 @@ MSC4203_APART int change_begin(const msc4203_queue *queue, uint32_t channel, uin
     return result;
 }
 
+/* Takes the first message after *number, and moves it if it does not stay. Returns MSC4203_OK,
+ * MSC4203_ITEM when it stays, or anything else when that was all. */
+MSC4203_APART int change_step(const msc4203_queue *queue, uint32_t channel, uint64_t *number,
+                              uint32_t (*route)(void *context, const msc4203_device *device),
+                              void *context, void *memory, size_t bytes)
+{
+    msc4203_message message;
+    uint32_t channels;
+    int result;
+
+    message.number = *number;
+    result = change_next(queue, channel, NULL, memory, bytes, &message);
+    if (result != MSC4203_ITEM)
+        return result;
+    *number = message.number;
+    if (message.channels == 0)
+        return MSC4203_ITEM;
+    channels = change_route(&message, context, route);
+    if (channels >> channel & 1)
+        return MSC4203_ITEM;
+    return change_move(queue, channel, NULL, message.number, change_to(&message, channels));
+}
+
 MSC4203_API int msc4203_change_channel(const msc4203_queue *queue, uint32_t channel,
                                        uint32_t (*route)(void *context,
                                                          const msc4203_device *device),
                                        void *context, void *memory, size_t bytes,
                                        uint64_t *moved)
 {
-    msc4203_message message;
-    uint64_t count = 0;
-    int result = change_begin(queue, channel, &message.number);
+    uint64_t number, count = 0;
+    int result = change_begin(queue, channel, &number);
 
-    while (result == MSC4203_OK) {
-        uint32_t channels;
-
-        result = change_next(queue, channel, NULL, memory, bytes, &message);
-        if (result != MSC4203_ITEM)
-            break;
-        result = MSC4203_OK;
-        if (message.channels == 0)
-            continue;
-        channels = change_route(&message, context, route);
-        if (channels >> channel & 1)
-            continue;
-        result = change_move(queue, channel, NULL, message.number,
-                             change_to(&message, channels));
+    while (result == MSC4203_OK || result == MSC4203_ITEM) {
+        result = change_step(queue, channel, &number, route, context, memory, bytes);
         count += result == MSC4203_OK;
     }
     if (moved != NULL)

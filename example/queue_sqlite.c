@@ -14,7 +14,8 @@ static const char schema[] =
     "PRAGMA synchronous=FULL;"
     "PRAGMA temp_store=MEMORY;"
     "CREATE TABLE IF NOT EXISTS message (number INTEGER PRIMARY KEY, channels INTEGER NOT NULL,"
-    " time INTEGER NOT NULL, user BLOB, device BLOB, sender BLOB, type BLOB, content BLOB);"
+    " time INTEGER NOT NULL, user BLOB, device BLOB, sender BLOB, type BLOB, content BLOB,"
+    " routed INTEGER NOT NULL);" /* the set at first; less /sync, once it was moved from there */
     "CREATE INDEX IF NOT EXISTS by_device ON message (user, device, number);"
     "CREATE TABLE IF NOT EXISTS waiting (channel INTEGER, number INTEGER,"
     " PRIMARY KEY (channel, number)) WITHOUT ROWID;"
@@ -50,7 +51,7 @@ static const char *const texts[QUEUE_SQLITE_STATEMENTS] = {
     "SELECT number FROM next",
     "UPDATE next SET number = number + ?1",
     "INSERT INTO message SELECT ?2 + row_number() OVER (ORDER BY id) - 1, channels, time, user,"
-    " device, sender, type, content FROM staged WHERE batch = ?1",
+    " device, sender, type, content, channels FROM staged WHERE batch = ?1",
     "SELECT count(*) FROM staged WHERE batch = ?1",
     /* the bits of each new message's set, as rows: what next() and done() find channels by */
     "WITH RECURSIVE bit (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM bit WHERE n < 31)"
@@ -75,8 +76,9 @@ static const char *const texts[QUEUE_SQLITE_STATEMENTS] = {
     "UPDATE channel SET held = ?2 WHERE number = ?1",
     "SELECT 1 FROM message WHERE number = ?2 AND number < ?3 AND channels >> ?1 & 1"
     " AND (?1 > 0 OR (user = ?4 AND device = ?5))",
-    "UPDATE message SET channels = channels & ~(1 << ?1) WHERE number = ?2",
-    "INSERT INTO message SELECT ?1, ?3, time, user, device, sender, type, content FROM message"
+    "UPDATE message SET channels = channels & ~(1 << ?1), routed = routed & ~(?1 = 0)"
+    " WHERE number = ?2",
+    "INSERT INTO message SELECT ?1, ?3, time, user, device, sender, type, content, ?3 FROM message"
     " WHERE number = ?2",
     "UPDATE message SET channels = channels & (SELECT coalesce(sum(1 << c.number), 0)"
     " FROM channel c WHERE c.held >= message.number) WHERE user = ?4 AND device = ?5",
@@ -328,6 +330,7 @@ static int q_next(void *context, uint32_t channel, const msc4203_device *device,
     message->number = (uint64_t)sqlite3_column_int64(s, 0);
     message->channels = (uint32_t)sqlite3_column_int64(s, 1);
     message->time_ms = (uint64_t)sqlite3_column_int64(s, 2);
+    message->delivered = (uint32_t)sqlite3_column_int64(s, 8) & ~message->channels & 1;
     for (i = 3; i < 8; i++)
         size += keep(s, i, NULL, NULL);
     message->bytes = (uint32_t)size;

@@ -53,6 +53,7 @@ struct contract_message {
     uint64_t number; /* 0: committed by a call that failed, so not known */
     uint64_t time;
     uint32_t set, maybe; /* maybe: channels out of which it may have been taken */
+    int for_sync;        /* it waits for /sync, or was delivered there */
     uint32_t seed, size;
     int device;
 };
@@ -260,6 +261,7 @@ static TEST_UNUSED int contract_next(struct contract *c, unsigned channel, int d
     if (!CHECK_CASE(result == MSC4203_ITEM, c->doing))
         return 0;
     CHECK_CASE(got.number == m->number, c->doing);
+    CHECK_CASE(got.delivered == (m->for_sync && (m->set & 1) == 0), c->doing);
     if (!CHECK_CASE(got.channels == contract_real(c, m->set), c->doing))
         printf("  message %lu: %x, not %x\n", (unsigned long)m->number, (unsigned)got.channels,
                (unsigned)contract_real(c, m->set));
@@ -576,6 +578,7 @@ static TEST_UNUSED int contract_push(struct contract *c, struct contract_batch *
     m->set = (uint32_t)(1 + test_below(sets));
     if (test_below(3)) /* mostly what servers have */
         m->set = test_below(2) ? 1 : 2 & sets ? 2 : 1;
+    m->for_sync = (int)(m->set & 1);
     m->time = c->time;
     message.time_ms = m->time;
     message.channels = contract_real(c, m->set);
@@ -804,7 +807,10 @@ static TEST_UNUSED void contract_move(struct contract *c)
     if (m != NULL) {
         copy = *m;
         m->set &= ~(1u << channel);
+        if (channel == 0)
+            m->for_sync = 0;
         copy.set = to;
+        copy.for_sync = (int)(to & 1);
         copy.number = 0;
         if (to != 0)
             c->now.messages[c->now.count++] = copy;
