@@ -56,7 +56,7 @@ class Load(Case):
         return crowd
 
     def test_a_thousand_others(self):
-        g = self.gateway(DEVICES)
+        g = self.gateway(DEVICES, store='16M')
         alone = beside = None
         for attempt in range(4): # the machine may be busy with something else
             alone = self.measure(g, 'a%d-' % attempt)[0]

@@ -236,8 +236,9 @@ hurts = [now_and_then(stop, 2, 0.2, 1.5, hurt_gateway),
 time.sleep(SECONDS)
 stop.set()
 faults.calm = True
+end = time.monotonic() + 60
 for t in hurts + clients:
-    t.join(60)
+    t.join(max(0, end - time.monotonic()))
     if t.is_alive():
         problems.append('something hangs')
 if program.process.poll() is not None:
