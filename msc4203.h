@@ -4440,7 +4440,7 @@ MSC4203_API int msc4203_writer_begin(msc4203_writer *writer, int shape, unsigned
     w->flags = (uint8_t)flags;
     w->error = MSC4203_E_USAGE;
     if ((unsigned)shape <= MSC4203_SYNC && flags <= MSC4203_STABLE_KEYS) {
-        w->has = &writer_shapes[shape];
+        w->has = &writer_shapes[shape & 3];
         writer_tail(w); /* there is no buffer yet: it is only counted */
         w->at.tail = w->needed = w->at.used;
         w->least = (uint8_t)w->at.used;
@@ -4491,7 +4491,7 @@ MSC4203_API int msc4203_writer_item(msc4203_writer *writer, const msc4203_item *
         writer_add(w, row, item);
     result = w->error;
     if (result == MSC4203_OK) {
-        w->at.tail = writer_levels(w) + (w->at.seen & w->has->kind ? 1 : w->least);
+        w->at.tail = writer_levels(w) + ((w->at.seen & w->has->kind) != 0 ? 1 : w->least);
         needed = w->at.used + w->at.tail + w->at.reserve;
         if (w->buffer == NULL || (w->at.used <= needed && needed <= w->room))
             return MSC4203_OK;
@@ -4594,14 +4594,11 @@ MSC4203_PRIVATE void digest_mix(uint32_t v[4], int rounds)
 
 MSC4203_API void msc4203_digest_init(msc4203_digest *digest, uint64_t key)
 {
-    uint32_t *v = digest->priv.v;
-
-    v[0] = (uint32_t)key;
-    v[1] = (uint32_t)(key >> 32);
-    v[2] = v[0] ^ 0x6C796765u;
-    v[3] = v[1] ^ 0x74656462u;
-    v[1] ^= 0xEE;
-    digest->priv.word = digest->priv.bytes = 0;
+    memset(digest, 0, sizeof *digest);
+    digest->priv.v[0] = (uint32_t)key;
+    digest->priv.v[1] = (uint32_t)(key >> 32) ^ 0xEE;
+    digest->priv.v[2] = (uint32_t)key ^ 0x6C796765u;
+    digest->priv.v[3] = (uint32_t)(key >> 32) ^ 0x74656462u;
 }
 
 MSC4203_PRIVATE void digest_word(msc4203_digest *digest, uint32_t word)

@@ -265,7 +265,7 @@ static void run_proxy(int listener, int orders, int reports)
 static void start_proxy(void)
 {
     struct http_address at;
-    int orders[2], reports[2], listener;
+    int orders[2] = {-1, -1}, reports[2] = {-1, -1}, listener;
 
     http_resolve("127.0.0.1", "0", 1, &at);
     listener = http_listen(&at, &proxy_port);

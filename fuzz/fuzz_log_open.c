@@ -450,7 +450,7 @@ static unsigned long read_all(msc4203_queue *q, int forged)
 
     for (channel = 0; channel < MSC4203_CHANNELS; channel++)
         for (device = 0; device < (channel == 0 ? (unsigned)DEVICES : 1); device++) {
-            msc4203_device who, *given = channel == 0 ? &who : NULL;
+            msc4203_device who = {{NULL, 0}, {NULL, 0}}, *given = channel == 0 ? &who : NULL;
             uint64_t after = 0;
             int result, tries = 0;
 

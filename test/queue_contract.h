@@ -882,6 +882,7 @@ static TEST_UNUSED void contract_expire(struct contract *c)
     uint64_t since = c->time > 50 ? c->time - 50 : 0, expired, through[CONTRACT_DEVICES];
     int result, device;
 
+    memset(through, 0, sizeof through);
     contract_copy(&before, &c->now);
     if (c->pinned)
         return;

@@ -770,7 +770,7 @@ static void test_old_batch(void)
     msc4203_message message, got;
     msc4203_queue *q = &e.queue;
     void *c = &e.log;
-    uint64_t first;
+    uint64_t first = 0;
     uint32_t batch, other = 0, i;
 
     edge_init(&e, 32 * 1024);

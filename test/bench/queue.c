@@ -929,7 +929,8 @@ static void measure_growth(const queue_ours *ours, unsigned long of)
 {
     static const char *const names[] = {"push", "commit and flush (of 10)", "next",
                                         "done", "next of one device",       "done of one device"};
-    static const unsigned long full[SIZES] = {1000, 100000, 1000000}, small[] = {1000, 100000};
+    static const unsigned long full[SIZES] = {1000, 100000, 1000000};
+    static const unsigned long small[SIZES] = {1000, 100000, 0};
     static growing all[SIZES];
     int sizes = quick ? 2 : 3, k, round, op, turn;
     uint64_t bytes = (quick ? 100000u : 1000000u) * (uint64_t)640 + (8 << 20);

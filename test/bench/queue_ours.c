@@ -20,6 +20,10 @@ static int file_flush(msc4203_file *file)
     return failed;
 }
 
+#ifndef NAME
+#define NAME queue_plain
+#endif
+
 const queue_ours NAME = {msc4203_log_memory,  msc4203_log_format, msc4203_log_inspect,
                          msc4203_log_open,    msc4203_log_queue,  msc4203_memory_storage,
                          msc4203_file_create, msc4203_file_open,  msc4203_file_close,
