@@ -47,7 +47,8 @@ class Receiver(Program):
         self.out.touch()
         tokens = [HS_TOKEN] if PEER == "ruma" else [HS_TOKEN, AS_TOKEN]
         super().__init__(COMMAND + [self.port, *tokens, self.out], folder / "receiver.log",
-                         "receiver: listening", INSTALLED / "node" if COMMAND[0] == BOT_SDK[0] else folder)
+                         "receiver: listening",
+                         INSTALLED / "node" if COMMAND[0] == BOT_SDK[0] else folder)
 
     def got(self, kind="to_device"):
         lines = [parsed(line) for line in self.out.read_text().split("\n")[:-1]]
