@@ -176,6 +176,25 @@ def test_peer_that_is_down(sends, receiver):
     sends.arrive()
 
 
+def test_without_proxy(gateway, receiver, proxy):
+    """Over the gateway's own connection, which a peer may close when it is idle (Node.js: 5 s)."""
+    gateway.stop()
+    gateway.to = receiver.url
+    gateway.configure(DEVICES)
+    gateway.start()
+    sends = Sender(gateway, receiver)
+    for n in range(40):
+        sends("m.dummy", {BOB: {"BOB": '{"direct":%d}' % n}})
+        if n in (10, 20):
+            sends.arrive()
+            time.sleep(6 if n == 20 else 0)
+    sends.arrive()
+    gateway.stop()
+    gateway.to = proxy.url
+    gateway.configure(DEVICES)
+    gateway.start()
+
+
 ALL_KINDS = {
     "events": [{"type": "m.room.message", "sender": ALICE, "room_id": "!r:gw.example",
                 "event_id": "$1:gw.example", "origin_server_ts": 1,
