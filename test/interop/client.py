@@ -18,7 +18,8 @@ class Client:
         return self.loop.run_until_complete(awaitable)
 
     def send(self, type_, user, device, content, txn=None):
-        answer = self.run(self.nio.to_device(nio.ToDeviceMessage(type_, user, device, content), txn))
+        message = nio.ToDeviceMessage(type_, user, device, content)
+        answer = self.run(self.nio.to_device(message, txn))
         assert isinstance(answer, nio.ToDeviceResponse), answer
 
     def sync(self, timeout=0):

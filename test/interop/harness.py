@@ -184,9 +184,9 @@ def bodies_items(bodies, kind):
 
 
 class Proxy:
-    """Passes requests on, byte for byte, and the answers back; `requests` has what came. Each
-    transaction takes one of `faults`: 500 or drop (not passed on), lose500 or lose (passed on, but
-    the answer is another one, or none)."""
+    """Passes requests on, each over a connection of its own, the body's bytes as they came, and the
+    answers back; `requests` has what came. Each transaction takes one of `faults`: 500 or drop (not
+    passed on), lose500 or lose (passed on, but the answer is another one, or none)."""
 
     def __init__(self, to):
         self.to, self.faults, self.requests, self.delay = to, queue.SimpleQueue(), [], 0

@@ -5,7 +5,8 @@
 #   PEER=NAME sh test/interop/run.sh      one of the peers below alone
 #
 # To be run in the project's root. Environment: B (build folder); PYTHON, GO, NODE, NPM and CARGO
-# name programs. Logs of the peers are in build/interop/run. Ends with `interop: N passed, N failed`.
+# name programs. What programs and peers said is in build/interop/run, what the tests said in
+# build/interop/log. Ends with `interop: N passed, N failed`.
 set -u
 B=${B:-build}
 python=${PYTHON:-python3} go=${GO:-go} npm=${NPM:-npm} cargo=${CARGO:-cargo}

@@ -7,7 +7,8 @@ from harness import ROOT
 # JSON text, as a client writes it: escapes and numbers keep their spelling.
 CONTENTS = {
     "empty": "{}",
-    "escapes": r'{"a":"\"\\\/\b\f\n\r\t\u0000\u001f\u007f\u00e9\ud83c\udf89","\u006bey\n":"\\u0041"}',
+    "escapes": r'{"a":"\"\\\/\b\f\n\r\t\u0000\u001f\u007f\u00e9\ud83c\udf89",'
+               r'"\u006bey\n":"\\u0041"}',
     "unicode": '{"\u043a\u043b\u044e\u0447":"\u00fc\u03bb\u4e2d\U0001f389\u2028\u200f\x7f","":""}',
     "numbers": '{"n":[0,-0.0,1e-7,1E+21,9007199254740993,12345678901234567890,1.5e300,-17]}',
     "values": '{"a":[true,false,null,[],{},[[]],""],"type":"x","content":{"to_user_id":"@y"}}',

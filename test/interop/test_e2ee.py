@@ -1,7 +1,8 @@
 """test_e2ee.py - end-to-end encryption, with vodozemac: a client (matrix-nio) and a user of an
-appservice set up an Olm session, a Megolm room key travels through build/gateway as m.room.encrypted
-to-device message, and the appservice's side decrypts a room message with it. The gateway and the
-appservice are killed in between. Keys are handed over as /keys/claim would: neither program has it."""
+appservice set up an Olm session, a Megolm room key travels through build/gateway as
+m.room.encrypted to-device message, and the appservice's side decrypts a room message with it. The
+gateway and the appservice are killed in between. Keys are handed over as /keys/claim would: neither
+program has it."""
 import base64
 import json
 import subprocess

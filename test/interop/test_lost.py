@@ -1,7 +1,7 @@
 """test_lost.py - the same script against Synapse and against build/gateway: how many of how many
-to-device messages arrive at an appservice that is down, or when the homeserver is restarted, or when
-eight clients send at the same time. Every message counted was acknowledged to its client with a 200.
-Writes build/interop/lost.md."""
+to-device messages arrive at an appservice that is down, or when the homeserver is restarted, or
+when eight clients send at the same time. Every message counted was acknowledged to its client with
+a 200. Writes build/interop/lost.md."""
 import http.client
 import threading
 import time

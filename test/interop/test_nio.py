@@ -80,7 +80,8 @@ def test_waits_for_the_first(clients):
 
 
 def test_killed_gateway(clients, gateway):
-    """What was acknowledged is there after a kill; what was not acknowledged by /sync comes again."""
+    """What was acknowledged to its sender is there after a kill; what no /sync acknowledged comes
+    again."""
     alice, carol, _ = clients
     carol.sync()
     alice.send("m.dummy", CAROL, "LAPTOP", {"n": 1})

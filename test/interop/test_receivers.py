@@ -47,7 +47,8 @@ class Receiver(Program):
         self.out.touch()
         tokens = [HS_TOKEN] if PEER == "ruma" else [HS_TOKEN, AS_TOKEN]
         super().__init__(COMMAND + [self.port, *tokens, self.out], folder / "receiver.log",
-                         "receiver: listening", INSTALLED / "node" if COMMAND[0] == BOT_SDK[0] else folder)
+                         "receiver: listening",
+                         INSTALLED / "node" if COMMAND[0] == BOT_SDK[0] else folder)
 
     def got(self, kind="to_device"):
         lines = [parsed(line) for line in self.out.read_text().split("\n")[:-1]]
@@ -173,6 +174,25 @@ def test_peer_that_is_down(sends, receiver):
         sends("m.dummy", {BOB: {"BOB": '{"down":%d}' % n}})
     receiver.start()
     sends.arrive()
+
+
+def test_without_proxy(gateway, receiver, proxy):
+    """Over the gateway's own connection, which a peer may close when it is idle (Node.js: 5 s)."""
+    gateway.stop()
+    gateway.to = receiver.url
+    gateway.configure(DEVICES)
+    gateway.start()
+    sends = Sender(gateway, receiver)
+    for n in range(40):
+        sends("m.dummy", {BOB: {"BOB": '{"direct":%d}' % n}})
+        if n in (10, 20):
+            sends.arrive()
+            time.sleep(6 if n == 20 else 0)
+    sends.arrive()
+    gateway.stop()
+    gateway.to = proxy.url
+    gateway.configure(DEVICES)
+    gateway.start()
 
 
 ALL_KINDS = {

@@ -1,5 +1,5 @@
-// Command mautrix-go PORT HS_TOKEN AS_TOKEN OUT is an appservice of mautrix-go that writes a line of
-// JSON for each thing that it is handed.
+// Command mautrix-go PORT HS_TOKEN AS_TOKEN OUT is an appservice of mautrix-go that writes a line
+// of JSON for each thing that it is handed.
 package main
 
 import (

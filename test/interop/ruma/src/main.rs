@@ -37,8 +37,14 @@ fn decode(request: http::Request<&[u8]>, id: &str, out: &mut File) -> Result<(),
         lines.push(json!(["device_lists", transaction.device_lists]));
     }
     for (kind, map) in [
-        ("device_one_time_keys_count", json!(transaction.device_one_time_keys_count)),
-        ("device_unused_fallback_key_types", json!(transaction.device_unused_fallback_key_types)),
+        (
+            "device_one_time_keys_count",
+            json!(transaction.device_one_time_keys_count),
+        ),
+        (
+            "device_unused_fallback_key_types",
+            json!(transaction.device_unused_fallback_key_types),
+        ),
     ] {
         for (user, devices) in map.as_object().unwrap() {
             for (device, value) in devices.as_object().unwrap() {
