@@ -2,7 +2,8 @@
 # test/bench/instructions.sh - counts the instructions that reading takes for each byte of a body,
 # with callgrind: plain C, -O2. The count does not depend on what else the machine does, so it is a
 # check: it fails when reading takes over 5 % more than the figures below say; and when a byte of a
-# large body costs over 5 % more than one of a body of 64 KiB, in one piece or in chunks.
+# large body costs over 5 % more than one of a body of 64 KiB, in one piece or in chunks. And to
+# refuse a wrong token must take as many instructions as to refuse any other of its length.
 #
 # INSTRUCTIONS_BYTES says how large a large body is: 4 MiB, or 67108864 to be thorough (some
 # minutes).
@@ -63,6 +64,25 @@ for kind in olm small mixed big brackets deep backslashes escaped_id keys duplic
     done
     echo "$line"
     rm -f "$OUT/count/$kind.json"
+done
+echo "instructions to refuse a wrong token: wrong at its beginning, in the middle, at its end"
+$CC -std=c99 -O2 -g -I. -o "$OUT/count/tokens" $HERE/tokens.c
+a=aaaaaaaa
+for where in header query; do
+    line=$(printf '  %-12s' $where)
+    first=
+    for token in b${a#a}$a$a$a $a$a${a#a}b$a $a$a$a${a#a}b bbbbbbbb$a$a$a; do
+        valgrind --tool=callgrind --toggle-collect=measured --callgrind-out-file=/dev/null \
+            "$OUT/count/tokens" $where "$token" >"$OUT/count/out" 2>"$OUT/count/log" || {
+            cat "$OUT/count/log" >&2
+            exit 1
+        }
+        grep -qx -- -103 "$OUT/count/out" || { echo "not refused: $token"; failed=$((failed + 1)); }
+        n=$(sed -n 's/.*Collected : //p' "$OUT/count/log")
+        verdict "$n" "${first:=$n}" "a == b"
+        line="$line $n$word"
+    done
+    echo "$line"
 done
 echo "instructions: $passed passed, $failed failed"
 [ $failed = 0 ]
