@@ -8416,7 +8416,7 @@ MSC4203_API int msc4203_sender_result(msc4203_sender *sender, int status, uint64
                                       uint32_t random, void *memory, size_t bytes)
 {
     struct msc4203_sender_state *s = &sender->priv;
-    int result = MSC4203_OK;
+    int result;
 
     if (s->state != SENDER_SENDING)
         return MSC4203_E_USAGE;

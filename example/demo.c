@@ -267,7 +267,8 @@ static void start_proxy(void)
     struct http_address at;
     int orders[2] = {-1, -1}, reports[2] = {-1, -1}, listener;
 
-    http_resolve("127.0.0.1", "0", 1, &at);
+    if (!http_resolve("127.0.0.1", "0", 1, &at))
+        stop("no network");
     listener = http_listen(&at, &proxy_port);
     fcntl(listener, F_SETFL, 0);
     /* A port for the appservice, which is not there yet. */
@@ -390,6 +391,7 @@ static unsigned wait_for(unsigned count)
     while (acknowledged < count) {
         polled.fd = from_clients;
         polled.events = POLLIN;
+        polled.revents = 0;
         if (http_clock() - began > SECONDS * 1000 || poll(&polled, 1, 1000) < 0)
             stop("it takes too long");
         if (polled.revents == 0)
@@ -508,11 +510,10 @@ int main(int argc, char **argv)
     start_gateway();
     wait_for(MESSAGES);
     say("All %d are acknowledged to the clients.", MESSAGES);
-    for (count = 0; http_clock() - began < SECONDS * 1000; nanosleep(&moment, NULL)) {
-        count = arrived(&lost, &doubled);
-        if (lost == 0)
-            break;
-    }
+    do {
+        nanosleep(&moment, NULL);
+        arrived(&lost, &doubled);
+    } while (lost != 0 && http_clock() - began < SECONDS * 1000);
     nanosleep(&moment, NULL); /* for one that comes once too often */
     count = arrived(&lost, &doubled);
     say("The bridge has written down %u messages, each device's in order.", count);
