@@ -854,7 +854,7 @@ int main(void)
     test_model("pinned", 64 * 1024, 1, test_shared(20000, 3000), 1, 0);
     test_power_each(share > 1 ? 1 : 6 * scale);
     test_faults(share > 1 ? 2 : 12 * scale);
-    test_flips(share > 8 ? 97 : 8);
+    test_flips(share > 8 ? 97 : test_scale() > 1 ? 1 : 24);
     test_power(test_shared(20000, 150));
     return test_end("log");
 }
