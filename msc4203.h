@@ -7860,14 +7860,15 @@ MSC4203_PRIVATE uint64_t delivery_get(const unsigned char *at, unsigned bytes)
 }
 
 /* Writes the lowest hexadecimal digits of a number, and a NUL. Returns where that is. */
-MSC4203_PRIVATE char *delivery_hex(char *to, uint64_t value, int digits)
+MSC4203_PRIVATE char *delivery_hex(char *to, uint64_t value, unsigned digits)
 {
-    while (digits-- != 0) {
-        unsigned digit = (unsigned)(value >> 4 * digits) & 15;
-        *to++ = (char)(digit < 10 ? '0' + digit : 'a' - 10 + digit);
+    char *at = to + digits;
+
+    for (*at = 0; at != to; value >>= 4) {
+        unsigned digit = (unsigned)value & 15;
+        *--at = (char)(digit < 10 ? '0' + digit : 'a' - 10 + digit);
     }
-    *to = 0;
-    return to;
+    return to + digits;
 }
 
 /* The value of a lower-case hexadecimal digit, or 16. */
@@ -8398,14 +8399,17 @@ MSC4203_PRIVATE int sender_split(struct msc4203_sender_state *s, void *memory, s
 MSC4203_PRIVATE void sender_wait(struct msc4203_sender_state *s, uint64_t now_ms, uint32_t random)
 {
     uint64_t wait = s->config.retry_ms_min;
-    uint32_t i, half;
+    uint32_t i, half, chance, shift = 0;
 
     for (i = 0; i < s->status.attempts && wait < s->config.retry_ms_max; i++)
         wait *= 2;
     if (wait > s->config.retry_ms_max)
         wait = s->config.retry_ms_max;
     half = (uint32_t)wait / 2;
-    s->wait = half + (uint32_t)(((uint64_t)random * ((uint32_t)wait - half + 1)) >> 32);
+    chance = (uint32_t)wait - half;
+    while (chance >> shift > 0xFFFE) /* a product of 32 bits */
+        shift++;
+    s->wait = half + ((((chance >> shift) + 1) * (random >> 16) >> 16) << shift);
     s->wait_from = now_ms;
     s->state = SENDER_WAITING;
     s->status.attempts++;
