@@ -503,7 +503,8 @@ static HTTP_UNUSED int http_split(const char *address, size_t len, char *host, s
 
     while (colon != 0 && address[colon - 1] != ':')
         colon--;
-    if (colon == 0 || len == colon || len - colon > 5 || colon > room)
+    if (colon == 0 || len == colon || len - colon > 5 || colon > room ||
+        memchr(address, 0, len) != NULL) /* which would cut the port or the host short */
         return 0;
     memcpy(port, address + colon, len - colon);
     port[len - colon] = 0;

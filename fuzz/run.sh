@@ -70,7 +70,8 @@ rm -rf $dir/corpus
 mkdir -p $dir/corpus
 cp -R $dir/work/corpus/. $dir/corpus
 
-[ $# -gt 0 ] || set -- fuzz_reader fuzz_roundtrip fuzz_json fuzz_log_ops fuzz_log_open
+[ $# -gt 0 ] || set -- fuzz_reader fuzz_roundtrip fuzz_json fuzz_log_ops fuzz_log_open \
+    fuzz_receiver fuzz_http fuzz_delivery
 for target in "$@"; do
     [ -f "fuzz/$target.c" ] || {
         echo "fuzz: there is no target $target" >&2

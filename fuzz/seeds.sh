@@ -2,14 +2,16 @@
 # seeds.sh - makes the seed corpora from the captured bodies in test/data and a few written by hand:
 # build/fuzz/corpus/fuzz_reader, .../fuzz_roundtrip, .../fuzz_json. Each seed is a body behind the
 # choice bytes that its target wants; which, changes with the seed's name. Those of the log's
-# targets, .../fuzz_log_ops and .../fuzz_log_open, are chance.
+# targets, .../fuzz_log_ops and .../fuzz_log_open, and of .../fuzz_delivery are chance; those of
+# .../fuzz_receiver are the transactions, and heads of requests; .../fuzz_http has its own.
 #
 #   sh fuzz/seeds.sh [DIR]      DIR: the folder for the corpora (default build/fuzz/corpus)
 #
 # To be run in the project's root. Makes the same files each time.
 set -eu
 dir=${1:-build/fuzz/corpus}
-for target in fuzz_reader fuzz_roundtrip fuzz_json fuzz_log_ops fuzz_log_open; do
+for target in fuzz_reader fuzz_roundtrip fuzz_json fuzz_log_ops fuzz_log_open fuzz_receiver \
+    fuzz_http fuzz_delivery; do
     rm -rf "${dir:?}/$target"
     mkdir -p "$dir/$target"
 done
@@ -47,6 +49,12 @@ seed() {
         bytes "$chunk" $((number % 4))
         cat "$3"
     } >"$dir/fuzz_json/$1"
+    [ "$2" -ne 0 ] || { # as a request that passes: see fuzz_receiver.c
+        bytes $((16 + number % 2 * 4 + number % 3 * 64)) 255 $((number % 256)) "$chunk" \
+            $((number % 8)) "$kinds" 3 0
+        printf 't%s' "$((number % 90 + 10))"
+        cat "$3"
+    } >"$dir/fuzz_receiver/$1"
 }
 
 # text NAME SHAPE: the same for a body on standard input.
@@ -209,3 +217,56 @@ for number in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23; do
 done
 { bytes 0 0 0 0 && printf 'msc4203\0\001' && chance 1 2000; } >"$dir/fuzz_log_open/region"
 { bytes 17 3 0 0 && chance 2 300; } >"$dir/fuzz_log_open/whole"
+
+# Requests to a receiver (see fuzz_receiver.c): tokens in the header and the query, paths, a ping.
+request() { # NAME CHOICE TARGET HEADER
+    {
+        bytes "$2" 255 0 3 1 255 "${#3}" "${#4}"
+        printf '%s%s{"to_device":[]}' "$3" "$4"
+    } >"$dir/fuzz_receiver/$1"
+}
+request query 0 't?a=b&access_token=as%2fk%252B+n' ''
+request query-wrong 4 't%20x?access_token=as/k&access_token=as/k%252B+n' ''
+request both 16 't?access_token=as/k%252B+n' ''
+request header 32 't' 'as/k%2B+n'
+request header-wrong 32 't' 'as/k%2B+m'
+request header-raw 48 't' 'bEARER   as/k%2B+n'
+request header-none 48 't' 'Basic as/k%2B+n'
+request ping 29 '' ''
+request ping-method 28 '?x' ''
+request path 24 '/_matrix%2Fapp/v1/transactions/t' ''
+request path-escaped 24 '/_m%61trix/app/v1/tr%41nsactions/t' ''
+request path-more 16 't/u' ''
+request path-empty 16 '' ''
+request method 19 't' ''
+
+# What example/http.h takes apart (see fuzz_http.c), on standard input.
+http() { # NAME LOOK_AT CUT SEED HOW
+    { bytes "$2" "$3" "$4" "$5" && cat; } >"$dir/fuzz_http/$1"
+}
+printf 'PUT /t?a=b HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nabcdeGET' |
+    http length 0 1 1 0
+printf 'POST / HTTP/1.0\nAuthorization: \tBearer x \nConnection: a, close\n\n' | http lines 0 2 1 0
+printf 'PUT /x HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n3;a\r\nabc\r\n0\r\nb: c\r\n\r\n' |
+    http chunked 0 200 3 0
+printf 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}' | http answer 0 1 1 1
+printf 'HTTP/1.0 502 \r\n\r\nall of it' | http all 0 3 1 1
+printf 'HTTP/1.1 204\r\nconnection: keep-alive\r\n\r\n' | http empty 0 1 1 1
+printf 'GET /\001 HTTP/1.1\r\n\rx\r\n\r\n' | http wrong 0 1 1 0
+printf 'fFfFfFfFfFfFfFf\r\nabc' | http size-large 1 1 1 1
+printf '1 \na\nA;b="c"\r\n0123456789\r\n00\n\n' | http chunks 1 150 9 1
+printf 'abcdefgh' | http body-length 1 3 1 22
+printf 'some text of which chunks are made, %070d' 5 | http made 2 131 77 0
+printf 'a%%2fb%%E2%%82%%acd+e%%4' | http decode 3 0 0 1
+printf 'a=1&access_token=x%%20y&since=&=e&since=2' | http parameter 4 0 0 0
+printf 'localhost:8080' | http split 5 0 0 31
+printf '[::1]:65535' | http split-six 5 0 0 6
+printf '::65536' | http split-wrong 5 0 0 20
+
+# Deliveries (see fuzz_delivery.c).
+for number in 0 1 2 3 4 5 6 7 8 9 10 11; do
+    {
+        bytes $((number % 6)) $((number * 53 % 256)) $((number % 4)) $((number % 8))
+        chance "$((number + 70))" $((200 + number * 131))
+    } >"$dir/fuzz_delivery/$number"
+done
