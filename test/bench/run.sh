@@ -15,7 +15,7 @@ mkdir -p "$OUT"
 
 gateway() {
     $CC -std=c99 -O2 -I. -o "$OUT/load" $HERE/load.c || return 1
-    # A sanitizer's library would have to be loaded before this one.
+    # Counts the programs' syncs, or leaves them out: loaded before the C library.
     $CC -std=c99 -O2 -fPIC -shared -o "$OUT/sync.so" $HERE/sync.c || return 1
     rm -f "$OUT/gateway.md"
     status=0
