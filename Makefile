@@ -100,7 +100,7 @@ sim: $(B)/test/test_sim ## Simulates servers, appservices and crashes, 200,000 s
 fuzz: ## Runs each fuzz target for a minute
 	@$(SCRIPT_ENV) sh fuzz/run.sh
 
-bench: ## Measures speed against other libraries, and draws the README's table and pictures
+bench: $(B)/gateway $(B)/appservice ## Measures speed against other libraries, and draws the README's table and pictures
 	@$(SCRIPT_ENV) sh test/bench/run.sh
 
 instructions: ## Counts the instructions that reading takes for each byte, with callgrind

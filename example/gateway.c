@@ -1727,6 +1727,11 @@ static void connection_read(struct connection *c)
         c->looked = 0;
     }
     connection_go(c);
+    /* A body has mostly come together with its head. If it were left to the next turn, a sender
+     * might flush in this one, and the message would need a flush of its own. */
+    while (turns-- != 0 && (c->state == CONNECTION_BODY || c->state == CONNECTION_DRAIN) &&
+           connection_read_body(c))
+        ;
 }
 
 /* The connection that has been silent longest, of those between requests or in a head, or of those

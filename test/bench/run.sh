@@ -5,11 +5,31 @@
 # serde_json. BENCH_SECONDS (60) is about how long it takes, BENCH_ROUNDS (15) how often each has
 # its turn: BENCH_SECONDS=5 BENCH_ROUNDS=3 is a quick look. Then the queue, beside SQLite, as long
 # again and longer: from 30 seconds on also with a million messages, 4 GiB of memory and a file of
-# 1 GiB; BENCH_ONLY=queue leaves out the rest.
+# 1 GiB; BENCH_ONLY=queue leaves out the rest. Then the gateway, for about half as long, with
+# build/gateway and build/appservice on loopback; BENCH_ONLY=gateway measures nothing else, and
+# needs none of the packages.
 set -eu
 cd "$(dirname "$0")/../.."
 CC=${CC:-cc} CXX=${CXX:-c++} OUT=${B:-build}/bench HERE=test/bench
 mkdir -p "$OUT"
+
+gateway() {
+    $CC -std=c99 -O2 -I. -o "$OUT/load" $HERE/load.c || return 1
+    # Counts the programs' syncs, or leaves them out: loaded before the C library.
+    $CC -std=c99 -O2 -fPIC -shared -o "$OUT/sync.so" $HERE/sync.c || return 1
+    rm -f "$OUT/gateway.md"
+    status=0
+    "$OUT/load" "$OUT" "${B:-build}" "$(cd "$OUT" && pwd)/sync.so" || status=$?
+    rm -f "$OUT/gateway.store" "$OUT/gateway.disk" "$OUT/gateway.out" # the large ones
+    [ $status = 0 ] || return $status
+    echo
+    cat "$OUT/gateway.md" # there is none, if it has not run
+}
+
+if [ "${BENCH_ONLY:-}" = gateway ]; then
+    gateway
+    exit
+fi
 
 missing=
 need_header() { # HEADER PACKAGE
@@ -91,7 +111,9 @@ rm -f "$OUT/queue.md"
 rm -f "$OUT"/queue.log* "$OUT"/queue.db* "$OUT/queue.disk" "$OUT/queue.big"* # if it has failed
 echo
 cat "$OUT/queue.md"
-echo "The tables and the pictures are $OUT/bench.md, queue.md, reading.svg and writing.svg."
-echo "For the README:"
-echo "  cp $OUT/bench.md $OUT/queue.md $OUT/reading.svg $OUT/writing.svg $HERE/results/"
+[ "${BENCH_ONLY:-}" = queue ] || gateway || queue=$?
+echo "The tables and the pictures are $OUT/bench.md, queue.md, gateway.md, reading.svg and"
+echo "writing.svg. For the README:"
+echo "  cp $OUT/bench.md $OUT/queue.md $OUT/gateway.md $OUT/reading.svg $OUT/writing.svg \\"
+echo "      $HERE/results/"
 exit $queue
