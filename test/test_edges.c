@@ -1117,8 +1117,8 @@ static void test_forged_records(void)
     static struct edge e;
     msc4203_message got, message;
     msc4203_device who;
-    struct found f, g;
-    uint64_t first, second;
+    struct found f = {0, 0, 0, 0, 0, 0, 0}, g;
+    uint64_t first = 0, second = 0;
     uint32_t batch;
     unsigned long call;
     int i, result;

@@ -436,8 +436,8 @@ static void test_flips(unsigned long each)
     static struct content whole;
     struct contract *c;
     unsigned char *image;
-    unsigned long bit, bits, worst = 0, unreadable = 0, harmless = 0, silent = 0, hurt = 0;
-    int lost, invented, result;
+    unsigned long bit, bits, unreadable = 0, harmless = 0, silent = 0, hurt = 0;
+    int lost, invented, result, worst = 0;
     unsigned long reported;
     int closed;
 
@@ -478,8 +478,8 @@ static void test_flips(unsigned long each)
             harmless += lost == 0 && invented == 0;
             hurt += lost + invented != 0;
             silent += (lost != 0 || invented != 0) && reported == 0;
-            if ((unsigned long)(lost + invented) > worst) {
-                worst = (unsigned long)(lost + invented);
+            if (lost + invented > worst) {
+                worst = lost + invented;
                 printf("  bit %lu (ring + %ld): %d lost, %d back, %lu reported\n", bit,
                        (long)(bit / 8) - (long)b.log.priv.ring_at, lost, invented, reported);
             }
@@ -494,7 +494,7 @@ static void test_flips(unsigned long each)
         free(image);
         bench_free(&b);
     }
-    printf("flips: %lu hurt something, %lu nothing, %lu silent, at worst %lu messages, %lu would "
+    printf("flips: %lu hurt something, %lu nothing, %lu silent, at worst %d messages, %lu would "
            "not open\n", hurt, harmless, silent, worst, unreadable);
     CHECK(silent == 0);
     CHECK(unreadable == 0);
