@@ -27,7 +27,7 @@ static const char token[] = "as/k%2B+n";
 /* A request, in memory of its exact size. */
 struct request {
     msc4203_span method, target, authorization;
-    char *target_text, *header_text;
+    char *target_text, *header_text, *body_text;
     const char *body;
     size_t body_bytes, scratch_bytes;
 };
@@ -339,11 +339,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     at += header;
     r.body_bytes = size - target - header;
-    r.body = fuzz_copy(at, r.body_bytes);
+    r.body = r.body_text = fuzz_copy(at, r.body_bytes);
     r.scratch_bytes = data[SCRATCH] == 255 ? 16384 : data[SCRATCH] * 4u;
     check(data, &r);
     free(r.target_text);
     free(r.header_text);
-    free((void *)(uintptr_t)r.body);
+    free(r.body_text);
     return 0;
 }
