@@ -264,6 +264,28 @@ static void again(msc4203_receiver *receiver, const struct request *r, const str
     free(body);
 }
 
+static msc4203_span span(const char *text)
+{
+    msc4203_span s;
+    s.ptr = text;
+    s.len = strlen(text);
+    return s;
+}
+
+/* Behind a request that was new: another message under its id, and its body under another id, are
+ * new too. (What they are called no input says by chance.) */
+static void another(msc4203_receiver *receiver, const struct request *r, size_t chunk)
+{
+    struct request other = *r;
+    other.body = "{\"to_device\":[{\"sender\":\"@fuzz:x\",\"type\":\"another one\"}]}";
+    other.body_bytes = strlen(other.body);
+    FUZZ_CHECK(ask(receiver, &other, 0).result == MSC4203_NEW);
+    other = *r;
+    other.target = span("/transactions/fuzz:another-one");
+    other.authorization = span("Bearer as/k%2B+n");
+    FUZZ_CHECK(ask(receiver, &other, chunk).result == MSC4203_NEW);
+}
+
 static void check(const uint8_t *data, const struct request *r)
 {
     size_t bytes = 16 + 48 * (1u + (data[ENTRIES] & 3)) + (data[ENTRIES] & 4 ? 47 : 0);
@@ -298,6 +320,8 @@ static void check(const uint8_t *data, const struct request *r)
         start(&receiver[1], data[KINDS] & MSC4203_ALL_KINDS, memory[1], bytes);
     i = !o[0].too_large && !o[1].too_large; /* cut in the other way, if that may not matter */
     again(&receiver[1], r, &o[1], chunk[!i], memory[1], bytes, reject);
+    if (o[1].result == MSC4203_NEW)
+        another(&receiver[1], r, chunk[0]);
     free(memory[0]);
     free(memory[1]);
 }
