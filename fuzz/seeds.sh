@@ -244,7 +244,7 @@ request method 19 't' ''
 http() { # NAME LOOK_AT CUT SEED HOW
     { bytes "$2" "$3" "$4" "$5" && cat; } >"$dir/fuzz_http/$1"
 }
-printf 'PUT /t?a=b HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nabcdeGET' |
+printf 'PUT /t?a=b HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nabcdeG' |
     http length 0 1 1 0
 printf 'POST / HTTP/1.0\nAuthorization: \tBearer x \nConnection: a, close\n\n' | http lines 0 2 1 0
 printf 'PUT /x HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n3;a\r\nabc\r\n0\r\nb: c\r\n\r\n' |
