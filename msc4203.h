@@ -1206,8 +1206,9 @@ typedef struct msc4203_queue {
 
     /* Takes message `number` out of `channel` (and `device`, as for next()) and, if `channels` is
      * not empty, puts it into those under a new number, in one step: for a change-over, and for
-     * parking. What is moved away from /sync does not count as delivered there. The other channels that it waits for keep it under its old number. What was moved
-     * becomes visible under its new number with the next flush().
+     * parking. What is moved away from /sync does not count as delivered there. The other channels
+     * that it waits for keep it under its old number. What was moved becomes visible under its new
+     * number with the next flush().
      *
      * Returns MSC4203_OK and, if `moved` is not NULL, its new number in *moved (0 if there is
      * none); MSC4203_END when that message does not wait there; MSC4203_E_QUEUE_FULL;
@@ -3953,9 +3954,8 @@ MSC4203_HOT void writer_put(struct msc4203_writer_state *w, const void *bytes, s
     const size_t at = w->at.used;
     size_t end = at + n;
 
-    if (end < at)
-        end = SIZE_MAX; /* unreachable: so many bytes */
-    else if (end <= w->room)
+    end = end < at ? SIZE_MAX : end; /* unreachable: so many bytes */
+    if (end <= w->room)
         memcpy(w->buffer + at, bytes, n);
     w->at.used = end;
 }
@@ -4493,7 +4493,8 @@ MSC4203_API int msc4203_writer_item(msc4203_writer *writer, const msc4203_item *
     if (result == MSC4203_OK) {
         w->at.tail = writer_levels(w) + ((w->at.seen & w->has->kind) != 0 ? 1 : w->least);
         needed = w->at.used + w->at.tail + w->at.reserve;
-        if (w->buffer == NULL || (w->at.used <= needed && needed <= w->room))
+        needed = needed < w->at.used ? SIZE_MAX : needed; /* unreachable: so many bytes */
+        if (w->buffer == NULL || needed <= w->room)
             return MSC4203_OK;
         w->needed = needed;
         result = MSC4203_E_FULL;
@@ -5082,15 +5083,13 @@ MSC4203_PRIVATE uint32_t log_links(uint32_t set)
 /* Whether what a record says of its parts fits into it. */
 MSC4203_PRIVATE int log_is_sound(const struct log_message *m)
 {
-    uint32_t bytes = log_fixed(m->type) + log_pad(m) + log_length(m, 0) + log_length(m, 1);
+    uint32_t bytes = log_fixed(m->type) + log_pad(m);
 
     if (m->type <= LOG_COPY)
         bytes += 8 * log_links(m->set) + log_length(m, 2) + log_length(m, 3);
-    else if (m->type != LOG_CHANNEL)
-        return 1;
-    else if (log_length(m, 0) > LOG_NAME_MAX)
-        return 0;
-    return bytes <= m->units * 8;
+    if (m->type <= LOG_COPY || m->type == LOG_CHANNEL)
+        bytes += log_length(m, 0) + log_length(m, 1);
+    return bytes <= m->units * 8 && (m->type != LOG_CHANNEL || log_length(m, 0) <= LOG_NAME_MAX);
 }
 
 /* Reads what is fixed of a record. Returns its type, or 0 when there is no valid one. */
@@ -5185,8 +5184,6 @@ MSC4203_APART uint64_t log_body(const struct msc4203_log_state *s, const struct 
     if (m->type <= LOG_COPY)
         skip += 8 * log_links(m->set);
     *bytes = m->units * 8 - skip - log_pad(m);
-    if (*bytes > m->units * 8) /* it can't be */
-        *bytes = 0;
     return log_at(s, m->at) + skip;
 }
 
@@ -5288,8 +5285,7 @@ MSC4203_APART uint32_t log_cell(struct msc4203_log_state *s, uint32_t cell)
     const uint32_t *first = log_buffer(s) + 6, *pair = first + 2 * s->pairs;
     uint32_t word;
 
-    if (cell >= s->units * 2) /* a damaged link; writing there comes to nothing */
-        return 0;
+    cell = cell < s->units * 2 ? cell : 0; /* unreachable: a sound record's links are in it */
     while (s->stale && pair != first)
         if (*(pair -= 2) == (cell | LOG_IN_RING))
             return pair[1];
@@ -5301,7 +5297,7 @@ MSC4203_APART uint32_t log_cell(struct msc4203_log_state *s, uint32_t cell)
 MSC4203_APART void log_cell_write(struct msc4203_log_state *s, uint32_t cell, uint32_t value)
 {
     log_swap(&value, 1);
-    if (cell < s->units * 2)
+    if (cell < s->units * 2) /* unreachable: else; pairs, too, have been looked at */
         log_write(s, s->ring_at + (uint64_t)cell * 4, &value, 4);
 }
 
@@ -7480,8 +7476,7 @@ MSC4203_PRIVATE void log_tell(struct msc4203_log_state *s, const struct log_mess
     entry->number = m->number;
     entry->time_ms = log_time(m);
     entry->channels = m->waiting;
-    if (size > bytes ||
-        log_length(m, 0) + log_length(m, 1) + log_length(m, 2) + log_length(m, 3) > size)
+    if (size > bytes)
         return;
     log_read(s, at, memory, size);
     if (log_crc(s->salt, memory, size) != m->body)

@@ -1109,6 +1109,59 @@ static void test_forged_headers(void)
         forge_header(&e, which, 72, crc32c(0xFFFFFFFFu, e.region + at, words * 4));
     }
     CHECK(edge_open(&e) == MSC4203_E_DAMAGED);
+    edge_back(&e); /* places for the next request and the next opening that there are not */
+    for (which = 0; which < 2; which++) {
+        unsigned char *b = e.region + 512 * which;
+        size_t at = which == 0 ? 1024 : (size_t)(1024 + (e.log.priv.ring_at - 1024) / 2);
+        size_t words = b[68] | (size_t)b[69] << 8;
+
+        put32(e.region + at + 3 * 4, 10000);
+        put32(e.region + at + 4 * 4, 10000);
+        forge_header(&e, which, 72, crc32c(0xFFFFFFFFu, e.region + at, words * 4));
+    }
+    CHECK(edge_open(&e) == MSC4203_OK);
+    CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == number);
+    edge_free(&e);
+}
+
+/* Journals, with right checksums, that tell what can't be; and a name that is too long. */
+static void test_forged_journals(void)
+{
+    static struct edge e;
+    msc4203_span name = contract_span("irc");
+    struct found f, g;
+    uint64_t number;
+    uint32_t channel;
+    int i;
+
+    edge_init(&e, 32 * 1024);
+    CHECK(e.queue.channel(&e.log, &name, 1, &channel) == MSC4203_OK);
+    CHECK(edge_push(&e, 0, 2, 1, 40, &number) == MSC4203_OK);
+    CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+    edge_keep(&e);
+    for (i = 0; i < 4; i++) {
+        edge_back(&e);
+        CHECK(edge_scan(&e, &f, 3, 0, 0, 3200) == MSC4203_OK && f.at != 0);
+        if (i == 0) /* the last one: durable, and firm, beyond the ring's end */
+            put32(e.region + f.at + 16, e.log.priv.end + 1000);
+        else if (i == 1)
+            put32(e.region + f.at + 20, e.log.priv.end + 1000);
+        CHECK(edge_scan(&e, &g, 3, 0, 1, 3200) != MSC4203_E_STORAGE);
+        if (i >= 2) /* the first one of a change: more devices in use than there are */
+            f.at = g.at != 0 && i == 3 ? g.at : f.at;
+        if (i >= 2 && e.region[f.at] > 3) {
+            put32(e.region + f.at + 24, 6);
+            put32(e.region + f.at + 28, 10000);
+        }
+        forge_record(&e, f.at, 16);
+        CHECK(edge_open(&e) == MSC4203_OK || i >= 2);
+    }
+    edge_back(&e);
+    CHECK(edge_scan(&e, &f, 4, 0, 0, 3200) == MSC4203_OK && f.at != 0);
+    put32(e.region + f.at + 20, 300);
+    forge_record(&e, f.at, 24);
+    CHECK(edge_scan(&e, &g, 4, 0, 0, 3200) == MSC4203_OK && g.at != f.at);
+    CHECK(msc4203_log_key(&e.log) != 0);
     edge_free(&e);
 }
 
@@ -1620,6 +1673,7 @@ int main(void)
     test_drop();
     test_forged_headers();
     test_forged_records();
+    test_forged_journals();
     test_damaged_channel();
     test_each_call();
     test_copied_devices();
