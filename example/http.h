@@ -532,6 +532,7 @@ static HTTP_UNUSED int http_resolve(const char *host, const char *port, int pass
 {
     struct addrinfo hints, *found = NULL;
 
+    memset(out, 0, sizeof *out);
     memset(&hints, 0, sizeof hints);
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = passive ? AI_PASSIVE : 0;

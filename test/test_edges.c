@@ -154,7 +154,7 @@ static int edge_push(struct edge *e, unsigned device, uint32_t channels, uint32_
 {
     msc4203_message message;
     uint32_t batch;
-    uint64_t number;
+    uint64_t number = 0;
     int result = e->queue.begin(&e->log, &batch);
 
     if (result != MSC4203_OK)
@@ -328,7 +328,7 @@ static void ops_fill(struct edge *e, int worn, uint64_t *number, uint64_t *secon
     msc4203_message got;
     msc4203_request request;
     uint32_t channel, batch, seed;
-    uint64_t first;
+    uint64_t first = 0;
     unsigned i;
 
     for (i = 0; i < 3; i++) {
@@ -818,7 +818,7 @@ static void test_requests(void)
 {
     static struct edge e;
     msc4203_request request;
-    uint64_t first;
+    uint64_t first = 0;
     uint32_t batch;
     unsigned i, k;
 
@@ -1074,7 +1074,7 @@ static void test_forged_headers(void)
     msc4203_message got;
     msc4203_log other;
     struct found f;
-    uint64_t number;
+    uint64_t number = 0;
     size_t i;
     int which;
 
@@ -1128,37 +1128,41 @@ static void test_forged_headers(void)
 static void test_forged_journals(void)
 {
     static struct edge e;
-    msc4203_span name = contract_span("irc");
-    struct found f, g;
-    uint64_t number;
+    static const char state[600] = "";
+    msc4203_span name = contract_span("irc"), record = {state, sizeof state};
+    struct found f = {0, 0, 0, 0, 0, 0, 0}, g;
+    uint64_t number = 0;
     uint32_t channel;
-    int i;
+    unsigned long n;
+    int i, result;
 
     edge_init(&e, 32 * 1024);
     CHECK(e.queue.channel(&e.log, &name, 1, &channel) == MSC4203_OK);
+    CHECK(e.queue.hold(&e.log, channel, 0, &record) == MSC4203_OK);
     CHECK(edge_push(&e, 0, 2, 1, 40, &number) == MSC4203_OK);
     CHECK(e.queue.flush(&e.log) == MSC4203_OK);
     edge_keep(&e);
-    for (i = 0; i < 4; i++) {
+    for (i = 0; i < 3; i++) {
         edge_back(&e);
         CHECK(edge_scan(&e, &f, 3, 0, 0, 3200) == MSC4203_OK && f.at != 0);
         if (i == 0) /* the last one: durable, and firm, beyond the ring's end */
             put32(e.region + f.at + 16, e.log.priv.end + 1000);
         else if (i == 1)
             put32(e.region + f.at + 20, e.log.priv.end + 1000);
-        CHECK(edge_scan(&e, &g, 3, 0, 1, 3200) != MSC4203_E_STORAGE);
-        if (i >= 2) /* the first one of a change: more devices in use than there are */
-            f.at = g.at != 0 && i == 3 ? g.at : f.at;
-        if (i >= 2 && e.region[f.at] > 3) {
+        for (n = 1; i == 2 && edge_scan(&e, &g, 3, 0, n, 3200) == 7; n++)
+            if (g.at != 0 && e.region[g.at] > 3) /* one that changes something */
+                f.at = g.at;
+        if (i == 2) { /* more devices in use than there are */
             put32(e.region + f.at + 24, 6);
             put32(e.region + f.at + 28, 10000);
         }
         forge_record(&e, f.at, 16);
-        CHECK(edge_open(&e) == MSC4203_OK || i >= 2);
+        result = edge_open(&e);
+        CHECK(i == 2 || result == MSC4203_OK);
     }
     edge_back(&e);
     CHECK(edge_scan(&e, &f, 4, 0, 0, 3200) == MSC4203_OK && f.at != 0);
-    put32(e.region + f.at + 20, 300);
+    put32(e.region + f.at + 20, 300 | 250u << 16);
     forge_record(&e, f.at, 24);
     CHECK(edge_scan(&e, &g, 4, 0, 0, 3200) == MSC4203_OK && g.at != f.at);
     CHECK(msc4203_log_key(&e.log) != 0);
@@ -1294,7 +1298,7 @@ static void test_copied_devices(void)
     static char before[16384], after[16384], now[16384];
     static uint64_t places[600];
     msc4203_message got;
-    uint64_t number;
+    uint64_t number = 0;
     unsigned long call, n, k;
     int known, result = 0;
 
@@ -1465,7 +1469,7 @@ static void test_damaged_batch(void)
     static struct edge e;
     msc4203_message message;
     struct found f, old;
-    uint64_t first;
+    uint64_t first = 0;
     uint32_t batch;
     int commits;
 
@@ -1503,7 +1507,7 @@ static void test_no_room(void)
     msc4203_log_config config;
     msc4203_message got;
     msc4203_log other;
-    uint64_t number;
+    uint64_t number = 0;
     size_t bytes, some = 0;
     unsigned i;
     int live;
@@ -1568,7 +1572,7 @@ static void test_all_channels(void)
     static struct edge e;
     msc4203_counts counts;
     msc4203_device who;
-    uint64_t number;
+    uint64_t number = 0;
     uint32_t c;
     unsigned i;
 
