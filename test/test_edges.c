@@ -1153,8 +1153,9 @@ static void test_forged_journals(void)
             if (g.at != 0 && e.region[g.at] > 3) /* one that changes something */
                 f.at = g.at;
         if (i == 2) { /* more devices in use than there are */
-            put32(e.region + f.at + 24, 6);
-            put32(e.region + f.at + 28, 10000);
+            size_t last = (size_t)f.at + (size_t)e.region[f.at] * 8 - 8;
+            put32(e.region + last, 6);
+            put32(e.region + last + 4, 10000);
         }
         forge_record(&e, f.at, 16);
         result = edge_open(&e);
