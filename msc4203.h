@@ -4035,9 +4035,9 @@ MSC4203_COLD void writer_string(struct msc4203_writer_state *w, const msc4203_sp
     /* Nearly always all of it is plain, and there is room. */
     const unsigned char *const p = (const unsigned char *)span->ptr, *const end = p + span->len;
     const size_t at = w->at.used, left = w->room - at;
-    char *const to = w->buffer + at;
+    char *const to = at <= w->room ? w->buffer + at : NULL; /* there may be no buffer */
 
-    if (at <= w->room && left >= 2 && span->len <= left - 2 &&
+    if (to != NULL && left >= 2 && span->len <= left - 2 &&
         json_plain_run(to + 1, p, end) == end) {
         to[0] = to[1 + span->len] = '"';
         w->at.used = at + span->len + 2;
