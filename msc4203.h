@@ -4541,6 +4541,11 @@ MSC4203_API int msc4203_writer_clear(msc4203_writer *writer)
  * 5. queue: whom a message waits for
  * --------------------------------------------------------------------------------------------- */
 
+MSC4203_PRIVATE int queue_same(const msc4203_span *a, const msc4203_span *b)
+{
+    return a->len == b->len && (a->len == 0 || memcmp(a->ptr, b->ptr, a->len) == 0);
+}
+
 MSC4203_API uint32_t msc4203_route(const msc4203_appservice *services, size_t count,
                                    const msc4203_span *user_id, size_t maker,
                                    int (*match)(const msc4203_appservice *service,
@@ -4555,8 +4560,7 @@ MSC4203_API uint32_t msc4203_route(const msc4203_appservice *services, size_t co
 
         if (!service->opted_in)
             continue;
-        if (service->sender.ptr != NULL && service->sender.len == user_id->len &&
-            (user_id->len == 0 || memcmp(service->sender.ptr, user_id->ptr, user_id->len) == 0))
+        if (service->sender.ptr != NULL && queue_same(&service->sender, user_id))
             how = MSC4203_EXCLUSIVE;
         else
             how = match(service, user_id);
@@ -6177,11 +6181,6 @@ MSC4203_PRIVATE void log_strings(const struct log_message *m, const char *text, 
     }
 }
 
-MSC4203_PRIVATE int log_same(const msc4203_span *a, const msc4203_span *b)
-{
-    return a->len == b->len && (a->len == 0 || memcmp(a->ptr, b->ptr, a->len) == 0);
-}
-
 MSC4203_PRIVATE int log_next(void *context, uint32_t channel, const msc4203_device *device,
                              uint64_t after, void *memory, size_t bytes, msc4203_message *message)
 {
@@ -6217,8 +6216,8 @@ MSC4203_PRIVATE int log_next(void *context, uint32_t channel, const msc4203_devi
         }
         message->item.kind = MSC4203_TO_DEVICE;
         log_strings(&m, (const char *)memory, size, &message->item.sender);
-        if (channel != 0 || (log_same(&device->user_id, &message->item.user_id) &&
-                             log_same(&device->device_id, &message->item.device_id)))
+        if (channel != 0 || (queue_same(&device->user_id, &message->item.user_id) &&
+                             queue_same(&device->device_id, &message->item.device_id)))
             return MSC4203_ITEM;
     }
     if (s->error)
