@@ -1459,10 +1459,11 @@ typedef struct msc4203_file {
         int fd, error;
         struct {
             uint64_t at;            /* its place in the file, plus 1; 0 when it holds nothing */
-            uint32_t first, end;    /* what of it is still to be written */
-        } line[4];                  /* of the buffer: each is read and written as a whole */
+            uint16_t known, stop;   /* what of it is as in the file, or newer */
+            uint16_t first, end;    /* what of that is still to be written */
+        } line[8];                  /* of the buffer */
         char name[1024];
-        unsigned char buffer[65536];
+        unsigned char buffer[131072];
     } priv;
 } msc4203_file;
 
@@ -4707,10 +4708,15 @@ MSC4203_API void msc4203_digest_end(msc4203_digest *digest, unsigned char out[16
  * --------------------------------------------------------------------------------------------- */
 #ifndef MSC4203_NO_LOG
 
-#if !defined(MSC4203_NO_SIMD) && defined(__SSE4_2__)
+/* The processor's own CRC-32C. */
+#if !defined(MSC4203_NO_SIMD) && defined(__SSE4_2__) && defined(__x86_64__)
 #include <nmmintrin.h>
-#elif !defined(MSC4203_NO_SIMD) && defined(__ARM_FEATURE_CRC32)
+#define LOG_CRC_WORD(crc, word) ((uint32_t)_mm_crc32_u64(crc, word))
+#define LOG_CRC_BYTE(crc, byte) _mm_crc32_u8(crc, byte)
+#elif !defined(MSC4203_NO_SIMD) && defined(__ARM_FEATURE_CRC32) && !defined(__ARM_BIG_ENDIAN)
 #include <arm_acle.h>
+#define LOG_CRC_WORD(crc, word) __crc32cd(crc, word)
+#define LOG_CRC_BYTE(crc, byte) __crc32cb(crc, byte)
 #endif
 
 enum {
@@ -4791,24 +4797,74 @@ MSC4203_PRIVATE uint32_t log_get(const void *bytes)
     return word;
 }
 
+/* The CRC behind some bytes of zeros, by what they make of each half of a byte of it. */
+MSC4203_PRIVATE uint32_t log_ahead(const uint32_t table[8][16], uint32_t crc)
+{
+    return table[0][crc & 15] ^ table[1][crc >> 4 & 15] ^ table[2][crc >> 8 & 15] ^
+           table[3][crc >> 12 & 15] ^ table[4][crc >> 16 & 15] ^ table[5][crc >> 20 & 15] ^
+           table[6][crc >> 24 & 15] ^ table[7][crc >> 28];
+}
+
+#ifdef LOG_CRC_WORD
+enum { LOG_LANE = 112 }; /* three of them, three times, are a message of 1 KiB */
+
+MSC4203_PRIVATE uint64_t log_word_at(const unsigned char *p)
+{
+    uint64_t word;
+
+    memcpy(&word, p, 8);
+    return word;
+}
+#endif
+
 MSC4203_APART uint32_t log_crc(uint32_t crc, const void *data, size_t bytes)
 {
     const unsigned char *p = (const unsigned char *)data, *end = bytes != 0 ? p + bytes : p;
-#if !defined(MSC4203_NO_SIMD) && defined(__SSE4_2__) && defined(__x86_64__)
-    uint64_t wide = crc;
+#ifdef LOG_CRC_WORD
+    /* What LOG_LANE bytes of zeros make of each half of a byte of the CRC before them. */
+    static const uint32_t ahead[8][16] = {
+        {0x00000000u, 0x2AD91C30u, 0x55B23860u, 0x7F6B2450u, 0xAB6470C0u, 0x81BD6CF0u,
+         0xFED648A0u, 0xD40F5490u, 0x53249771u, 0x79FD8B41u, 0x0696AF11u, 0x2C4FB321u,
+         0xF840E7B1u, 0xD299FB81u, 0xADF2DFD1u, 0x872BC3E1u},
+        {0x00000000u, 0xA6492EE2u, 0x497E2B35u, 0xEF3705D7u, 0x92FC566Au, 0x34B57888u,
+         0xDB827D5Fu, 0x7DCB53BDu, 0x2014DA25u, 0x865DF4C7u, 0x696AF110u, 0xCF23DFF2u,
+         0xB2E88C4Fu, 0x14A1A2ADu, 0xFB96A77Au, 0x5DDF8998u},
+        {0x00000000u, 0x4029B44Au, 0x80536894u, 0xC07ADCDEu, 0x054AA7D9u, 0x45631393u,
+         0x8519CF4Du, 0xC5307B07u, 0x0A954FB2u, 0x4ABCFBF8u, 0x8AC62726u, 0xCAEF936Cu,
+         0x0FDFE86Bu, 0x4FF65C21u, 0x8F8C80FFu, 0xCFA534B5u},
+        {0x00000000u, 0x152A9F64u, 0x2A553EC8u, 0x3F7FA1ACu, 0x54AA7D90u, 0x4180E2F4u,
+         0x7EFF4358u, 0x6BD5DC3Cu, 0xA954FB20u, 0xBC7E6444u, 0x8301C5E8u, 0x962B5A8Cu,
+         0xFDFE86B0u, 0xE8D419D4u, 0xD7ABB878u, 0xC281271Cu},
+        {0x00000000u, 0x574580B1u, 0xAE8B0162u, 0xF9CE81D3u, 0x58FA7435u, 0x0FBFF484u,
+         0xF6717557u, 0xA134F5E6u, 0xB1F4E86Au, 0xE6B168DBu, 0x1F7FE908u, 0x483A69B9u,
+         0xE90E9C5Fu, 0xBE4B1CEEu, 0x47859D3Du, 0x10C01D8Cu},
+        {0x00000000u, 0x6605A625u, 0xCC0B4C4Au, 0xAA0EEA6Fu, 0x9DFAEE65u, 0xFBFF4840u,
+         0x51F1A22Fu, 0x37F4040Au, 0x3E19AA3Bu, 0x581C0C1Eu, 0xF212E671u, 0x94174054u,
+         0xA3E3445Eu, 0xC5E6E27Bu, 0x6FE80814u, 0x09EDAE31u},
+        {0x00000000u, 0x7C335476u, 0xF866A8ECu, 0x8455FC9Au, 0xF5212729u, 0x8912735Fu,
+         0x0D478FC5u, 0x7174DBB3u, 0xEFAE38A3u, 0x939D6CD5u, 0x17C8904Fu, 0x6BFBC439u,
+         0x1A8F1F8Au, 0x66BC4BFCu, 0xE2E9B766u, 0x9EDAE310u},
+        {0x00000000u, 0xDAB007B7u, 0xB08C799Fu, 0x6A3C7E28u, 0x64F485CFu, 0xBE448278u,
+         0xD478FC50u, 0x0EC8FBE7u, 0xC9E90B9Eu, 0x13590C29u, 0x79657201u, 0xA3D575B6u,
+         0xAD1D8E51u, 0x77AD89E6u, 0x1D91F7CEu, 0xC721F079u}
+    };
 
-    for (; end - p >= 8; p += 8) {
-        uint64_t word;
-        memcpy(&word, p, 8);
-        wide = _mm_crc32_u64(wide, word);
+    /* The next word needs the CRC of the one before, and the machine could do three in that time:
+     * so three stretches at once, each from 0 but the first, are then joined. */
+    for (; end - p >= 3 * LOG_LANE; p += 3 * LOG_LANE) {
+        uint32_t second = 0, third = 0, i;
+
+        for (i = 0; i < LOG_LANE; i += 8) {
+            crc = LOG_CRC_WORD(crc, log_word_at(p + i));
+            second = LOG_CRC_WORD(second, log_word_at(p + LOG_LANE + i));
+            third = LOG_CRC_WORD(third, log_word_at(p + 2 * LOG_LANE + i));
+        }
+        crc = log_ahead(ahead, log_ahead(ahead, crc) ^ second) ^ third;
     }
-    for (crc = (uint32_t)wide; p != end; p++)
-        crc = _mm_crc32_u8(crc, *p);
-#elif !defined(MSC4203_NO_SIMD) && defined(__ARM_FEATURE_CRC32)
-    for (; end - p >= 4; p += 4)
-        crc = __crc32cw(crc, log_get(p));
+    for (; end - p >= 8; p += 8)
+        crc = LOG_CRC_WORD(crc, log_word_at(p));
     for (; p != end; p++)
-        crc = __crc32cb(crc, *p);
+        crc = LOG_CRC_BYTE(crc, *p);
 #elif defined(__OPTIMIZE_SIZE__)
     static const uint32_t table[16] = {
         0x00000000u, 0x105EC76Fu, 0x20BD8EDEu, 0x30E349B1u, 0x417B1DBCu, 0x5125DAD3u,
@@ -4852,9 +4908,7 @@ MSC4203_APART uint32_t log_crc(uint32_t crc, const void *data, size_t bytes)
 
     for (; end - p >= 4; p += 4) {
         crc ^= log_get(p);
-        crc = table[0][crc & 15] ^ table[1][crc >> 4 & 15] ^ table[2][crc >> 8 & 15] ^
-              table[3][crc >> 12 & 15] ^ table[4][crc >> 16 & 15] ^ table[5][crc >> 20 & 15] ^
-              table[6][crc >> 24 & 15] ^ table[7][crc >> 28];
+        crc = log_ahead(table, crc);
     }
     for (; p != end; p++) {
         crc ^= *p;
@@ -5484,9 +5538,11 @@ MSC4203_APART void log_chain_add(struct msc4203_log_state *s, const struct log_m
     struct log_message before;
 
     log_put(s, log_link(m, channel, LINK_PREVIOUS), last, 1);
+    before.at = last;
+    before.set = 1; /* a device's link is the first of each message, which need not be read */
     if (last == 0)
         log_set(s, w + CHAIN_FIRST, m->at);
-    else if (log_load(s, last, &before))
+    else if (channel == 0 || log_load(s, last, &before))
         log_put(s, log_link(&before, channel, LINK_NEXT), m->at, 1);
     else
         log_damage(s); /* found again, and mended, when it is to be read */
@@ -7561,7 +7617,7 @@ MSC4203_API void msc4203_memory_storage(msc4203_storage *storage, void *memory, 
 #include <stdio.h>
 #include <unistd.h>
 
-enum { FILE_LINES = 4, FILE_LINE = 16384 };
+enum { FILE_LINES = 8, FILE_LINE = 16384 };
 
 /* Reads or writes all bytes: calls go on where a signal or the system's limit ended them. Returns
  * how many it were, fewer where the file ends; SIZE_MAX after an error. */
@@ -7583,6 +7639,10 @@ MSC4203_PRIVATE size_t file_all(int fd, uint64_t at, unsigned char *data, size_t
     return done;
 }
 
+/* A log's reads and writes are small, and most are near those before: behind them, or in a message
+ * lately written. So a few lines of the file are held, each with what is known of it: most of what
+ * is written is behind what was written before, and what was there need not be read. */
+
 /* Writes what of a line is still to be written. After a failure nothing more is. */
 MSC4203_PRIVATE int file_clean(msc4203_file *file, unsigned i)
 {
@@ -7596,72 +7656,99 @@ MSC4203_PRIVATE int file_clean(msc4203_file *file, unsigned i)
     return file->priv.error ? -1 : 0;
 }
 
-/* A log's writes are small, and most are near those before: behind them, or in a message lately
- * written. So the file is read and written by lines, of which a few are held: here is the one that
- * has a place, with what it holds in the file. Returns its number, or -1. */
-MSC4203_PRIVATE int file_line(msc4203_file *file, uint64_t at)
+/* The line that is for a place: it holds that, or, cleaned, nothing yet. */
+MSC4203_PRIVATE unsigned file_line(msc4203_file *file, uint64_t at)
 {
     unsigned i = (unsigned)(at / FILE_LINE) % FILE_LINES;
-    uint64_t begin = at - at % FILE_LINE;
-    size_t got;
 
-    if (file->priv.line[i].at == begin + 1)
-        return (int)i;
-    if (file_clean(file, i) != 0)
+    at = at - at % FILE_LINE + 1;
+    if (file->priv.line[i].at != at) {
+        file_clean(file, i);
+        file->priv.line[i].at = at;
+        file->priv.line[i].known = file->priv.line[i].stop = 0;
+    }
+    return i;
+}
+
+/* Reads a part of a line; behind the file's end there are zeros. */
+MSC4203_PRIVATE int file_fetch(msc4203_file *file, unsigned i, uint32_t from, uint32_t to)
+{
+    unsigned char *data = file->priv.buffer + i * FILE_LINE + from;
+    size_t bytes = to - from, got = 0;
+
+    if (bytes != 0)
+        got = file_all(file->priv.fd, file->priv.line[i].at - 1 + from, data, bytes, 0);
+    if (got > bytes)
         return -1;
-    file->priv.line[i].at = 0;
-    got = file_all(file->priv.fd, begin, file->priv.buffer + i * FILE_LINE, FILE_LINE, 0);
-    if (got > FILE_LINE)
+    memset(data + got, 0, bytes - got);
+    return 0;
+}
+
+/* Reads what is not known of a line. */
+MSC4203_PRIVATE int file_fill(msc4203_file *file, unsigned i)
+{
+    if (file_fetch(file, i, 0, file->priv.line[i].known) != 0 ||
+        file_fetch(file, i, file->priv.line[i].stop, FILE_LINE) != 0)
         return -1;
-    memset(file->priv.buffer + i * FILE_LINE + got, 0, FILE_LINE - got);
-    file->priv.line[i].at = begin + 1;
-    return (int)i;
+    file->priv.line[i].known = 0;
+    file->priv.line[i].stop = FILE_LINE;
+    return 0;
 }
 
 /* The part of a transfer that is in one line. */
-MSC4203_PRIVATE size_t file_part(uint64_t at, size_t bytes)
+MSC4203_PRIVATE uint32_t file_part(uint64_t at, size_t bytes)
 {
-    size_t rest = FILE_LINE - (size_t)(at % FILE_LINE);
-    return bytes < rest ? bytes : rest;
+    uint32_t rest = FILE_LINE - (uint32_t)(at % FILE_LINE);
+    return bytes < rest ? (uint32_t)bytes : rest;
 }
 
 MSC4203_PRIVATE int file_write(void *context, uint64_t at, const void *data, size_t bytes)
 {
     msc4203_file *file = (msc4203_file *)context;
     const unsigned char *from = (const unsigned char *)data;
-    size_t n;
+    uint32_t n;
 
-    if (file->priv.error)
-        return -1;
-    for (; bytes != 0; bytes -= n, at += n, from += n) {
-        int i = file_line(file, at);
-        uint32_t first = (uint32_t)(at % FILE_LINE);
+    for (; bytes != 0 && !file->priv.error; bytes -= n, at += n, from += n) {
+        unsigned i = file_line(file, at);
+        uint32_t first = (uint32_t)(at % FILE_LINE), end;
 
         n = file_part(at, bytes);
-        if (i < 0)
+        end = first + n;
+        if (file->priv.line[i].stop == 0)
+            file->priv.line[i].known = (uint16_t)first;
+        else if ((first > file->priv.line[i].stop || end < file->priv.line[i].known) &&
+                 file_fill(file, i) != 0)
             return -1;
-        memcpy(file->priv.buffer + (unsigned)i * FILE_LINE + first, from, n);
+        memcpy(file->priv.buffer + i * FILE_LINE + first, from, n);
+        if (first < file->priv.line[i].known)
+            file->priv.line[i].known = (uint16_t)first;
+        if (end > file->priv.line[i].stop)
+            file->priv.line[i].stop = (uint16_t)end;
         if (file->priv.line[i].end == 0 || first < file->priv.line[i].first)
-            file->priv.line[i].first = first;
-        if (first + n > file->priv.line[i].end)
-            file->priv.line[i].end = first + (uint32_t)n;
+            file->priv.line[i].first = (uint16_t)first;
+        if (end > file->priv.line[i].end)
+            file->priv.line[i].end = (uint16_t)end;
     }
-    return 0;
+    return file->priv.error ? -1 : 0;
 }
 
 MSC4203_PRIVATE int file_read(void *context, uint64_t at, void *data, size_t bytes)
 {
     msc4203_file *file = (msc4203_file *)context;
     unsigned char *to = (unsigned char *)data;
-    size_t n;
+    uint32_t n;
 
     for (; bytes != 0; bytes -= n, at += n, to += n) {
-        int i = file_line(file, at);
+        unsigned i = file_line(file, at);
+        uint32_t first = (uint32_t)(at % FILE_LINE);
 
         n = file_part(at, bytes);
-        if (i < 0)
+        if (file->priv.error)
             return -1;
-        memcpy(to, file->priv.buffer + (unsigned)i * FILE_LINE + at % FILE_LINE, n);
+        if ((first < file->priv.line[i].known || first + n > file->priv.line[i].stop) &&
+            file_fill(file, i) != 0)
+            return -1;
+        memcpy(to, file->priv.buffer + i * FILE_LINE + first, n);
     }
     return 0;
 }
@@ -7744,7 +7831,7 @@ MSC4203_PRIVATE int file_lock(int fd)
 }
 
 /* Writes a file full of zeros, so that it has all its blocks, and a log into it. */
-MSC4203_PRIVATE int file_fill(msc4203_file *file, uint64_t bytes, const msc4203_log_config *config,
+MSC4203_PRIVATE int file_make(msc4203_file *file, uint64_t bytes, const msc4203_log_config *config,
                               uint64_t random)
 {
     msc4203_storage storage;
@@ -7783,7 +7870,7 @@ MSC4203_API int msc4203_file_create(msc4203_file *file, const char *path, uint64
     if (result == MSC4203_OK && ftruncate(file->priv.fd, 0) != 0)
         result = MSC4203_E_STORAGE;
     if (result == MSC4203_OK)
-        result = file_fill(file, bytes, config, random);
+        result = file_make(file, bytes, config, random);
     if (result == MSC4203_OK && (fsync(file->priv.fd) != 0 || rename(name, path) != 0 ||
                                  file_sync_folder(path, name) != 0))
         result = MSC4203_E_STORAGE;

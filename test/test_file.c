@@ -290,6 +290,16 @@ static void test_storage(void)
     CHECK(s.read(s.context, 0, back, 10) != 0);
     read_errno = 0;
     CHECK(s.read(s.context, 0, back, 10) == 0); /* to read again does no harm */
+    CHECK(s.write(s.context, 20000, back, 9) == 0); /* of a line that is not held */
+    read_errno = EIO;
+    CHECK(s.read(s.context, 20000, back, 9) == 0); /* nor needs to be */
+    CHECK(s.read(s.context, 19999, back, 9) != 0);
+    CHECK(s.read(s.context, 20001, back, 9) != 0);
+    CHECK(s.write(s.context, 20010, back, 9) != 0); /* but for what is between */
+    CHECK(s.write(s.context, 19980, back, 9) != 0);
+    read_errno = 0;
+    CHECK(s.write(s.context, 20000, data + 20000, 9) == 0);
+    CHECK(s.read(s.context, 19990, back, 30) == 0 && memcmp(back, data + 19990, 30) == 0);
     CHECK(msc4203_file_close(&file) == MSC4203_OK);
     CHECK(msc4203_file_close(&file) == MSC4203_OK);
     for (i = 0; i < 4; i++) {
@@ -297,8 +307,8 @@ static void test_storage(void)
         CHECK(s.write(s.context, 1000, data, 20) == 0);
         write_errno = i == 3 ? 0 : EIO;
         sync_errno = i == 3 ? EIO : 0;
-        CHECK(i == 1   ? s.write(s.context, 66536, data, 20) != 0 /* needs the line's place */
-              : i == 2 ? s.read(s.context, 66536, back, 20) != 0
+        CHECK(i == 1   ? s.write(s.context, 132072, data, 20) != 0 /* needs the line's place */
+              : i == 2 ? s.read(s.context, 132072, back, 20) != 0
                        : s.sync(s.context) != 0);
         CHECK(s.write(s.context, 10, data, 20) != 0);
         CHECK(s.sync(s.context) != 0);
