@@ -38,10 +38,9 @@ enum state {
 };
 
 struct connection {
-    int fd, state, result, keep_alive, lingers;
-    size_t in_bytes, in_at, looked, out_bytes, out_at;
+    struct http_connection http;
+    int state, result;
     uint64_t active;
-    struct http_body body;
     char in[HTTP_HEAD_MAX], out[512];
 };
 
@@ -249,32 +248,24 @@ static void connection_close(struct connection *c)
         a.owner = -1;
         (void)!out_cut();
     }
-    close(c->fd);
+    close(c->http.fd);
     c->state = STATE_FREE;
 }
 
 static void connection_write(struct connection *c)
 {
-    while (c->out_at < c->out_bytes) {
-        ssize_t n = send(c->fd, c->out + c->out_at, c->out_bytes - c->out_at, MSG_NOSIGNAL);
-        if (n < 0 && http_again())
-            return;
-        if (n <= 0) {
-            connection_close(c);
-            return;
-        }
-        c->out_at += (size_t)n;
-    }
-    if (c->lingers) {
-        shutdown(c->fd, SHUT_WR);
-        c->state = STATE_LINGER;
-    } else if (!c->keep_alive) {
-        connection_close(c);
-    } else {
-        c->in_bytes -= c->in_at;
-        memmove(c->in, c->in + c->in_at, c->in_bytes);
-        c->in_at = c->looked = 0;
+    switch (http_write(&c->http, c->out, c->in)) {
+    case HTTP_NEXT:
         c->state = STATE_HEAD;
+        return;
+    case HTTP_LINGER:
+        c->state = STATE_LINGER;
+        return;
+    case HTTP_CLOSE:
+        connection_close(c);
+        return;
+    default:
+        return;
     }
 }
 
@@ -286,18 +277,10 @@ static void answer(struct connection *c)
 
     if (a.owner == (int)(c - a.connections))
         a.owner = -1;
-    if (c->body.state != HTTP_BODY_DONE) {
-        c->keep_alive = 0;
-        c->lingers = 1;
-    }
+    if (c->http.body.state != HTTP_BODY_DONE)
+        c->http.lingers = 1;
     msc4203_result_body(c->result, body, sizeof body, &bytes);
-    c->out_bytes = (size_t)sprintf(
-        c->out, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %lu\r\n%s\r\n",
-        msc4203_result_status(c->result), http_reason(msc4203_result_status(c->result)),
-        (unsigned long)bytes, c->keep_alive ? "" : "Connection: close\r\n");
-    memcpy(c->out + c->out_bytes, body, bytes);
-    c->out_bytes += bytes;
-    c->out_at = 0;
+    http_answer(&c->http, c->out, msc4203_result_status(c->result), body, bytes);
     c->state = STATE_WRITE;
     connection_write(c);
 }
@@ -308,10 +291,10 @@ static void request_begin(struct connection *c, size_t bytes)
     struct http_head head;
     int result;
 
-    c->lingers = 0;
+    c->http.lingers = 0;
     if (!http_parse(&head, c->in, bytes, 0)) {
-        c->keep_alive = 0;
-        c->body.state = HTTP_BODY_DONE;
+        c->http.keep_alive = 0;
+        c->http.body.state = HTTP_BODY_DONE;
         c->result = MSC4203_E_SYNTAX;
         answer(c);
         return;
@@ -320,9 +303,9 @@ static void request_begin(struct connection *c, size_t bytes)
         c->state = STATE_WAIT;
         return;
     }
-    c->keep_alive = head.keep_alive;
-    c->in_at = bytes;
-    http_body_begin(&c->body, &head, 0);
+    c->http.keep_alive = (uint8_t)head.keep_alive;
+    c->http.in_at = (uint32_t)bytes;
+    http_body_begin(&c->http.body, &head, 0);
     result = msc4203_receiver_request(&a.receiver, &head.method, &head.target, &head.authorization,
                                       a.scratch, sizeof a.scratch);
     if (a.fail != 0) {
@@ -331,24 +314,24 @@ static void request_begin(struct connection *c, size_t bytes)
         result = MSC4203_E_STORAGE;
     }
     if (result == MSC4203_MORE) {
-        if (head.expects && c->body.state != HTTP_BODY_DONE)
-            (void)!send(c->fd, "HTTP/1.1 100 Continue\r\n\r\n", 25, MSG_NOSIGNAL);
+        if (head.expects && c->http.body.state != HTTP_BODY_DONE)
+            http_continue(&c->http);
         a.owner = (int)(c - a.connections);
         c->state = STATE_BODY;
         return;
     }
     c->result = result == MSC4203_END ? MSC4203_OK : result;
     c->state = STATE_DRAIN;
-    if (head.expects && c->body.state != HTTP_BODY_DONE)
+    if (head.expects && c->http.body.state != HTTP_BODY_DONE)
         answer(c); /* it waits for that before it sends its body */
 }
 
 /* Takes a piece of a body; `last` says that it was the last one. */
 static void request_piece(struct connection *c, const msc4203_span *piece)
 {
-    int last = c->body.state == HTTP_BODY_DONE;
+    int last = c->http.body.state == HTTP_BODY_DONE;
 
-    if (c->body.state == HTTP_BODY_WRONG) {
+    if (c->http.body.state == HTTP_BODY_WRONG) {
         c->result = MSC4203_E_SYNTAX;
         if (c->state == STATE_BODY)
             (void)!out_cut();
@@ -376,26 +359,25 @@ static void connection_go(struct connection *c)
     for (;;) {
         switch (c->state) {
         case STATE_HEAD:
-            end = http_head_end(c->in, c->in_bytes, c->looked);
-            c->looked = c->in_bytes;
+            end = http_in_head(&c->http, c->in);
             if (end != 0) {
                 request_begin(c, end);
                 if (c->state == STATE_WAIT)
                     return;
                 break;
             }
-            if (c->in_bytes < sizeof c->in)
+            if (c->http.in_bytes < sizeof c->in)
                 return;
-            c->keep_alive = 0;
-            c->body.state = HTTP_BODY_DONE;
+            c->http.keep_alive = 0;
+            c->http.body.state = HTTP_BODY_DONE;
             c->result = MSC4203_E_TOO_LARGE;
             answer(c);
             break;
         case STATE_BODY:
         case STATE_DRAIN:
-            if (c->body.state != HTTP_BODY_DONE && c->in_at == c->in_bytes)
+            if (c->http.body.state != HTTP_BODY_DONE && c->http.in_at == c->http.in_bytes)
                 return;
-            c->in_at += http_body_feed(&c->body, c->in + c->in_at, c->in_bytes - c->in_at, &piece);
+            http_in_body(&c->http, c->in, &piece);
             request_piece(c, &piece);
             break;
         default:
@@ -406,39 +388,26 @@ static void connection_go(struct connection *c)
 
 static void connection_read(struct connection *c)
 {
-    int body = c->state == STATE_BODY || c->state == STATE_DRAIN, exact;
-    size_t room = sizeof a.piece, at;
     ssize_t n;
+    size_t at = 0;
 
-    exact = body && c->body.state == HTTP_BODY_LENGTH;
-    if (exact && c->body.left < room)
-        room = (size_t)c->body.left;
     if (c->state == STATE_HEAD)
-        n = recv(c->fd, c->in + c->in_bytes, sizeof c->in - c->in_bytes, 0);
+        n = http_in_read(&c->http, c->in, sizeof c->in);
+    else if (c->state == STATE_BODY || c->state == STATE_DRAIN)
+        n = http_body_read(&c->http, a.piece, sizeof a.piece);
     else
-        n = recv(c->fd, a.piece, room, body && !exact ? MSG_PEEK : 0);
-    if (n < 0 && http_again())
-        return;
-    if (n <= 0) {
+        n = http_receive(c->http.fd, a.piece, sizeof a.piece, 0);
+    if (n < 0)
         connection_close(c);
+    if (n <= 0)
         return;
-    }
     c->active = a.now;
-    if (c->state == STATE_HEAD) {
-        c->in_bytes += (size_t)n;
-        connection_go(c);
-        return;
-    }
-    for (at = 0; at < (size_t)n && (c->state == STATE_BODY || c->state == STATE_DRAIN);) {
+    while (at < (size_t)n && (c->state == STATE_BODY || c->state == STATE_DRAIN)) {
         msc4203_span piece;
-        size_t used = http_body_feed(&c->body, a.piece + at, (size_t)n - at, &piece);
-        if (!exact) /* now it is read */
-            (void)!recv(c->fd, a.line, used, 0);
-        at += used;
+        at += http_body_take(&c->http, a.piece + at, (size_t)n - at, &piece);
         request_piece(c, &piece);
     }
-    if (c->state == STATE_HEAD)
-        connection_go(c);
+    connection_go(c);
 }
 
 static void connections_accept(void)
@@ -450,12 +419,11 @@ static void connections_accept(void)
             ;
         if (i == CONNECTIONS)
             return; /* it stays where it waits */
-        fd = accept(a.listener, NULL, NULL);
+        fd = http_accept(a.listener);
         if (fd < 0)
             return;
-        http_nonblocking(fd);
         memset(&a.connections[i], 0, offsetof(struct connection, in));
-        a.connections[i].fd = fd;
+        a.connections[i].http.fd = fd;
         a.connections[i].state = STATE_HEAD;
         a.connections[i].active = a.now;
     }
@@ -470,14 +438,14 @@ static void turn(void)
         struct connection *c = &a.connections[i];
         if (c->state == STATE_WAIT && a.owner < 0) {
             c->state = STATE_HEAD;
-            c->looked = 0;
+            c->http.looked = 0;
             connection_go(c);
         }
         if (c->state != STATE_FREE && c->state != STATE_WAIT && a.now - c->active > SILENT_MS)
             connection_close(c);
         if (c->state == STATE_FREE)
             continue;
-        polls[count].fd = c->fd;
+        polls[count].fd = c->http.fd;
         polls[count].events = c->state == STATE_WRITE ? POLLOUT
                                                       : c->state == STATE_WAIT ? 0 : POLLIN;
         owner[count++] = i;

@@ -68,16 +68,13 @@ enum connection_state {
 enum request_kind { REQUEST_SEND, REQUEST_SYNC, REQUEST_DELETE, REQUEST_PING, REQUEST_STATUS };
 
 struct connection {
-    int fd;
-    uint8_t state, keep_alive, lingers;
+    struct http_connection http;
+    uint8_t state;
     uint8_t expects, continued;        /* sends its body when it is told to continue; it was */
     int slot, head;                    /* borrowed, or -1 */
     int status;                        /* that it will be answered with */
     const char *errcode, *error;
     unsigned kind;
-    uint32_t in_bytes, in_at, looked;  /* read; used up; looked at for the head's end */
-    uint32_t out_bytes, out_at;
-    struct http_body body;
     uint64_t active;                   /* last read or written */
     uint64_t begun, read;              /* when the slot was taken; bytes since */
     uint64_t deadline;                 /* of a /sync, or a ping */
@@ -410,11 +407,11 @@ static size_t in_room(const struct connection *c)
 /* Gives a long head's place back, once what is behind the head fits into the connection. */
 static void head_done(struct connection *c)
 {
-    if (c->head < 0 || c->in_bytes - c->in_at > IN_BYTES)
+    if (c->head < 0 || c->http.in_bytes - c->http.in_at > IN_BYTES)
         return;
-    c->in_bytes -= c->in_at;
-    memcpy(c->in, g.heads[c->head] + c->in_at, c->in_bytes);
-    c->in_at = 0;
+    c->http.in_bytes -= c->http.in_at;
+    memcpy(c->in, g.heads[c->head] + c->http.in_at, c->http.in_bytes);
+    c->http.in_at = 0;
     head_free(c);
 }
 
@@ -430,8 +427,8 @@ static void connection_close(struct connection *c)
     if (c->ping >= 0)
         g.pings[c->ping].connection = -1;
     c->ping = -1;
-    close(c->fd);
-    c->fd = -1;
+    close(c->http.fd);
+    c->http.fd = -1;
     c->state = CONNECTION_FREE;
     g.used--;
 }
@@ -446,49 +443,38 @@ static char *out_of(struct connection *c)
 /* Writes on. */
 static void connection_write(struct connection *c)
 {
-    while (c->out_at < c->out_bytes) {
-        ssize_t n = send(c->fd, out_of(c) + c->out_at, c->out_bytes - c->out_at, MSG_NOSIGNAL);
-        if (n < 0 && http_again())
-            return;
-        if (n <= 0) {
-            connection_close(c);
-            return;
-        }
-        c->out_at += (uint32_t)n;
-        c->read += (uint64_t)n;
+    uint32_t before = c->http.out_at;
+    enum http_written written = http_write(&c->http, out_of(c), in_of(c));
+
+    if (c->http.out_at != before) {
+        c->read += c->http.out_at - before;
         c->active = g.now;
     }
+    if (written == HTTP_UNWRITTEN)
+        return;
     slot_free(c);
-    if (c->lingers) {
-        shutdown(c->fd, SHUT_WR);
-        c->state = CONNECTION_LINGER;
-        c->deadline = g.now + LINGER_MS;
-        head_free(c);
-    } else if (!c->keep_alive) {
-        connection_close(c);
-    } else { /* on to what came behind this request */
+    switch (written) {
+    case HTTP_NEXT: /* on to what came behind this request */
         head_done(c);
-        c->in_bytes -= c->in_at;
-        memmove(in_of(c), in_of(c) + c->in_at, c->in_bytes);
-        c->in_at = c->looked = 0;
         c->continued = 0;
         c->ticket = 0;
         c->state = CONNECTION_HEAD;
+        return;
+    case HTTP_LINGER:
+        c->state = CONNECTION_LINGER;
+        c->deadline = g.now + LINGER_MS;
+        head_free(c);
+        return;
+    default:
+        connection_close(c);
+        return;
     }
 }
 
-/* Begins to answer with a body, which is at `body` and may be where out_of() is not. */
+/* Begins to answer with a body, which is at `body`, where out_of() is not. */
 static void answer_body(struct connection *c, int status, const char *body, size_t bytes)
 {
-    char *out = out_of(c);
-    int n = sprintf(out, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\n"
-                         "Content-Length: %lu\r\n%s\r\n", status, http_reason(status),
-                    (unsigned long)bytes,
-                    c->keep_alive && !c->lingers ? "" : "Connection: close\r\n");
-
-    memmove(out + n, body, bytes);
-    c->out_bytes = (uint32_t)n + (uint32_t)bytes;
-    c->out_at = 0;
+    http_answer(&c->http, out_of(c), status, body, bytes);
     c->state = CONNECTION_WRITE;
     connection_write(c);
 }
@@ -516,7 +502,7 @@ static void answer(struct connection *c)
 static void go_on(struct connection *c)
 {
     if (c->expects)
-        (void)!send(c->fd, "HTTP/1.1 100 Continue\r\n\r\n", 25, MSG_NOSIGNAL);
+        http_continue(&c->http);
     c->continued |= c->expects;
     c->expects = 0;
 }
@@ -529,13 +515,13 @@ static void refuse(struct connection *c, int status, const char *errcode, const 
     c->status = status;
     c->errcode = errcode;
     c->error = error;
-    if (c->body.state != HTTP_BODY_DONE) {
-        if (c->body.state != HTTP_BODY_WRONG && !c->expects &&
-            (c->body.state != HTTP_BODY_LENGTH || c->body.left <= 1 << 20)) {
+    if (c->http.body.state != HTTP_BODY_DONE) {
+        if (c->http.body.state != HTTP_BODY_WRONG && !c->expects &&
+            (c->http.body.state != HTTP_BODY_LENGTH || c->http.body.left <= 1 << 20)) {
             c->state = CONNECTION_DRAIN;
             return;
         }
-        c->lingers = 1;
+        c->http.lingers = 1;
     }
     answer(c);
 }
@@ -543,7 +529,7 @@ static void refuse(struct connection *c, int status, const char *errcode, const 
 /* The same without reading on. */
 static void refuse_now(struct connection *c, int status, const char *errcode, const char *error)
 {
-    c->body.state = HTTP_BODY_WRONG;
+    c->http.body.state = HTTP_BODY_WRONG;
     refuse(c, status, errcode, error);
 }
 
@@ -563,7 +549,7 @@ static void committed(struct connection *c)
 {
     slot_free(c);
     c->status = 200;
-    c->state = c->body.state == HTTP_BODY_DONE ? CONNECTION_COMMITTED : CONNECTION_DRAIN;
+    c->state = c->http.body.state == HTTP_BODY_DONE ? CONNECTION_COMMITTED : CONNECTION_DRAIN;
     go_on(c);
     g.dirty = 1;
 }
@@ -1319,7 +1305,7 @@ static void request_send(struct connection *c, const msc4203_span *type, const m
         refuse(c, 500, "M_UNKNOWN", "the store failed");
         return;
     }
-    if (c->body.state == HTTP_BODY_LENGTH && c->body.left > g.config->request_bytes_max) {
+    if (c->http.body.state == HTTP_BODY_LENGTH && c->http.body.left > g.config->request_bytes_max) {
         refuse_now(c, 413, "M_TOO_LARGE", "the request is too large");
         return;
     }
@@ -1328,8 +1314,9 @@ static void request_send(struct connection *c, const msc4203_span *type, const m
         committed(c);
         return;
     }
-    if (c->body.state == HTTP_BODY_LENGTH && c->in_bytes - c->in_at < c->body.left &&
-        c->in_bytes < in_room(c)) { /* a slow client's small body needs no slot for long */
+    if (c->http.body.state == HTTP_BODY_LENGTH &&
+        c->http.in_bytes - c->http.in_at < c->http.body.left &&
+        c->http.in_bytes < in_room(c)) { /* a slow client's small body needs no slot for long */
         c->state = CONNECTION_GATHER;
         go_on(c);
         return;
@@ -1476,17 +1463,17 @@ static void request_begin(struct connection *c, size_t head_bytes)
     size_t i;
     int kind;
 
-    c->lingers = 0;
+    c->http.lingers = 0;
     c->kept = 0;
     if (!http_parse(&head, in_of(c), head_bytes, 0)) {
-        c->keep_alive = 0;
-        c->in_at = c->in_bytes;
+        c->http.keep_alive = 0;
+        c->http.in_at = c->http.in_bytes;
         refuse_now(c, 400, "M_UNKNOWN", "not an HTTP request");
         return;
     }
-    c->keep_alive = (uint8_t)head.keep_alive;
-    http_body_begin(&c->body, &head, 0);
-    c->expects = head.expects && !c->continued && c->body.state != HTTP_BODY_DONE;
+    c->http.keep_alive = (uint8_t)head.keep_alive;
+    http_body_begin(&c->http.body, &head, 0);
+    c->expects = head.expects && !c->continued && c->http.body.state != HTTP_BODY_DONE;
     path = query = head.target;
     for (i = 0; i < path.len && path.ptr[i] != '?'; i++)
         ;
@@ -1494,7 +1481,7 @@ static void request_begin(struct connection *c, size_t head_bytes)
     query.ptr += i < query.len ? i + 1 : i;
     query.len -= i < query.len ? i + 1 : i;
     kind = request_find(path, parts, &method);
-    c->in_at = (uint32_t)head_bytes;
+    c->http.in_at = (uint32_t)head_bytes;
     if (kind < 0) {
         refuse(c, 404, "M_UNRECOGNIZED", "no such path");
         return;
@@ -1504,8 +1491,8 @@ static void request_begin(struct connection *c, size_t head_bytes)
         return;
     }
     c->kind = (unsigned)kind;
-    if ((kind == REQUEST_STATUS || kind == REQUEST_SYNC) && c->body.state != HTTP_BODY_DONE)
-        c->lingers = 1; /* its body means nothing, and is not waited for */
+    if ((kind == REQUEST_STATUS || kind == REQUEST_SYNC) && c->http.body.state != HTTP_BODY_DONE)
+        c->http.lingers = 1; /* its body means nothing, and is not waited for */
     if (kind == REQUEST_STATUS) {
         status_answer(c);
         return;
@@ -1524,7 +1511,7 @@ static void request_begin(struct connection *c, size_t head_bytes)
             refuse(c, 403, "M_FORBIDDEN", "not this appservice's token");
             return;
         }
-        c->state = c->body.state == HTTP_BODY_DONE ? CONNECTION_PING : CONNECTION_BODY;
+        c->state = c->http.body.state == HTTP_BODY_DONE ? CONNECTION_PING : CONNECTION_BODY;
         c->deadline = g.now + SILENT_MS;
         go_on(c);
         return;
@@ -1534,7 +1521,7 @@ static void request_begin(struct connection *c, size_t head_bytes)
     if (kind == REQUEST_SEND) {
         request_send(c, &parts[0], &parts[1], &caller);
         if (c->state == CONNECTION_WAIT_SLOT || c->state == CONNECTION_GATHER)
-            c->in_at = 0;
+            c->http.in_at = 0;
     } else if (kind == REQUEST_DELETE) {
         request_delete(c, &parts[0], &caller);
     } else if (caller_device(c, &query, &caller)) {
@@ -1558,16 +1545,16 @@ static void request_ended(struct connection *c)
 /* Takes a piece of a body. */
 static void request_piece(struct connection *c, const msc4203_span *piece)
 {
-    int last = c->body.state == HTTP_BODY_DONE;
+    int last = c->http.body.state == HTTP_BODY_DONE;
 
     c->read += piece->len;
-    if (c->body.state == HTTP_BODY_WRONG) {
+    if (c->http.body.state == HTTP_BODY_WRONG) {
         if (c->state == CONNECTION_DRAIN && c->status == 200) { /* it is committed all the same */
-            c->keep_alive = 0;
+            c->http.keep_alive = 0;
             c->state = CONNECTION_COMMITTED;
             return;
         }
-        c->keep_alive = 0;
+        c->http.keep_alive = 0;
         if (c->slot >= 0)
             send_end(c, MSC4203_E_SYNTAX);
         else
@@ -1597,12 +1584,11 @@ static int connection_step(struct connection *c)
 
     switch (c->state) {
     case CONNECTION_HEAD:
-        while (c->in_bytes != 0 && (in[0] == '\r' || in[0] == '\n')) { /* RFC 9112, 2.2 */
-            memmove(in, in + 1, --c->in_bytes);
-            c->looked = 0;
+        while (c->http.in_bytes != 0 && (in[0] == '\r' || in[0] == '\n')) { /* RFC 9112, 2.2 */
+            memmove(in, in + 1, --c->http.in_bytes);
+            c->http.looked = 0;
         }
-        end = http_head_end(in, c->in_bytes, c->looked);
-        c->looked = c->in_bytes;
+        end = http_in_head(&c->http, in);
         if (end != 0) {
             request_begin(c, end);
             if (c->state != CONNECTION_FREE && c->state != CONNECTION_WAIT_SLOT &&
@@ -1612,7 +1598,7 @@ static int connection_step(struct connection *c)
                 sync_answer(c, 1); /* no place for a long head is held by who only waits */
             return 1;
         }
-        if (c->head < 0 && c->in_bytes == IN_BYTES) {
+        if (c->head < 0 && c->http.in_bytes == IN_BYTES) {
             int i;
             for (i = 0; i < HEADS && g.head_owner[i] >= 0; i++)
                 ;
@@ -1626,24 +1612,23 @@ static int connection_step(struct connection *c)
             memcpy(g.heads[i], c->in, IN_BYTES);
             c->begun = g.now;
             c->read = 0;
-        } else if (c->head >= 0 && c->in_bytes == HTTP_HEAD_MAX) {
-            c->keep_alive = 0;
-            c->in_at = c->in_bytes;
+        } else if (c->head >= 0 && c->http.in_bytes == HTTP_HEAD_MAX) {
+            c->http.keep_alive = 0;
+            c->http.in_at = c->http.in_bytes;
             refuse_now(c, 431, "M_TOO_LARGE", "the headers are too large");
             return 1;
         }
         return 0;
     case CONNECTION_BODY:
     case CONNECTION_DRAIN:
-        if (c->body.state == HTTP_BODY_DONE && c->state == CONNECTION_BODY && c->slot >= 0) {
+        if (c->http.body.state == HTTP_BODY_DONE && c->state == CONNECTION_BODY && c->slot >= 0) {
             msc4203_span none = {NULL, 0}; /* there was no body at all */
             request_piece(c, &none);
             return 1;
         }
-        if (c->in_at < c->in_bytes) {
+        if (c->http.in_at < c->http.in_bytes) {
             msc4203_span piece;
-            c->in_at += (uint32_t)http_body_feed(&c->body, in + c->in_at, c->in_bytes - c->in_at,
-                                                 &piece);
+            http_in_body(&c->http, in, &piece);
             request_piece(c, &piece);
             return 1;
         }
@@ -1660,71 +1645,52 @@ static void connection_go(struct connection *c)
         ;
 }
 
-/* Reads what has come of a body, straight to where it is taken from: not more than belongs to it.
- * Returns 0 when nothing more can be read now. */
+/* Reads what has come of a body. Returns 0 when nothing more can be read now. */
 static int connection_read_body(struct connection *c)
 {
-    int exact = c->body.state == HTTP_BODY_LENGTH;
-    size_t room = exact && c->body.left < PIECE_BYTES ? (size_t)c->body.left : PIECE_BYTES, at = 0;
-    ssize_t n = recv(c->fd, g.piece, room, exact ? 0 : MSG_PEEK);
+    ssize_t n = http_body_read(&c->http, g.piece, PIECE_BYTES);
+    size_t at = 0;
 
-    if (n < 0 && http_again())
-        return 0;
-    if (n <= 0) {
+    if (n < 0)
         connection_close(c);
+    if (n <= 0)
         return 0;
-    }
     c->active = g.now;
     while (at < (size_t)n && (c->state == CONNECTION_BODY || c->state == CONNECTION_DRAIN)) {
         msc4203_span piece;
-        size_t used = http_body_feed(&c->body, g.piece + at, (size_t)n - at, &piece);
-        if (!exact) /* now it is read */
-            (void)!recv(c->fd, g.response, used, 0);
-        at += used;
+        at += http_body_take(&c->http, g.piece + at, (size_t)n - at, &piece);
         request_piece(c, &piece);
     }
     connection_go(c);
-    return (size_t)n == room && c->state == CONNECTION_BODY;
+    return n == PIECE_BYTES && c->state == CONNECTION_BODY;
 }
 
 /* Reads what has come. */
 static void connection_read(struct connection *c)
 {
-    char *in = in_of(c);
-    size_t room = in_room(c);
     ssize_t n;
     int turns = 8; /* then others have their turn */
 
-    if (c->state == CONNECTION_LINGER) {
-        n = recv(c->fd, g.piece, PIECE_BYTES, 0);
-        if (n == 0 || (n < 0 && !http_again()))
-            connection_close(c);
-        return;
-    }
     if (c->state == CONNECTION_BODY || c->state == CONNECTION_DRAIN) {
         while (turns-- != 0 && connection_read_body(c))
             ;
         return;
     }
-    if (c->state != CONNECTION_HEAD && c->state != CONNECTION_GATHER) { /* it has gone? */
-        n = recv(c->fd, g.piece, 1, MSG_PEEK);
-        if (n == 0 || (n < 0 && !http_again()))
-            connection_close(c);
-        return;
-    }
-    n = recv(c->fd, in + c->in_bytes, room - c->in_bytes, 0);
-    if (n < 0 && http_again())
-        return;
-    if (n <= 0) {
+    if (c->state == CONNECTION_LINGER)
+        n = http_receive(c->http.fd, g.piece, PIECE_BYTES, 0);
+    else if (c->state == CONNECTION_HEAD || c->state == CONNECTION_GATHER)
+        n = http_in_read(&c->http, in_of(c), in_room(c));
+    else
+        n = http_receive(c->http.fd, g.piece, 1, MSG_PEEK); /* it has gone? */
+    if (n < 0)
         connection_close(c);
+    if (n <= 0 || (c->state != CONNECTION_HEAD && c->state != CONNECTION_GATHER))
         return;
-    }
     c->active = g.now;
     c->read += (uint64_t)n;
-    c->in_bytes += (uint32_t)n;
     if (c->state == CONNECTION_GATHER) {
         c->state = CONNECTION_HEAD; /* the head is looked at again */
-        c->looked = 0;
+        c->http.looked = 0;
     }
     connection_go(c);
     /* A body has mostly come together with its head. If it were left to the next turn, a sender
@@ -1760,7 +1726,7 @@ static void connections_accept(void)
     int i, fd;
 
     for (;;) {
-        fd = accept(g.listener, NULL, NULL);
+        fd = http_accept(g.listener);
         if (fd < 0)
             return;
         for (i = 0; i < g.connection_count && g.connections[i].state != CONNECTION_FREE; i++)
@@ -1775,9 +1741,8 @@ static void connections_accept(void)
             }
             connection_close(&g.connections[i]);
         }
-        http_nonblocking(fd);
         memset(&g.connections[i], 0, offsetof(struct connection, in));
-        g.connections[i].fd = fd;
+        g.connections[i].http.fd = fd;
         g.connections[i].state = CONNECTION_HEAD;
         g.connections[i].slot = g.connections[i].head = g.connections[i].ping = -1;
         g.connections[i].active = g.now;
@@ -1797,12 +1762,12 @@ static void connection_care(struct connection *c)
     case CONNECTION_GATHER:
         if (silent < SILENT_MS && !(c->head >= 0 && slow))
             return;
-        if (c->in_bytes == 0) {
+        if (c->http.in_bytes == 0) {
             connection_close(c);
             return;
         }
-        c->keep_alive = 0;
-        c->in_at = c->in_bytes;
+        c->http.keep_alive = 0;
+        c->http.in_at = c->http.in_bytes;
         refuse_now(c, 408, "M_UNKNOWN", "the request is too slow");
         return;
     case CONNECTION_BODY:
@@ -1811,7 +1776,7 @@ static void connection_care(struct connection *c)
             return;
         if (c->slot >= 0)
             send_user_ends(&g.slots[c->slot]);
-        c->keep_alive = 0;
+        c->http.keep_alive = 0;
         refuse_now(c, 408, "M_UNKNOWN", "the request is too slow");
         return;
     case CONNECTION_SYNC:
@@ -1882,7 +1847,7 @@ static void grant(int for_head)
             status_answer(c);
         else
             c->state = CONNECTION_HEAD;
-        c->looked = 0;
+        c->http.looked = 0;
         if (c->state != CONNECTION_FREE)
             connection_go(c);
         g.grants = 0;
@@ -2039,7 +2004,7 @@ static int poll_all(int *count, uint64_t *until)
         waiting += waits(c, 0) || waits(c, 1);
         if ((c->state == CONNECTION_SYNC || c->state == CONNECTION_LINGER) && c->deadline < *until)
             *until = c->deadline;
-        poll_add(count, c->fd, events, i);
+        poll_add(count, c->http.fd, events, i);
     }
     for (i = 1; i < MSC4203_CHANNEL_PARKED; i++) {
         struct channel *channel = &g.channels[i];
@@ -2095,7 +2060,7 @@ static void turn(void)
         if (g.polls[i].revents == 0 || g.poll_owner[i] < 0)
             continue;
         c = &g.connections[g.poll_owner[i]];
-        if (c->state == CONNECTION_FREE || c->fd != g.polls[i].fd)
+        if (c->state == CONNECTION_FREE || c->http.fd != g.polls[i].fd)
             continue;
         if (c->state == CONNECTION_WRITE) {
             connection_write(c);

@@ -1,10 +1,12 @@
 /* http.h - what the gateway and the appservice share: HTTP/1.1 over sockets, without blocking and
  * without memory of its own.
  *
- *   http_parse()       takes the head of a request or of an answer apart
- *   http_body_*()      finds the body in what follows: by its length, in chunks, or up to the end
- *   http_head_*()      looks at a head's fields
+ *   http_head_end(), http_parse()   find the end of a head, and take it apart
+ *   http_body_begin(), _feed()      find the body in what follows: by its length, in chunks, or up
+ *                                   to the end
+ *   http_decode(), http_parameter() look into a target
  *   http_listen(), http_connect(), http_clock()   sockets and time
+ *   struct http_connection          a server's end of one: requests in, answers out
  *
  * Functions of an embedding program, not of the library: static, in a header. */
 #ifndef HTTP_H
@@ -581,6 +583,151 @@ static HTTP_UNUSED int http_connect(const struct http_address *to)
         return -1;
     }
     return fd;
+}
+
+/* ---- a server's end of a connection ----
+ *
+ * Requests come one behind another. A head, and what came with it, is read into a buffer of the
+ * caller's, `in`, which may be another one each time as long as it holds the same; what comes later
+ * of a body passes through any memory and is not kept. What a head or a piece of a body means, and
+ * what is waited for, is the caller's:
+ *
+ *   between requests     http_in_read(), http_in_head(); then http_parse(), http_body_begin(),
+ *                        and in_at is set behind the head
+ *   in a body            http_in_body() while in_at < in_bytes, then http_body_read() and, for what
+ *                        that has read, http_body_take(), until the body is done
+ *   to answer            http_answer(), http_write() */
+
+struct http_connection {
+    int fd;
+    uint8_t keep_alive, lingers;      /* lingers: is answered before its request has ended */
+    uint32_t in_bytes, in_at, looked; /* read; used up; looked at for the head's end */
+    uint32_t out_bytes, out_at;       /* of an answer: all, and written */
+    struct http_body body;            /* of the request */
+};
+
+/* Takes a connection that has come. Returns its socket, or -1. */
+static HTTP_UNUSED int http_accept(int listener)
+{
+    int fd = accept(listener, NULL, NULL);
+
+    if (fd >= 0)
+        http_nonblocking(fd);
+    return fd;
+}
+
+/* Like recv(), but returns 0 when nothing has come, and -1 when nothing more will. */
+static HTTP_UNUSED ssize_t http_receive(int fd, char *data, size_t room, int flags)
+{
+    ssize_t n = recv(fd, data, room, flags);
+
+    if (n < 0 && http_again())
+        return 0;
+    return n > 0 ? n : -1;
+}
+
+/* Reads what has come of a head, and with it, into `in`, which is not full. Returns as
+ * http_receive() does. */
+static HTTP_UNUSED ssize_t http_in_read(struct http_connection *c, char *in, size_t room)
+{
+    ssize_t n = http_receive(c->fd, in + c->in_bytes, room - c->in_bytes, 0);
+
+    if (n > 0)
+        c->in_bytes += (uint32_t)n;
+    return n;
+}
+
+/* Looks for a head. Returns its bytes, 0 when its end has not come. */
+static HTTP_UNUSED size_t http_in_head(struct http_connection *c, const char *in)
+{
+    size_t end = http_head_end(in, c->in_bytes, c->looked);
+
+    c->looked = c->in_bytes;
+    return end;
+}
+
+/* Takes the next piece of the body from what came with the head. */
+static HTTP_UNUSED void http_in_body(struct http_connection *c, const char *in,
+                                     msc4203_span *piece)
+{
+    c->in_at += (uint32_t)http_body_feed(&c->body, in + c->in_at, c->in_bytes - c->in_at, piece);
+}
+
+/* Reads what has come of a body, once `in` is used up. Nothing behind the body is taken from the
+ * socket: where its length is not known, nothing at all is, before http_body_take(). Returns as
+ * http_receive() does. */
+static HTTP_UNUSED ssize_t http_body_read(const struct http_connection *c, char *data, size_t room)
+{
+    int exact = c->body.state == HTTP_BODY_LENGTH;
+
+    if (exact && c->body.left < room)
+        room = (size_t)c->body.left;
+    return http_receive(c->fd, data, room, exact ? 0 : MSG_PEEK);
+}
+
+/* Takes the next piece of the body from what http_body_read() has read. Returns how many bytes are
+ * used up. */
+static HTTP_UNUSED size_t http_body_take(struct http_connection *c, char *data, size_t bytes,
+                                         msc4203_span *piece)
+{
+    int exact = c->body.state == HTTP_BODY_LENGTH;
+    size_t used = http_body_feed(&c->body, data, bytes, piece);
+
+    if (!exact) /* now it is read, to where it is already */
+        (void)!recv(c->fd, data, used, 0);
+    return used;
+}
+
+/* Tells a client that waits with its body to go on. */
+static HTTP_UNUSED void http_continue(const struct http_connection *c)
+{
+    (void)!send(c->fd, "HTTP/1.1 100 Continue\r\n\r\n", 25, MSG_NOSIGNAL);
+}
+
+/* Begins an answer: puts its head, and a body of JSON from elsewhere, to `out`, which has room for
+ * 200 bytes more than the body. */
+static HTTP_UNUSED void http_answer(struct http_connection *c, char *out, int status,
+                                    const char *body, size_t bytes)
+{
+    int n = sprintf(out, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\n"
+                         "Content-Length: %lu\r\n%s\r\n", status, http_reason(status),
+                    (unsigned long)bytes,
+                    c->keep_alive && !c->lingers ? "" : "Connection: close\r\n");
+
+    memcpy(out + n, body, bytes);
+    c->out_bytes = (uint32_t)n + (uint32_t)bytes;
+    c->out_at = 0;
+}
+
+enum http_written {
+    HTTP_UNWRITTEN, /* there is more of it, for later */
+    HTTP_NEXT,      /* the next request may follow; `in` holds what has come of it */
+    HTTP_LINGER,    /* the rest of the request is to be read for a while, and then to be closed */
+    HTTP_CLOSE
+};
+
+/* Writes an answer on. */
+static HTTP_UNUSED enum http_written http_write(struct http_connection *c, const char *out,
+                                                char *in)
+{
+    while (c->out_at < c->out_bytes) {
+        ssize_t n = send(c->fd, out + c->out_at, c->out_bytes - c->out_at, MSG_NOSIGNAL);
+        if (n < 0 && http_again())
+            return HTTP_UNWRITTEN;
+        if (n <= 0)
+            return HTTP_CLOSE;
+        c->out_at += (uint32_t)n;
+    }
+    if (c->lingers) {
+        shutdown(c->fd, SHUT_WR);
+        return HTTP_LINGER;
+    }
+    if (!c->keep_alive)
+        return HTTP_CLOSE;
+    c->in_bytes -= c->in_at;
+    memmove(in, in + c->in_at, c->in_bytes);
+    c->in_at = c->looked = 0;
+    return HTTP_NEXT;
 }
 
 #endif
