@@ -294,6 +294,9 @@
  * configuration has changed: what is in its place stays there. A message that was in the last /sync
  * response, not acknowledged yet, can so come twice; none is lost.
  *
+ * Expiry. msc4203_expire() takes out what waits for a /sync that never comes, and never trusts a
+ * clock that is behind the queue's last time, or has just jumped.
+ *
  *
  * 9. PUT IT INTO YOUR SERVER
  *
@@ -496,6 +499,14 @@
  *     return msc4203_writer_end(&writer, bytes);
  * }
  *
+ * // Every few minutes: what has waited for a /sync for four weeks is given up.
+ * static int expire(void)
+ * {
+ *     static msc4203_expiry expiry;            // the clock is believed after an hour
+ *     int result = msc4203_expire(&expiry, &queue, now(), (uint64_t)28 * 86400000, NULL);
+ *     return result == MSC4203_OK ? queue.flush(queue.context) : result;
+ * }
+ *
  * // A device is deleted: what waits for it goes too, but for what is in flight.
  * static int delete_device(const msc4203_device *device)
  * {
@@ -522,6 +533,8 @@
  *     if (sync_response(&phone, "", response, sizeof response, &bytes) != MSC4203_OK)
  *         return 1;
  *     printf("%.*s\n", (int)bytes, response);
+ *     if (expire() != MSC4203_E_CLOCK)         // too early to say
+ *         return 1;
  *     if (delete_device(&phone) != MSC4203_OK || msc4203_log_close(&store) != MSC4203_OK)
  *         return 1;                            // shutdown: closing makes the next start fast
  *     return msc4203_file_close(&file);
@@ -744,6 +757,7 @@ enum msc4203_result {
     MSC4203_E_REGION = -87,     /* a region of another size, or of one that will not do */
     MSC4203_E_INDEX = -88,      /* the memory given is too small */
     MSC4203_E_LOCKED = -89,     /* another process has the log open */
+    MSC4203_E_CLOCK = -90,      /* the clock is not to be trusted (yet): nothing is expired */
 
     /* A request is refused. */
     MSC4203_E_UNRECOGNIZED = -100,  /* no such path */
@@ -1106,7 +1120,9 @@ typedef struct msc4203_counts {
     uint64_t messages;      /* that wait for the channel (and device) asked for */
     uint64_t bytes;         /* that they take, with all that belongs to them */
     uint64_t first;         /* number of the oldest, 0 when there is none */
-    uint64_t time_ms;       /* when that was accepted */
+    uint64_t time_ms;       /* when that was accepted; of MSC4203_CHANNEL_SYNC without a device: the
+                               queue's last time, the newest with which a message was ever
+                               accepted, less at most 1,023 */
     uint64_t through;       /* what is in flight on the channel: numbers up to this; of
                                MSC4203_CHANNEL_SYNC: the highest number that is visible, or may
                                have been before */
@@ -1223,7 +1239,8 @@ typedef struct msc4203_queue {
 
     /* Takes MSC4203_CHANNEL_SYNC out of each device's visible messages, from its oldest one to the
      * first that was accepted at `before_ms` or later. *expired, if not NULL, tells how many there
-     * were. A crash may leave it done in part. */
+     * were. A crash may leave it done in part. It believes what it is told: msc4203_expire() looks
+     * at the clock first. */
     int (*expire)(void *context, uint64_t before_ms, uint64_t *expired);
 
     /* Finds the channel of the application service `name` (its id: 1 to 255 bytes); if there is
@@ -1255,7 +1272,7 @@ typedef struct msc4203_queue {
 
     /* Counts what waits for a channel (MSC4203_CHANNEL_SYNC without a device: for all of them; with
      * a device: what waits for it on any channel). What is not flushed yet may be counted already.
-     * */
+     * The queue's last time MUST outlive the messages, and a restart. */
     int (*count)(void *context, uint32_t channel, const msc4203_device *device,
                  msc4203_counts *counts);
 } msc4203_queue;
@@ -1786,6 +1803,32 @@ MSC4203_API int msc4203_change_channel(const msc4203_queue *queue, uint32_t chan
                                        uint64_t *moved);
 #endif /* MSC4203_NO_DELIVERY */
 
+/* How the clock has run, for msc4203_expire(). Zeros: nothing is known of it yet. Treat `priv` as
+ * private. */
+typedef struct msc4203_expiry {
+    struct {
+        uint64_t last_ms;   /* the last call */
+        uint32_t steady_ms; /* for how long it has run evenly, an hour or more */
+    } priv;
+} msc4203_expiry;
+
+#ifndef MSC4203_NO_DELIVERY
+/* Takes out of /sync what has waited longer than `age_ms`, for clients that never come back: see
+ * queue->expire(). Call it every few minutes, with the same `expiry`, set to zero when the program
+ * starts. `now_ms` are milliseconds since 1970; `age_ms` should be weeks. *expired, if not NULL,
+ * tells how many messages there were.
+ *
+ * A clock that is wrong would take what has not waited long. So nothing is taken while it is behind
+ * the queue's last time (see msc4203_counts), nor before it has run evenly for an hour: since the
+ * first call, since it stepped back, and since it went on by more than an hour between two calls.
+ * (When messages were accepted while it was far ahead, nothing is taken before that time.)
+ *
+ * Returns MSC4203_OK, durable with the next flush; MSC4203_E_CLOCK when nothing is taken, for now;
+ * an error of the queue. */
+MSC4203_API int msc4203_expire(msc4203_expiry *expiry, const msc4203_queue *queue, uint64_t now_ms,
+                               uint64_t age_ms, uint64_t *expired);
+#endif /* MSC4203_NO_DELIVERY */
+
 /* ------------------------------------------------------------------------------------------------
  * For callers without this header
  * --------------------------------------------------------------------------------------------- */
@@ -1804,7 +1847,8 @@ enum msc4203_object {
     MSC4203_OBJECT_SENDER = 9,
     MSC4203_OBJECT_RECEIVER = 10,
     MSC4203_OBJECT_SYNC = 11,
-    MSC4203_OBJECT_DIGEST = 12
+    MSC4203_OBJECT_DIGEST = 12,
+    MSC4203_OBJECT_EXPIRY = 13
 };
 
 /* Returns the size in bytes of one of enum msc4203_object; 0 for an unknown one. */
@@ -2881,6 +2925,7 @@ static const char item_results[] =
     "\255" "9Qthe batch is not open\0" "\254" "6Uin use\0" "\253" "6Udamaged\0"
     "\252" "6Unot a log of this version\0" "\251" "6Ua region of the wrong size\0"
     "\250" "6Utoo little memory\0" "\247" "6Uopen in another process\0"
+    "\246" "6Uthe clock is not to be trusted\0"
     "\5" "2-a request\0" "\6" "2-wait\0" "\7" "2-nothing to do\0" "\10" "2-new\0"
     "\11" "2-a repeat\0" "\12" "2-a repeat of its to-device messages\0"
     "\234" "0Rno such path\0" "\233" "7Rno such method here\0"
@@ -4740,6 +4785,7 @@ enum log_words {
     LOG_OPENING = 4,  /* where the next opening is */
     LOG_MESSAGES = 5, /* how many */
     LOG_USED = 6,     /* devices that have ever been in use at a time */
+    LOG_TIME = 7,     /* the newest with which a message was accepted, in units of 1,024 ms */
     LOG_CHANNEL_0 = 8,
     /* of a chain: a channel or a device */
     CHAIN_FIRST = 0, CHAIN_LAST = 1, CHAIN_COUNT = 8, CHAIN_UNITS = 9, CHAIN_WORDS = 12,
@@ -5592,6 +5638,17 @@ MSC4203_APART uint32_t log_unsynced(struct msc4203_log_state *s, const struct lo
     return 0;
 }
 
+/* Keeps the newest time. */
+MSC4203_PRIVATE void log_keep_time(struct msc4203_log_state *s, const struct log_message *m)
+{
+    uint32_t time = m->time[0] >> 10 | m->time[1] << 22;
+
+    if (m->time[1] >> 10 != 0) /* it is later than 2109 */
+        time = UINT32_MAX;
+    if (time > s->word[LOG_TIME])
+        log_set(s, LOG_TIME, time);
+}
+
 /* Takes channels, for which it waits, out of a message's set. */
 MSC4203_APART void log_take(struct msc4203_log_state *s, struct log_message *m, uint32_t out)
 {
@@ -5822,6 +5879,7 @@ MSC4203_APART void log_heal_count(struct msc4203_log_state *s, uint32_t channel,
         s->word[count]++;
         s->word[count + 1] += m.units;
         if (channel == 0) {
+            log_keep_time(s, &m);
             s->word[LOG_LIVE] += m.units;
             s->word[LOG_MESSAGES]++;
             if ((log_waiting(s, &m) & 1) != 0) {
@@ -6413,7 +6471,7 @@ MSC4203_PRIVATE int log_push(void *context, uint32_t batch, const msc4203_messag
     if (bytes == UINT32_MAX)
         return MSC4203_E_TOO_LARGE;
     log_begin_message(s, &m, message->channels, batch - 1, bytes);
-    need = 19 + 8 * log_links(m.set);
+    need = 20 + 8 * log_links(m.set);
     if (s->word[LOG_LIVE] + s->pending + s->need + need + m.units > log_capacity(s))
         return MSC4203_E_QUEUE_FULL;
     result = log_room(s, m.units + need, log_floor(s) + 4 * LOG_JOURNAL);
@@ -6542,6 +6600,7 @@ MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_requ
         log_device_memory(s, device - 1)[0] -= m.units;
         log_count_open(s, &m, 0 - m.units);
         log_give(s, &m, device, number + i);
+        log_keep_time(s, &m);
     }
     log_set_word64(s, LOG_NEXT, number + b[BATCH_COUNT]);
     log_remember(s, request);
@@ -7070,7 +7129,11 @@ MSC4203_PRIVATE int log_count(void *context, uint32_t channel, const msc4203_dev
     } else {
         counts->messages = s->word[w + CHAIN_COUNT];
         counts->bytes = (uint64_t)s->word[w + CHAIN_UNITS] * 8;
-        counts->through = channel == 0 ? s->settled - 1 : log_word64(s, w + CHANNEL_HELD);
+        counts->through = log_word64(s, w + CHANNEL_HELD);
+        if (channel == 0) {
+            counts->through = s->settled - 1;
+            counts->time_ms = (uint64_t)s->word[LOG_TIME] << 10;
+        }
     }
     first = channel == 0 && device == NULL ? 0 : s->word[w + CHAIN_FIRST];
     if (first != 0 && log_load(s, first, &m)) {
@@ -9044,6 +9107,29 @@ MSC4203_API int msc4203_change_channel(const msc4203_queue *queue, uint32_t chan
         *moved = count;
     return result == MSC4203_END ? MSC4203_OK : result;
 }
+
+/* ---- expiry ---- */
+
+MSC4203_API int msc4203_expire(msc4203_expiry *expiry, const msc4203_queue *queue, uint64_t now_ms,
+                               uint64_t age_ms, uint64_t *expired)
+{
+    uint64_t step = now_ms - expiry->priv.last_ms;
+    msc4203_counts counts;
+    int result = queue->count(queue->context, MSC4203_CHANNEL_SYNC, NULL, &counts);
+
+    if (expired != NULL)
+        *expired = 0;
+    expiry->priv.last_ms = now_ms;
+    if (step > SENDER_HOUR) /* or it went back */
+        expiry->priv.steady_ms = 0;
+    else if (expiry->priv.steady_ms < SENDER_HOUR)
+        expiry->priv.steady_ms += (uint32_t)step;
+    if (result != MSC4203_OK)
+        return result;
+    if (now_ms < counts.time_ms || expiry->priv.steady_ms < SENDER_HOUR)
+        return MSC4203_E_CLOCK;
+    return queue->expire(queue->context, now_ms > age_ms ? now_ms - age_ms : 0, expired);
+}
 #endif /* MSC4203_NO_DELIVERY */
 
 
@@ -9065,6 +9151,7 @@ struct sender_align { char byte; msc4203_sender object; };
 struct receiver_align { char byte; msc4203_receiver object; };
 struct sync_align { char byte; msc4203_sync object; };
 struct digest_align { char byte; msc4203_digest object; };
+struct expiry_align { char byte; msc4203_expiry object; };
 
 MSC4203_API size_t msc4203_sizeof(int object)
 {
@@ -9095,6 +9182,8 @@ MSC4203_API size_t msc4203_sizeof(int object)
         return sizeof(msc4203_sync);
     case MSC4203_OBJECT_DIGEST:
         return sizeof(msc4203_digest);
+    case MSC4203_OBJECT_EXPIRY:
+        return sizeof(msc4203_expiry);
     default:
         return 0;
     }
@@ -9129,6 +9218,8 @@ MSC4203_API size_t msc4203_alignof(int object)
         return offsetof(struct sync_align, object);
     case MSC4203_OBJECT_DIGEST:
         return offsetof(struct digest_align, object);
+    case MSC4203_OBJECT_EXPIRY:
+        return offsetof(struct expiry_align, object);
     default:
         return 0;
     }

@@ -26,6 +26,8 @@ static const char schema[] =
     "CREATE TABLE IF NOT EXISTS opening (id INTEGER PRIMARY KEY, random INTEGER, first INTEGER);"
     "CREATE TABLE IF NOT EXISTS next (id INTEGER PRIMARY KEY CHECK (id = 1), number INTEGER);"
     "INSERT OR IGNORE INTO next VALUES (1, 1);"
+    "CREATE TABLE IF NOT EXISTS newest (id INTEGER PRIMARY KEY CHECK (id = 1), time INTEGER);"
+    "INSERT OR IGNORE INTO newest SELECT 1, coalesce(max(time), 0) FROM message;"
     "CREATE TEMP TABLE staged (id INTEGER PRIMARY KEY, batch INTEGER, channels INTEGER,"
     " time INTEGER, user BLOB, device BLOB, sender BLOB, type BLOB, content BLOB);"
     "CREATE TEMP TABLE batch (id INTEGER PRIMARY KEY);";
@@ -36,7 +38,7 @@ enum {
     TAKE_STAGED, STAGED_COUNT, WAIT, KNOWN, REMEMBER, FORGET_OLD, FORGET_WHO, FIRST, FIRST_OF_DEVICE,
     DONE, DONE_DEVICE, DONE_WAITING, SWEEP, RECORD_SET, HOLD, HAS, TAKE_ONE, COPY, DROP, EXPIRE,
     CHANNEL_FIND, CHANNEL_FREE, CHANNEL_MAKE, CHANNEL_RELEASE, CHANNEL_WAITED, CHANNEL_GET, OPENINGS,
-    COUNT, COUNT_DEVICE, OPENING_ADD
+    COUNT, COUNT_DEVICE, OPENING_ADD, NEWEST, NEWEST_KEEP
 };
 
 static const char *const texts[QUEUE_SQLITE_STATEMENTS] = {
@@ -100,7 +102,10 @@ static const char *const texts[QUEUE_SQLITE_STATEMENTS] = {
     " + length(type)), min(number), min(time) FROM message WHERE channels >> ?1 & 1",
     "SELECT count(*), sum(length(content) + length(user) + length(device) + length(sender)"
     " + length(type)), min(number), min(time) FROM message WHERE user = ?4 AND device = ?5",
-    "INSERT INTO opening SELECT NULL, ?1, number FROM next"};
+    "INSERT INTO opening SELECT NULL, ?1, number FROM next",
+    "SELECT time FROM newest",
+    "UPDATE newest SET time = max(time, (SELECT coalesce(max(time), 0) FROM staged"
+    " WHERE batch = ?1))"};
 
 /* ---- running statements ---- */
 
@@ -272,6 +277,7 @@ static int q_commit(void *context, uint32_t batch, const msc4203_request *reques
         run(q, TAKE_STAGED, batch, *first, 0, NULL);
         run(q, WAIT, *first, 0, 0, NULL);
         run(q, NEXT_ADD, count, 0, 0, NULL);
+        run(q, NEWEST_KEEP, batch, 0, 0, NULL);
         if (has_id(request)) {
             ask_request(q, REMEMBER, request);
             run(q, FORGET_OLD, 0, 0, 0, NULL);
@@ -367,6 +373,10 @@ static int q_count(void *context, uint32_t channel, const msc4203_device *device
         counts->through = (uint64_t)sqlite3_column_int64(s, 2);
         sqlite3_reset(s);
     }
+    if (channel == 0 && device == NULL) {
+        counts->through = (q->writing ? q->visible : ask(q, NEXT, 0, 0, 0, NULL, 1)) - 1;
+        counts->time_ms = ask(q, NEWEST, 0, 0, 0, NULL, 0);
+    }
     return result_of(q);
 }
 
@@ -405,6 +415,8 @@ static int q_done(void *context, uint32_t channel, const msc4203_device *device,
         result = writes(q);
     if (result != MSC4203_OK)
         return result;
+    if (through >= q->visible)
+        through = q->visible - 1;
     run(q, channel == 0 ? DONE_DEVICE : DONE, channel, through, q->visible, device);
     if (channel != 0)
         run(q, DONE_WAITING, channel, through, q->visible, NULL);

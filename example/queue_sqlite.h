@@ -13,7 +13,7 @@
 
 #include <sqlite3.h>
 
-enum { QUEUE_SQLITE_STATEMENTS = 40 };
+enum { QUEUE_SQLITE_STATEMENTS = 42 };
 
 struct queue_sqlite {
     sqlite3 *db;

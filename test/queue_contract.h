@@ -91,6 +91,7 @@ struct contract {
     struct contract_batch batches[CONTRACT_BATCHES];
     uint64_t highest;   /* number ever seen */
     uint64_t settled;   /* numbers below were flushed */
+    uint64_t newest, newest_kept, newest_flushed; /* times: of all that may be, or must be, there */
     uint64_t opening_first, opening_random;
     uint32_t seed;
     uint64_t time;
@@ -176,6 +177,7 @@ static TEST_UNUSED void contract_flushed(struct contract *c)
     contract_copy(&c->states[0], &c->now);
     c->state_count = 1;
     c->settled = c->highest + 1;
+    c->newest_flushed = c->newest_kept;
 }
 
 static TEST_UNUSED int contract_knows(const struct contract_state *state, uint32_t id)
@@ -287,6 +289,12 @@ static TEST_UNUSED void contract_count(struct contract *c)
     unsigned channel;
     size_t i;
 
+    CHECK(c->queue->count(c->queue->context, 0, NULL, &counts) == MSC4203_OK);
+    if (!CHECK_CASE(counts.time_ms <= c->newest && counts.time_ms + 1023 >= c->newest_flushed,
+                    c->doing))
+        printf("  last time %lu, not from %lu to %lu\n", (unsigned long)counts.time_ms,
+               (unsigned long)c->newest_flushed, (unsigned long)c->newest);
+    CHECK_CASE(counts.through >= c->highest, c->doing);
     for (channel = 0; channel < c->channels; channel++) {
         uint64_t messages = 0, first = 0;
 
@@ -489,6 +497,7 @@ static TEST_UNUSED void contract_recover(struct contract *c)
     for (i = 0; i < c->now.count; i++)
         if (c->now.messages[i].number > c->highest)
             c->highest = c->now.messages[i].number;
+    c->newest_kept = c->newest_flushed; /* at the least */
     CHECK(c->queue->opening(c->queue->context, 0, &random, &first) == MSC4203_OK);
     CHECK_CASE(first > c->highest, c->doing);
     CHECK(random != c->opening_random);
@@ -638,6 +647,12 @@ static TEST_UNUSED void contract_commit(struct contract *c, struct contract_batc
         contract_remember(&c->now, id);
     }
     result = c->queue->commit(c->queue->context, batch.handle, id != 0 ? &request : NULL, &first);
+    for (i = 0; (result == MSC4203_OK || result == MSC4203_E_STORAGE) && i < count; i++) {
+        if (batch.messages[i].time > c->newest)
+            c->newest = batch.messages[i].time;
+        if (result == MSC4203_OK && batch.messages[i].time > c->newest_kept)
+            c->newest_kept = batch.messages[i].time;
+    }
     if (result == MSC4203_OK && !known) {
         if (!CHECK_CASE(first > c->highest, c->doing))
             printf("  first %lu, not above %lu\n", (unsigned long)first,
@@ -1046,6 +1061,36 @@ static TEST_UNUSED void contract_run(struct contract *c, unsigned long operation
     c->doing = "the end";
     contract_flush(c);
     contract_compare(c);
+    contract_count(c);
+}
+
+/* Takes all out, what is the newest by far too: its time stays. For the end. */
+static TEST_UNUSED void contract_last_time(struct contract *c)
+{
+    struct contract_batch *b = &c->batches[0];
+    msc4203_device who;
+    unsigned i;
+
+    c->doing = "last time";
+    c->time += 100000;
+    if (b->handle == 0)
+        contract_open_batch(c, b);
+    if (b->count == CONTRACT_BATCH || contract_push(c, b))
+        contract_commit(c, b);
+    contract_flush(c);
+    for (i = 1; i < c->channels; i++) {
+        contract_take(c, i, -1, UINT64_MAX, UINT64_MAX, 0);
+        CHECK(c->queue->done(c->queue->context, c->real[i], NULL, UINT64_MAX, NULL) == MSC4203_OK);
+    }
+    for (i = 0; i < c->devices; i++) {
+        contract_device(c, (int)i, &who);
+        contract_take(c, 0, (int)i, UINT64_MAX, UINT64_MAX, 0);
+        CHECK(c->queue->done(c->queue->context, 0, &who, UINT64_MAX, NULL) == MSC4203_OK);
+    }
+    CHECK(c->now.count == 0);
+    contract_flush(c);
+    contract_count(c);
+    contract_reopen(c, 0);
     contract_count(c);
 }
 

@@ -1068,6 +1068,13 @@ static int fail_count(void *context, uint32_t channel, const msc4203_device *dev
     return f->real.count(f->real.context, channel, device, counts);
 }
 
+static int fail_expire(void *context, uint64_t before_ms, uint64_t *expired)
+{
+    struct failing *f = (struct failing *)context;
+    FAILS(f);
+    return f->real.expire(f->real.context, before_ms, expired);
+}
+
 static void failing_init(struct failing *f, struct world *w, int at, int result)
 {
     f->real = w->queue;
@@ -1083,6 +1090,7 @@ static void failing_init(struct failing *f, struct world *w, int at, int result)
     w->queue.record = fail_record;
     w->queue.opening = fail_opening;
     w->queue.count = fail_count;
+    w->queue.expire = fail_expire;
 }
 
 /* A queue of which one call fails, and then works: of eight messages, one that is unwritable, one
@@ -2107,6 +2115,85 @@ static void test_other_faults(void)
         }
 }
 
+/* Expires after so many milliseconds more; CHECKs the result, and how many that took. */
+static void expire_after(struct world *w, msc4203_expiry *expiry, uint64_t more, uint64_t age,
+                         int want, uint64_t count, const char *what)
+{
+    uint64_t expired = 77;
+
+    w->now += more;
+    CHECK_CASE(msc4203_expire(expiry, &w->queue, w->now, age, &expired) == want, what);
+    if (!CHECK_CASE(expired == count, what))
+        printf("  %lu expired\n", (unsigned long)expired);
+}
+
+static void test_expire(void)
+{
+    enum { HOUR = 3600000, MINUTE = 60000 };
+    const uint64_t ever = (uint64_t)1 << 62;
+    static struct world w;
+    msc4203_expiry e;
+    msc4203_counts counts;
+    struct failing f;
+    char token[48] = "";
+    uint64_t last;
+    int i;
+
+    world_init(&w, 256 * 1024);
+    memset(&e, 0, sizeof e);
+    put_alice(&w, 1, 2);
+    w.now += 10 * MINUTE;
+    put_alice(&w, 3, 3);
+    w.now += 10 * MINUTE;
+    expire_after(&w, &e, 0, 1, MSC4203_E_CLOCK, 0, "the first call");
+    for (i = 0; i < 11; i++)
+        expire_after(&w, &e, 5 * MINUTE, 1, MSC4203_E_CLOCK, 0, "within the hour");
+    expire_after(&w, &e, 5 * MINUTE - 1, 1, MSC4203_E_CLOCK, 0, "a millisecond too early");
+    expire_after(&w, &e, 1, 80 * MINUTE, MSC4203_OK, 0, "an hour: none is older");
+    expire_after(&w, &e, 1, 80 * MINUTE, MSC4203_OK, 2, "two are");
+    SYNC(token, 100, "3");
+    CHECK(msc4203_expire(&e, &w.queue, w.now, 1, NULL) == MSC4203_OK);
+    *token = 0;
+    SYNC(token, 100, "");
+
+    put_alice(&w, 4, 4);
+    expire_after(&w, &e, HOUR, ever, MSC4203_OK, 0, "exactly an hour; an age beyond 1970");
+    expire_after(&w, &e, HOUR + 1, 1, MSC4203_E_CLOCK, 0, "a step forward");
+    expire_after(&w, &e, 40 * MINUTE, 1, MSC4203_E_CLOCK, 0, "behind that");
+    expire_after(&w, &e, (uint64_t)-1, 1, MSC4203_E_CLOCK, 0, "a step back");
+    expire_after(&w, &e, 20 * MINUTE + 1, 1, MSC4203_E_CLOCK, 0, "behind that");
+    expire_after(&w, &e, 40 * MINUTE - 2, 1, MSC4203_E_CLOCK, 0, "behind that");
+    expire_after(&w, &e, 1, w.now + 1, MSC4203_OK, 0, "an age since 1970");
+    expire_after(&w, &e, 0, 1, MSC4203_OK, 1, "no step");
+
+    /* the clock was ahead when a message was accepted */
+    last = w.now += 3 * HOUR;
+    put_alice(&w, 5, 5);
+    w.now -= 3 * HOUR;
+    CHECK(w.queue.count(w.queue.context, 0, NULL, &counts) == MSC4203_OK);
+    CHECK(counts.time_ms <= last && counts.time_ms > last - 1024);
+    expire_after(&w, &e, 0, 0, MSC4203_E_CLOCK, 0, "behind the last time");
+    world_open(&w); /* which is kept, without the message too */
+    *token = 0;
+    SYNC(token, 100, "5");
+    SYNC(token, 100, "");
+    put_alice(&w, 6, 6);
+    expire_after(&w, &e, HOUR, 1, MSC4203_E_CLOCK, 0, "behind the last time");
+    w.now = counts.time_ms - HOUR - 1;
+    expire_after(&w, &e, 0, 1, MSC4203_E_CLOCK, 0, "an hour behind the last time");
+    expire_after(&w, &e, HOUR, 1, MSC4203_E_CLOCK, 0, "just behind the last time");
+    expire_after(&w, &e, 1, 1, MSC4203_OK, 1, "no longer behind it");
+
+    put_alice(&w, 7, 7); /* the queue's errors */
+    w.now += 2;
+    failing_init(&f, &w, 1, MSC4203_E_STORAGE);
+    expire_after(&w, &e, 0, 1, MSC4203_E_STORAGE, 0, "the count fails");
+    f.at = 3;
+    expire_after(&w, &e, 0, 1, MSC4203_E_STORAGE, 0, "the queue fails");
+    expire_after(&w, &e, 0, 1, MSC4203_OK, 1, "it works again");
+    world_free(&w);
+}
+
 int main(void)
 {
     test_seed(0xDE11);
@@ -2149,5 +2236,6 @@ int main(void)
     test_change();
     test_change_crash();
     test_other_faults();
+    test_expire();
     return test_end("delivery");
 }

@@ -1665,6 +1665,38 @@ static void test_lost_device(void)
     edge_free(&e);
 }
 
+/* The last time: from the messages, when the commit that told it is damaged; and when it is later
+ * than the log can tell. */
+static void test_last_time(void)
+{
+    static struct edge e;
+    msc4203_message message;
+    msc4203_counts counts;
+    uint64_t number = 0, at;
+    uint32_t batch;
+
+    edge_init(&e, 32 * 1024);
+    at = e.log.priv.ring_at + (uint64_t)(e.log.priv.end - e.log.priv.base) * 8;
+    CHECK(edge_push(&e, 0, 2, 9000, 40, &number) == MSC4203_OK);
+    CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+    CHECK(edge_push(&e, 1, 2, 9001, 40, &number) == MSC4203_OK);
+    CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+    at += (uint64_t)e.region[at] * 8;
+    CHECK(e.region[at + 3] == 3); /* the journal of the first commit */
+    e.region[at + 24] ^= 1;
+    CHECK(edge_open(&e) == MSC4203_OK);
+    CHECK(e.queue.count(&e.log, 0, NULL, &counts) == MSC4203_OK);
+    CHECK(counts.time_ms == 10001 / 1024 * 1024);
+    edge_message(2, 2, 1, 40, &message);
+    message.time_ms = (uint64_t)1 << 42;
+    CHECK(e.queue.begin(&e.log, &batch) == MSC4203_OK);
+    CHECK(e.queue.push(&e.log, batch, &message) == MSC4203_OK);
+    CHECK(e.queue.commit(&e.log, batch, NULL, &number) == MSC4203_OK);
+    CHECK(e.queue.count(&e.log, 0, NULL, &counts) == MSC4203_OK);
+    CHECK(counts.time_ms == (uint64_t)UINT32_MAX << 10);
+    edge_free(&e);
+}
+
 int main(void)
 {
     test_seed(0xED6E);
@@ -1687,5 +1719,6 @@ int main(void)
     test_lost_device();
     test_no_room();
     test_all_channels();
+    test_last_time();
     return test_end("edges");
 }

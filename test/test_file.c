@@ -360,6 +360,7 @@ int main(void)
     c.reopen = in_file_reopen;
     contract_begin(&c);
     contract_run(&c, 2000 * test_scale() / test_share(), 499);
+    contract_last_time(&c);
     printf("file: %lu operations, %lu messages, ring round %lu times\n", c.operations,
            c.messages_kept, (unsigned long)(f.log.priv.base / f.log.priv.units));
     CHECK(f.log.priv.damaged == 0);

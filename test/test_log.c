@@ -179,6 +179,7 @@ static void test_model(const char *what, size_t bytes, int in_memory, unsigned l
     }
     contract_begin(c);
     contract_run(c, operations, 997);
+    contract_last_time(c);
     say(what, c, &b);
     CHECK(b.log.priv.damaged == 0);
     bench_free(&b);

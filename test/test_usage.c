@@ -219,6 +219,7 @@ static void check_results(void)
         {MSC4203_E_SURROGATE, 400, "M_BAD_JSON"},
         {MSC4203_E_NUMBER, 400, "M_BAD_JSON"},
         {MSC4203_E_TOO_LARGE, 413, "M_TOO_LARGE"},
+        {MSC4203_E_CLOCK, 500, "M_UNKNOWN"},
         {MSC4203_OK, 200, ""},
         {MSC4203_ITEM, 200, ""},
         {MSC4203_MORE, 200, ""},
@@ -227,9 +228,9 @@ static void check_results(void)
     static const int all[] = {0,   1,   2,   3,   4,   5,   6,   7,   8,    9,    10,   -1,   -2,
                               -3,  -4,  -5,  -6,  -20, -21, -22, -23, -24,  -25,  -26,  -40,  -41,
                               -42, -43, -60, -80, -81, -82, -83, -84, -85,  -86,  -87,  -88,  -89,
-                              -100, -101, -102, -103, -104};
+                              -90, -100, -101, -102, -103, -104};
     static const int none[] = {11,  -7,  -19, -27,  -39,  -44,  -59, -61,
-                               -79, -90, -99, -105, 1000, -1000};
+                               -79, -91, -99, -105, 1000, -1000};
     size_t i, j;
     for (i = 0; i < sizeof rows / sizeof *rows; i++) {
         CHECK_CASE(msc4203_result_status(rows[i].result) == rows[i].status,
@@ -280,10 +281,11 @@ static void check_results(void)
     CHECK(msc4203_sizeof(MSC4203_OBJECT_RECEIVER) == sizeof(msc4203_receiver));
     CHECK(msc4203_sizeof(MSC4203_OBJECT_SYNC) == sizeof(msc4203_sync));
     CHECK(msc4203_sizeof(MSC4203_OBJECT_DIGEST) == sizeof(msc4203_digest));
+    CHECK(msc4203_sizeof(MSC4203_OBJECT_EXPIRY) == sizeof(msc4203_expiry));
     CHECK(sizeof(msc4203_sender) <= 1024 && sizeof(msc4203_receiver) <= 640);
-    CHECK(msc4203_sizeof(13) == 0 && msc4203_sizeof(-1) == 0);
-    CHECK(msc4203_alignof(13) == 0 && msc4203_alignof(-1) == 0);
-    for (i = 0; i < 13; i++) {
+    CHECK(msc4203_sizeof(14) == 0 && msc4203_sizeof(-1) == 0);
+    CHECK(msc4203_alignof(14) == 0 && msc4203_alignof(-1) == 0);
+    for (i = 0; i < 14; i++) {
         size_t align = msc4203_alignof((int)i);
         CHECK(align && (align & (align - 1)) == 0 && msc4203_sizeof((int)i) % align == 0);
     }

@@ -144,6 +144,7 @@ int main(void)
     c.reopen = reopen;
     contract_begin(&c);
     contract_run(&c, 3000 * test_scale(), 499);
+    contract_last_time(&c);
     printf("sqlite: %lu operations, %lu messages, %lu moved, %lu repeats\n", c.operations,
            c.messages_kept, c.moves, c.repeats);
     queue_sqlite_close(&d.q);
