@@ -1459,6 +1459,11 @@ typedef struct msc4203_log_entry {
  * `memory`, aligned as for a uint64_t, must hold 400 bytes and the largest message (entries that do
  * not fit come without strings).
  *
+ * Damaged is what was durable and is in use, from the ring's beginning on, and does not have its
+ * checksum: not what is free, was never written, or was lost with the power before it was durable.
+ * After power loss, until the log is opened, a message may be told as damaged that the journal
+ * mends: its words were being changed.
+ *
  * Returns MSC4203_OK, MSC4203_E_FORMAT, MSC4203_E_REGION, MSC4203_E_STORAGE, or what `see` said. */
 MSC4203_API int msc4203_log_scan(const msc4203_storage *storage, void *memory, size_t bytes,
                                  int (*see)(void *context, const msc4203_log_entry *entry),
@@ -5291,19 +5296,23 @@ MSC4203_APART uint64_t log_body(const struct msc4203_log_state *s, const struct 
     return log_at(s, m->at) + skip;
 }
 
-/* Copies bytes in the ring by way of the buffer; only reads them when `to` is 0. Returns their
- * checksum. */
+/* Copies bytes in the ring by way of the buffer; only reads them when `to` is 0, or there is no
+ * index, as for msc4203_log_scan(). Returns their checksum. */
 MSC4203_APART uint32_t log_transfer(struct msc4203_log_state *s, uint64_t from, uint64_t to,
                                     uint32_t bytes)
 {
-    uint32_t n, crc = s->salt;
+    uint32_t few[8], *b = few, most = sizeof few, n, crc = s->salt;
 
+    if (s->word != NULL) {
+        b = log_buffer(s);
+        most = LOG_BUFFER;
+    }
     for (; bytes != 0; bytes -= n, from += n) {
-        n = bytes < LOG_BUFFER ? bytes : (uint32_t)LOG_BUFFER;
-        log_read(s, from, log_buffer(s), n);
-        crc = log_crc(crc, log_buffer(s), n);
+        n = bytes < most ? bytes : most;
+        log_read(s, from, b, n);
+        crc = log_crc(crc, b, n);
         if (to != 0) {
-            log_write(s, to, log_buffer(s), n);
+            log_write(s, to, b, n);
             to += n;
         }
     }
@@ -7367,13 +7376,12 @@ MSC4203_APART int log_survey(struct msc4203_log_state *s, uint32_t start, uint32
         }
         if (found) {
             if (m.type == LOG_PAIRS_OF) {
-                uint32_t *b = log_buffer(s);
+                uint32_t durable = m.from, firm = m.length[0]; /* which stand there */
 
-                log_swap(b, 2);
-                if (log_before(s->durable, b[0]) && !log_before(s->end, b[0]))
-                    s->durable = b[0]; /* none speaks of what comes behind it */
-                if (log_before(s->firm, b[1]) && !log_before(s->end, b[1]))
-                    s->firm = b[1];
+                if (log_before(s->durable, durable) && !log_before(s->end, durable))
+                    s->durable = durable; /* none speaks of what comes behind it */
+                if (log_before(s->firm, firm) && !log_before(s->end, firm))
+                    s->firm = firm;
             }
             epoch = m.about;
             log_end_at(s, log_behind(s, s->end, m.units));
@@ -7584,23 +7592,28 @@ MSC4203_API void msc4203_log_usage_get(const msc4203_log *log, msc4203_log_usage
 
 /* ---- reading a log without opening it ---- */
 
-/* Fills in what is told of a record; its strings go behind `used` bytes of `memory`. */
-MSC4203_PRIVATE void log_tell(struct msc4203_log_state *s, const struct log_message *m,
+/* Fills in what is told of a record; its strings go to `memory`. */
+MSC4203_PRIVATE void log_tell(struct msc4203_log_state *s, const struct log_message *m, int used,
                               char *memory, size_t bytes, msc4203_log_entry *entry)
 {
     uint32_t size;
     uint64_t at = log_body(s, m, &size);
+    int whole = m->type == LOG_FILLER || log_transfer(s, at, 0, size) == m->body;
 
+    entry->at = log_at(s, m->at);
+    entry->bytes = m->units * 8;
+    entry->kind = (int)m->type;
+    if (!whole && used) /* else it was never promised */
+        entry->error = MSC4203_E_DAMAGED;
+    if (m->type > LOG_COPY)
+        return;
     entry->number = m->number;
     entry->time_ms = log_time(m);
     entry->channels = m->waiting;
-    if (size > bytes)
+    if (!whole || size > bytes)
         return;
     log_read(s, at, memory, size);
-    if (log_crc(s->salt, memory, size) != m->body)
-        entry->error = MSC4203_E_DAMAGED;
-    else
-        log_strings(m, memory, size, &entry->sender);
+    log_strings(m, memory, size, &entry->sender);
 }
 
 /* What msc4203_log_scan() works with, in the caller's memory. */
@@ -7617,7 +7630,7 @@ MSC4203_API int msc4203_log_scan(const msc4203_storage *storage, void *memory, s
     struct msc4203_log_state *s = &scan->state;
     msc4203_log_entry *entry = &scan->entry;
     struct log_message m;
-    uint32_t unit = 0, bad = 0, lap = 0, round;
+    uint32_t unit, bad = 0, type, used, round;
     int result;
 
     if (bytes < sizeof *scan)
@@ -7625,43 +7638,42 @@ MSC4203_API int msc4203_log_scan(const msc4203_storage *storage, void *memory, s
     result = log_inspect(s, storage);
     if (result != MSC4203_OK)
         return result;
-    while (unit < s->units && !s->error) { /* of this round, of the next, or of the one before */
-        uint32_t type = 0;
+    s->durable = s->firm = s->end;
+    s->safe = s->tail;
+    log_survey(s, s->end, s->epoch); /* for what was durable */
+    for (unit = 0; unit < s->units && result == MSC4203_OK && !s->error; unit += m.units) {
+        uint32_t base = s->base;
 
-        for (round = 3; type == 0 && round != 0; round--) {
-            uint32_t place = s->base + (round - 2) * s->units + unit, base = s->base;
+        /* of the next round, of this one, or of the one before */
+        for (type = used = 0, round = 3; (type | used) == 0 && round != 0; round--) {
+            uint32_t place = base + (round - 2) * s->units + unit;
 
             s->base = place - unit;
+            used = place - s->tail < s->durable - s->tail;
             type = log_load_at(s, place, &m);
-            s->base = base;
         }
+        s->base = base;
+        if (unit + 1 == s->units) /* none begins there */
+            used = 0;
         if (type == 0) {
-            bad++;
-            unit++;
-            continue;
+            m.units = 1;
+            bad += used;
         }
         memset(entry, 0, sizeof *entry);
-        if (bad != 0 && lap == round) { /* between two of one round */
+        if (bad != 0 && (type != 0 || !used)) {
             entry->at = s->ring_at + (uint64_t)(unit - bad) * 8;
             entry->bytes = bad * 8;
             entry->error = MSC4203_E_DAMAGED;
             result = see(context, entry);
-            memset(entry, 0, sizeof *entry);
+            entry->error = MSC4203_OK;
+            bad = 0;
         }
-        bad = 0;
-        lap = round;
-        entry->at = log_at(s, m.at);
-        entry->bytes = m.units * 8;
-        entry->kind = (int)m.type;
-        if (m.type <= LOG_COPY)
-            log_tell(s, &m, (char *)(scan + 1), bytes - sizeof *scan, entry);
-        if (result == MSC4203_OK)
-            result = see(context, entry);
-        if (result != MSC4203_OK)
-            return result;
-        unit += m.units;
+        if (type == 0 || result != MSC4203_OK)
+            continue;
+        log_tell(s, &m, used, (char *)(scan + 1), bytes - sizeof *scan, entry);
+        result = see(context, entry);
     }
-    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+    return s->error ? MSC4203_E_STORAGE : result;
 }
 
 MSC4203_API void msc4203_memory_storage(msc4203_storage *storage, void *memory, uint64_t bytes)

@@ -34,7 +34,7 @@ struct bench {
     msc4203_log_config config;
     void *index;
     size_t index_bytes;
-    unsigned long openings, crash_in_recovery;
+    unsigned long openings, crash_in_recovery, crash_scans;
 };
 
 static int bench_open(struct bench *b)
@@ -71,17 +71,70 @@ static void bench_free(struct bench *b)
     free(b->index);
 }
 
+/* What a scan tells. */
+struct scanned {
+    unsigned long records, damaged;
+    struct {
+        uint64_t at;
+        uint32_t bytes;
+        int kind;
+    } record[2048], last; /* damaged */
+};
+
+static int see_record(void *context, const msc4203_log_entry *entry)
+{
+    struct scanned *s = (struct scanned *)context;
+
+    if (entry->error != MSC4203_OK) {
+        s->last.at = entry->at;
+        s->last.bytes = entry->bytes;
+        s->last.kind = entry->kind;
+        s->damaged++;
+    } else if (s->records < sizeof s->record / sizeof s->record[0]) {
+        s->record[s->records].at = entry->at;
+        s->record[s->records].bytes = entry->bytes;
+        s->record[s->records++].kind = entry->kind;
+    }
+    return 0;
+}
+
+static struct scanned *bench_scan(struct bench *b)
+{
+    static struct scanned scanned;
+    static uint64_t memory[1024];
+
+    memset(&scanned, 0, sizeof scanned);
+    CHECK(msc4203_log_scan(b->storage, memory, sizeof memory, see_record, &scanned) ==
+          MSC4203_OK);
+    return &scanned;
+}
+
+/* A scan of a log that is not damaged. */
+static void bench_scan_whole(struct bench *b, const char *when)
+{
+    struct scanned *s = bench_scan(b);
+
+    if (!CHECK_CASE(s->damaged == 0, when))
+        printf("  %lu damaged, ring + %ld, %lu bytes, kind %d\n", s->damaged,
+               (long)(s->last.at - b->log.priv.ring_at), (unsigned long)s->last.bytes,
+               s->last.kind);
+}
+
 static int bench_reopen(struct contract *c, int crash)
 {
     struct bench *b = (struct bench *)c->context;
-    int result;
+    int result, torn = 0; /* words that are changed where they are: opening mends them */
+    size_t i;
 
     if (!crash) {
         if (test_below(2))
             msc4203_log_close(&b->log);
+        bench_scan_whole(b, "before it is opened");
         return bench_open(b);
     }
     for (;;) {
+        for (i = 0; i < b->fake.count; i++)
+            torn |= b->fake.writes[i].bytes == 4;
         if (b->fake.durable != NULL)
             fake_crash(&b->fake);
         else
@@ -91,9 +144,14 @@ static int bench_reopen(struct contract *c, int crash)
             b->fake.after = (int)test_below(2);
             b->crash_in_recovery++;
         }
+        if (b->fake.fail_at == 0 && !torn && b->fake.durable != NULL) {
+            bench_scan_whole(b, "after a crash");
+            b->crash_scans++;
+        }
         result = bench_open(b);
         if (result != MSC4203_E_STORAGE) {
             b->fake.fail_at = 0;
+            bench_scan_whole(b, "opened after a crash");
             return result;
         }
     }
@@ -191,7 +249,7 @@ static void test_power(unsigned long histories)
     static struct bench b;
     struct contract *c;
     unsigned long i, crashes = 0, torn = 0, laps = 0, moved = 0, fulls = 0, back = 0, again = 0;
-    unsigned long messages = 0;
+    unsigned long messages = 0, scans = 0;
     uint64_t seed = test_state;
 
     for (i = 0; i < histories && test_failed < 5; i++) {
@@ -239,12 +297,13 @@ static void test_power(unsigned long histories)
         fulls += c->fulls;
         back += c->states_back;
         again += b.crash_in_recovery;
+        scans += b.crash_scans;
         messages += c->messages_kept;
         bench_free(&b);
     }
     printf("power: %lu histories, %lu crashes, %lu in recovery, %lu torn writes, %lu messages, "
-           "%lu moved, ring round %lu times, full %lu times, %lu states lost\n", i, crashes, again,
-           torn, messages, moved, laps, fulls, back);
+           "%lu moved, ring round %lu times, full %lu times, %lu states lost, %lu scanned unopened\n",
+           i, crashes, again, torn, messages, moved, laps, fulls, back, scans);
 }
 
 /* Small histories with the crash before and after each call, and each subset of what was not synced
@@ -500,6 +559,70 @@ static void test_flips(unsigned long each)
     CHECK(silent == 0);
     CHECK(unreadable == 0);
     CHECK(worst <= CONTRACT_BATCH); /* a commit that is hit costs its batch */
+}
+
+/* A byte of each record in turn is damaged: a scan reports that one, and nothing else. What is not
+ * durable yet may also be taken for the ring's end. */
+static void test_scan(unsigned long times)
+{
+    static struct bench b;
+    static struct scanned whole;
+    struct contract *c;
+    unsigned long i, k, laps = 0, flips = 0, rubbish = 0, open = 0;
+
+    for (i = 0; i < times && test_failed < 5; i++) {
+        const struct msc4203_log_state *s = &b.log.priv;
+        unsigned steps = 30 + (unsigned)test_below(300);
+
+        bench_init(&b, 40 * 1024, (int)test_below(2), 0);
+        c = contract_new(&b);
+        c->size_max = test_below(2) ? 1800 : 200;
+        contract_begin(c);
+        bench_scan_whole(&b, "fresh");
+        while (steps-- != 0)
+            contract_step(c);
+        bench_scan_whole(&b, "in use");
+        contract_flush(c);
+        if (i & 1)
+            CHECK(msc4203_log_close(&b.log) == MSC4203_OK);
+        bench_scan_whole(&b, "flushed");
+        whole = *bench_scan(&b);
+        laps += s->base / s->units;
+        for (k = 0; k < whole.records && test_failed < 5; k++) {
+            unsigned char *p = b.fake.seen + whole.record[k].at, bit;
+            uint32_t unit = (uint32_t)((whole.record[k].at - s->ring_at) / 8), place;
+            uint32_t bytes = whole.record[k].bytes - p[6], at;
+            struct scanned *now;
+
+            place = s->base + unit - (unit < s->end - s->base ? 0 : s->units);
+            at = (uint32_t)test_below(test_below(2) ? 16 : bytes);
+            if (at >= 16 && (p[3] == 5 || (p[3] <= 2 && at >= 60 && at < 60 + 8 * 6)))
+                at = 0; /* links, or what a filler has, are in no checksum */
+            bit = (unsigned char)(1u << test_below(8));
+            p[at] ^= bit;
+            now = bench_scan(&b);
+            p[at] ^= bit;
+            if (place - s->tail >= s->end - s->tail) {
+                CHECK(now->damaged == 0);
+                rubbish++;
+            } else if (place - s->durable < 0x80000000u ||
+                       (p[3] <= 2 && (i & 1) == 0 && at < 60 && (1u << at / 4 & 0x6188u))) {
+                CHECK(now->damaged <= 1); /* the journal may have these words */
+                open++;
+            } else {
+                if (!CHECK(now->damaged == 1 && now->last.at == whole.record[k].at &&
+                           now->last.bytes <= whole.record[k].bytes &&
+                           now->last.bytes + 8 >= whole.record[k].bytes)) /* the ring's end */
+                    printf("  byte %lu of kind %d, ring + %lu to %lu: %lu damaged\n",
+                           (unsigned long)at, whole.record[k].kind, (unsigned long)unit * 8,
+                           (unsigned long)unit * 8 + whole.record[k].bytes, now->damaged);
+                flips++;
+            }
+        }
+        bench_free(&b);
+    }
+    printf("scan: %lu logs, ring round %lu times, %lu records damaged that are in use, %lu that are "
+           "not, %lu not durable\n", i, laps, flips, rubbish, open);
 }
 
 /* What is no log. */
@@ -849,6 +972,7 @@ int main(void)
     test_forged();
     test_full();
     test_growth();
+    test_scan(test_shared(400, 20));
     test_model("memory", 128 * 1024, 1, test_shared(30000, 3000), 0, 0);
     test_model("storage", 96 * 1024, 0, test_shared(30000, 3000), 0, 0);
     test_model("small", 40 * 1024, 0, test_shared(20000, 3000), 0, 1);
