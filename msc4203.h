@@ -7593,8 +7593,8 @@ MSC4203_API void msc4203_log_usage_get(const msc4203_log *log, msc4203_log_usage
 /* ---- reading a log without opening it ---- */
 
 /* Fills in what is told of a record; its strings go to `memory`. */
-MSC4203_PRIVATE void log_tell(struct msc4203_log_state *s, const struct log_message *m, int used,
-                              char *memory, size_t bytes, msc4203_log_entry *entry)
+MSC4203_PRIVATE void log_tell(struct msc4203_log_state *s, const struct log_message *m,
+                              uint32_t used, char *memory, size_t bytes, msc4203_log_entry *entry)
 {
     uint32_t size;
     uint64_t at = log_body(s, m, &size);

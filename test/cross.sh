@@ -67,7 +67,7 @@ compile() {
 
 run s390x s390x-linux-gnu-gcc qemu-s390x '' ''
 run armhf arm-linux-gnueabihf-gcc qemu-arm '' ''
-run aarch64 aarch64-linux-gnu-gcc qemu-aarch64 '' ''
+run aarch64 aarch64-linux-gnu-gcc qemu-aarch64 -march=armv8-a+crc ''
 run aarch64-no-simd aarch64-linux-gnu-gcc qemu-aarch64 '' -DMSC4203_NO_SIMD
 run i686 i686-linux-gnu-gcc qemu-i386 '' ''
 run native-unsigned-char "${CC:-cc}" '' -funsigned-char ''
