@@ -171,8 +171,8 @@ static void start_gateway(void)
 static void start_appservice(void)
 {
     char address[32];
-    const char *words[] = {"build/appservice", "--listen", address, "--hs-token", "HS_TOKEN", "--state",
-                     "build/demo.run/state", "--out", "build/demo.run/out", NULL};
+    const char *words[] = {"build/appservice", "--listen", address, "--hs-token", "HS_TOKEN",
+                           "--state", "build/demo.run/state", "--out", "build/demo.run/out", NULL};
     int out;
 
     snprintf(address, sizeof address, "127.0.0.1:%u", appservice_port);
@@ -448,21 +448,16 @@ static unsigned arrived(unsigned *lost, unsigned *doubled)
     return count;
 }
 
-int main(int argc, char **argv)
+/* A clean folder, and the messages. */
+static void prepare(void)
 {
     static const char *const files[] = {
         "029-td-olm", "015-td-multi-user", "019-td-unicode-escaped", "021-td-numbers",
         "024-td-nest-100", "026-td-nest-900", "030-td-room-key-request", "038-td-type-unicode",
         "044-td-size-max", "107-batch-250-wildcard", "128-perf-bulk", "130-perf-bulk",
         "112-batch-250-single"};
-    struct timespec moment = {0, 50000000};
-    unsigned lost, doubled, count, again, i;
-    char c;
+    unsigned i;
 
-    if (argc > 1)
-        folder = argv[1];
-    began = http_clock();
-    signal(SIGPIPE, SIG_IGN);
     mkdir("build", 0777);
     mkdir("build/demo.run", 0777);
     unlink("build/demo.run/store");
@@ -470,6 +465,22 @@ int main(int argc, char **argv)
     unlink("build/demo.run/out");
     for (i = 0; i < sizeof files / sizeof *files; i++)
         load(files[i]);
+}
+
+/* A twentieth of a second. */
+static void rest(void)
+{
+    struct timespec moment = {0, 50000000};
+
+    nanosleep(&moment, NULL);
+}
+
+/* All that happens until the last message is acknowledged to its client. */
+static void story(void)
+{
+    unsigned again;
+    char c;
+
     printf("A client sends a small, often encrypted message to another user's device: a to-device\n"
            "message. It carries the keys of encrypted rooms: lose one, and the other side reads\n"
            "\"unable to decrypt\". The users here belong to a bridge. Their homeserver must hand\n"
@@ -486,11 +497,12 @@ int main(int argc, char **argv)
     wait_for(100);
     say("100. The homeserver is killed (SIGKILL), in the middle of all this ...");
     kill_now(&gateway);
-    nanosleep(&moment, NULL);
+    rest();
     start_gateway();
     again = wait_for(110);
-    say("... and started again. Clients without an answer sent %u requests again, under the", again);
-    say("    same ids: none is queued twice.");
+    say("... and started again. Clients without an answer sent %u requests again, under",
+        again);
+    say("    the same ids: none is queued twice.");
     wait_for(150);
     (void)!write(to_proxy, "L", 1);
     if (read(from_proxy, &c, 1) != 1)
@@ -500,8 +512,8 @@ int main(int argc, char **argv)
     wait_for(190);
     say("190. The bridge is killed ...");
     kill_now(&appservice);
-    nanosleep(&moment, NULL);
-    nanosleep(&moment, NULL);
+    rest();
+    rest();
     start_appservice();
     say("... and started again. It cuts off what it had not acknowledged: that will come again.");
     wait_for(240);
@@ -510,11 +522,23 @@ int main(int argc, char **argv)
     start_gateway();
     wait_for(MESSAGES);
     say("All %d are acknowledged to the clients.", MESSAGES);
+}
+
+int main(int argc, char **argv)
+{
+    unsigned lost, doubled, count, i;
+
+    if (argc > 1)
+        folder = argv[1];
+    began = http_clock();
+    signal(SIGPIPE, SIG_IGN);
+    prepare();
+    story();
     do {
-        nanosleep(&moment, NULL);
+        rest();
         arrived(&lost, &doubled);
     } while (lost != 0 && http_clock() - began < SECONDS * 1000);
-    nanosleep(&moment, NULL); /* for one that comes once too often */
+    rest(); /* for one that comes once too often */
     count = arrived(&lost, &doubled);
     say("The bridge has written down %u messages, each device's in order.", count);
     for (i = 0; i < CLIENTS; i++)
