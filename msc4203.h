@@ -4234,9 +4234,10 @@ MSC4203_HOT void writer_key(struct msc4203_writer_state *w, int first, const ite
     /* Nearly always there is room. Of a key that the compiler knows nothing is then left but to
      * store it. */
     const size_t at = w->at.used, bytes = key->bytes;
-    char *const to = w->buffer + at;
 
     if (at <= w->room && bytes + 4 <= w->room - at) {
+        char *const to = w->buffer + at;
+
         to[0] = first ? '{' : ',';
         to[1] = '"';
         memcpy(to + 2, item_text(key->name), bytes);

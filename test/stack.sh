@@ -44,7 +44,7 @@ frames() {
 # away, again and again, the functions that call nothing that is still there: what remains calls
 # itself.
 calls() {
-    awk -F '"' -v pointers='log_|msc4203_route|sender_|sync_|change_' '
+    awk -F '"' -v pointers='log_|msc4203_route|sender_|sync_|change_|expire' '
         /^node:/ { if (match($4, /[0-9]+ bytes/)) frame[$2] = substr($4, RSTART) + 0
                    if (!($2 in left)) { left[$2] = 1; nodes++ } }
         /^edge:/ {
