@@ -9,6 +9,7 @@
  * Of a log whose checksums were left alone it is also checked that it gives the same messages when
  * it is opened once more. The checksums are worked out here by other means than the library's. */
 #include "common.h"
+#include "test/forge.h"
 
 const char fuzz_name[] = "fuzz_log_open";
 
@@ -45,25 +46,6 @@ static uint32_t word_of(const unsigned char *p)
     return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-static void put_word(unsigned char *p, uint32_t word)
-{
-    int i;
-    for (i = 0; i < 4; i++)
-        p[i] = (unsigned char)(word >> 8 * i);
-}
-
-/* CRC-32C, bit by bit. */
-static uint32_t crc_of(uint32_t crc, const unsigned char *p, size_t bytes)
-{
-    int i;
-    for (; bytes != 0; bytes--) {
-        crc ^= *p++;
-        for (i = 0; i < 8; i++)
-            crc = crc >> 1 ^ (crc & 1 ? 0x82F63B78u : 0);
-    }
-    return crc;
-}
-
 /* Works out the checksums of a record. Returns whether they were right. */
 static int seal_record(const struct base *base, unsigned char *region, uint32_t unit)
 {
@@ -85,15 +67,15 @@ static int seal_record(const struct base *base, unsigned char *region, uint32_t 
     body = body > skip && body <= units * 8 ? body - skip : 0;
     if (skip > units * 8)
         skip = 16;
-    crc = crc_of(base->salt, p + skip, body);
+    crc = forge_crc(base->salt, p + skip, body);
     same = word_of(p + 8) == crc || type == 5;
     if (type != 5)
-        put_word(p + 8, crc);
-    put_word(place_bytes, place);
-    crc = crc_of(crc_of(base->salt, place_bytes, 4), p, 12);
-    crc = crc_of(crc, p + 16, fixed - 16);
+        forge_word(p + 8, crc);
+    forge_word(place_bytes, place);
+    crc = forge_crc(forge_crc(base->salt, place_bytes, 4), p, 12);
+    crc = forge_crc(crc, p + 16, fixed - 16);
     same &= word_of(p + 12) == crc;
-    put_word(p + 12, crc);
+    forge_word(p + 12, crc);
     return same;
 }
 
@@ -105,9 +87,9 @@ static void seal_header(const struct base *base, unsigned char *region, unsigned
 
     if (words > base->words)
         words = base->words;
-    put_word(p + 72, crc_of(0xFFFFFFFFu, region + base->words_at[which], (size_t)words * 4));
-    crc = crc_of(crc_of(0xFFFFFFFFu, p, 12), p + 16, 80);
-    put_word(p + 12, crc);
+    forge_word(p + 72, forge_crc(0xFFFFFFFFu, region + base->words_at[which], (size_t)words * 4));
+    crc = forge_crc(forge_crc(0xFFFFFFFFu, p, 12), p + 16, 80);
+    forge_word(p + 12, crc);
 }
 
 static void set_span(msc4203_span *span, const char *text)
@@ -309,13 +291,13 @@ static void patch(const struct base *base, unsigned char *region, const uint8_t 
         region[512 * which + where % 96] ^= bytes[3];
         break;
     case 1:
-        put_word(region + 512 * which + where % 24 * 4, value);
+        forge_word(region + 512 * which + where % 24 * 4, value);
         break;
     case 2:
-        put_word(region + base->words_at[which] + where % base->words * 4, value);
+        forge_word(region + base->words_at[which] + where % base->words * 4, value);
         break;
     case 3: /* what is fixed, and the first links */
-        put_word(record + bytes[5] % (units < 12 ? units * 2 : 24) * 4, value);
+        forge_word(record + bytes[5] % (units < 12 ? units * 2 : 24) * 4, value);
         sealed = 1;
         break;
     case 4: /* anywhere in it */
@@ -336,11 +318,11 @@ static void patch(const struct base *base, unsigned char *region, const uint8_t 
     default: /* a journal of the record's length */
         if (units < 4 || units > 131)
             break;
-        put_word(record, 3u << 24 | units);
+        forge_word(record, 3u << 24 | units);
         record[6] = 0;
         record[7] = bytes[0] >> 4 & 1;
-        put_word(record + 24 + bytes[5] % (units - 3) * 8, some_word(base, bytes + 4));
-        put_word(record + 28 + bytes[5] % (units - 3) * 8, value);
+        forge_word(record + 24 + bytes[5] % (units - 3) * 8, some_word(base, bytes + 4));
+        forge_word(record + 28 + bytes[5] % (units - 3) * 8, value);
         sealed = 1;
     }
     if (!seal)

@@ -1,5 +1,6 @@
 /* test_edges.c - the log where nothing goes well: wrong arguments, each storage call failing in
  * each operation, damage while it is in use, forged headers and records, limits. */
+#include "forge.h"
 #include "queue_contract.h"
 
 /* ---- a log over a storage that can fail ---- */
@@ -990,31 +991,13 @@ static void test_rot(unsigned long histories)
 
 /* ---- forged headers and records: valid checksums over what no log writes ---- */
 
-static uint32_t crc32c(uint32_t crc, const unsigned char *p, size_t bytes)
-{
-    int i;
-
-    for (; bytes != 0; bytes--)
-        for (crc ^= *p++, i = 0; i < 8; i++)
-            crc = crc >> 1 ^ (crc & 1 ? 0x82F63B78u : 0);
-    return crc;
-}
-
-static void put32(unsigned char *p, uint32_t value)
-{
-    int i;
-
-    for (i = 0; i < 4; i++)
-        p[i] = (unsigned char)(value >> 8 * i);
-}
-
 /* Changes a word of image `which`'s header. */
 static void forge_header(struct edge *e, int which, unsigned offset, uint32_t value)
 {
     unsigned char *b = e->region + 512 * which;
 
-    put32(b + offset, value);
-    put32(b + 12, crc32c(crc32c(0xFFFFFFFFu, b, 12), b + 16, 80));
+    forge_word(b + offset, value);
+    forge_word(b + 12, forge_crc(forge_crc(0xFFFFFFFFu, b, 12), b + 16, 80));
 }
 
 /* Makes a record that begins at a byte of the region valid again, its body too. */
@@ -1026,9 +1009,9 @@ static void forge_record(struct edge *e, uint64_t at, size_t body)
     size_t fixed = b[3] <= 2 ? 60 : b[3] == 4 ? 24 : 16;
     size_t bytes = (size_t)(b[0] | b[1] << 8 | b[2] << 16) * 8 - b[6];
 
-    put32(b + 8, crc32c(s->salt, b + body, bytes - body));
-    put32(place, s->base + unit - (unit < s->end - s->base ? 0 : s->units));
-    put32(b + 12, crc32c(crc32c(crc32c(s->salt, place, 4), b, 12), b + 16, fixed - 16));
+    forge_word(b + 8, forge_crc(s->salt, b + body, bytes - body));
+    forge_word(place, s->base + unit - (unit < s->end - s->base ? 0 : s->units));
+    forge_word(b + 12, forge_crc(forge_crc(forge_crc(s->salt, place, 4), b, 12), b + 16, fixed - 16));
 }
 
 struct found {
@@ -1105,8 +1088,8 @@ static void test_forged_headers(void)
         size_t at = which == 0 ? 1024 : (size_t)(1024 + (e.log.priv.ring_at - 1024) / 2);
         size_t words = b[68] | (size_t)b[69] << 8;
 
-        put32(e.region + at + 6 * 4, 7);
-        forge_header(&e, which, 72, crc32c(0xFFFFFFFFu, e.region + at, words * 4));
+        forge_word(e.region + at + 6 * 4, 7);
+        forge_header(&e, which, 72, forge_crc(0xFFFFFFFFu, e.region + at, words * 4));
     }
     CHECK(edge_open(&e) == MSC4203_E_DAMAGED);
     edge_back(&e); /* places for the next request and the next opening that there are not */
@@ -1115,9 +1098,9 @@ static void test_forged_headers(void)
         size_t at = which == 0 ? 1024 : (size_t)(1024 + (e.log.priv.ring_at - 1024) / 2);
         size_t words = b[68] | (size_t)b[69] << 8;
 
-        put32(e.region + at + 3 * 4, 10000);
-        put32(e.region + at + 4 * 4, 10000);
-        forge_header(&e, which, 72, crc32c(0xFFFFFFFFu, e.region + at, words * 4));
+        forge_word(e.region + at + 3 * 4, 10000);
+        forge_word(e.region + at + 4 * 4, 10000);
+        forge_header(&e, which, 72, forge_crc(0xFFFFFFFFu, e.region + at, words * 4));
     }
     CHECK(edge_open(&e) == MSC4203_OK);
     CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == number);
@@ -1146,16 +1129,16 @@ static void test_forged_journals(void)
         edge_back(&e);
         CHECK(edge_scan(&e, &f, 3, 0, 0, 3200) == MSC4203_OK && f.at != 0);
         if (i == 0) /* the last one: durable, and firm, beyond the ring's end */
-            put32(e.region + f.at + 16, e.log.priv.end + 1000);
+            forge_word(e.region + f.at + 16, e.log.priv.end + 1000);
         else if (i == 1)
-            put32(e.region + f.at + 20, e.log.priv.end + 1000);
+            forge_word(e.region + f.at + 20, e.log.priv.end + 1000);
         for (n = 1; i == 2 && edge_scan(&e, &g, 3, 0, n, 3200) == 7; n++)
             if (g.at != 0 && e.region[g.at] > 3) /* one that changes something */
                 f.at = g.at;
         if (i == 2) { /* more devices in use than there are */
             size_t last = (size_t)f.at + (size_t)e.region[f.at] * 8 - 8;
-            put32(e.region + last, 6);
-            put32(e.region + last + 4, 10000);
+            forge_word(e.region + last, 6);
+            forge_word(e.region + last + 4, 10000);
         }
         forge_record(&e, f.at, 16);
         result = edge_open(&e);
@@ -1163,7 +1146,7 @@ static void test_forged_journals(void)
     }
     edge_back(&e);
     CHECK(edge_scan(&e, &f, 4, 0, 0, 3200) == MSC4203_OK && f.at != 0);
-    put32(e.region + f.at + 20, 300 | 250u << 16);
+    forge_word(e.region + f.at + 20, 300 | 250u << 16);
     forge_record(&e, f.at, 24);
     CHECK(edge_scan(&e, &g, 4, 0, 0, 3200) == MSC4203_OK && g.at != f.at);
     CHECK(msc4203_log_key(&e.log) != 0);
@@ -1191,7 +1174,7 @@ static void test_forged_records(void)
         edge_back(&e);
         CHECK(edge_scan(&e, &f, 1, first, 0, 3200) == MSC4203_OK && f.at != 0 && f.strings == 2);
         if (i == 2)
-            put32(e.region + f.at + 24, 3 | 2 << 16); /* where the one ends */
+            forge_word(e.region + f.at + 24, 3 | 2 << 16); /* where the one ends */
         else
             e.region[f.at + 76 + 7 + (i == 0 ? 0 : 4)] ^= 1; /* its user id, its device id */
         forge_record(&e, f.at, 76);
@@ -1202,16 +1185,16 @@ static void test_forged_records(void)
     for (i = 0; i < 2; i++) {
         edge_back(&e);
         if (i == 0)
-            put32(e.region + f.at + 20, 0xFFFF);
+            forge_word(e.region + f.at + 20, 0xFFFF);
         else
-            put32(e.region + f.at + 52, 0xFFFFFFFFu);
+            forge_word(e.region + f.at + 52, 0xFFFFFFFFu);
         forge_record(&e, f.at, 76);
         CHECK(edge_scan(&e, &g, 1, first, 0, 3200) == MSC4203_OK && g.at != f.at);
     }
     edge_back(&e);
     /* a journal longer than there are */
     CHECK(edge_scan(&e, &f, 3, 0, 0, 3200) == MSC4203_OK && f.at != 0 && f.damaged == 0);
-    put32(e.region + f.at, 132 | 3u << 24);
+    forge_word(e.region + f.at, 132 | 3u << 24);
     CHECK(edge_scan(&e, &g, 3, 0, 0, 3200) == MSC4203_OK && g.at != f.at);
     CHECK(edge_open(&e) == MSC4203_OK);
     /* two devices of which half the hash is the same */
@@ -1242,7 +1225,7 @@ static void test_forged_records(void)
     CHECK(f.strings < g.strings); /* those of the long one do not fit */
     CHECK(edge_scan(&e, &f, 1, 0, 3, 3200) == 7 && f.seen == 3);
     e.region[f.at + 9] ^= 1;
-    put32(e.region + e.bytes - 32, 3 | 1u << 24); /* a message where there is no room for one */
+    forge_word(e.region + e.bytes - 32, 3 | 1u << 24); /* a message where there is no room for one */
     CHECK(edge_scan(&e, &f, 1, 0, 0, 3200) == MSC4203_OK);
     CHECK(edge_scan(&e, &g, 1, first, 0, 3200) == MSC4203_OK && g.at != 0);
     e.region[g.at + 13] ^= 1; /* between two others */
@@ -1291,6 +1274,27 @@ static void test_damaged_channel(void)
     }
 }
 
+/* A log with `count` messages, or as many as it takes without a copy; `known`: all for a device that
+ * its image knows. Returns how many. */
+static unsigned long copied_start(struct edge *e, int known, unsigned long count)
+{
+    uint64_t number = 0;
+    unsigned long n;
+
+    edge_init(e, 32 * 1024);
+    if (known) {
+        CHECK(edge_push(e, 0, 2, 1, 40, NULL) == MSC4203_OK);
+        CHECK(edge_push(e, 1, 2, 2, 40, &number) == MSC4203_OK);
+        CHECK(e->queue.flush(&e->log) == MSC4203_OK && edge_open(e) == MSC4203_OK);
+        /* A's place becomes free first, and so is taken last: A goes where B was */
+        CHECK(e->queue.done(&e->log, 1, NULL, number, NULL) == MSC4203_OK);
+    }
+    for (n = 0; n < count && edge_room(e) > 1038; n++)
+        CHECK(edge_push(e, known ? 0 : (unsigned)n % 4, 3, 3 + (uint32_t)n, 40, NULL) ==
+              MSC4203_OK);
+    return n;
+}
+
 /* Copies of messages to devices that the last image does not know, or knows elsewhere: the crash
  * comes before the next one. Then each record is damaged in turn. */
 static void test_copied_devices(void)
@@ -1304,32 +1308,13 @@ static void test_copied_devices(void)
     int known, result = 0;
 
     for (known = 0; known < 2; known++) {
-        edge_init(&e, 32 * 1024);
-        if (known) {
-            CHECK(edge_push(&e, 0, 2, 1, 40, NULL) == MSC4203_OK);
-            CHECK(edge_push(&e, 1, 2, 2, 40, &number) == MSC4203_OK);
-            CHECK(e.queue.flush(&e.log) == MSC4203_OK && edge_open(&e) == MSC4203_OK);
-            /* A's place becomes free first, and so is taken last: A goes where B was */
-            CHECK(e.queue.done(&e.log, 1, NULL, number, NULL) == MSC4203_OK);
-        }
-        for (n = 0; n < 100 && edge_room(&e) > 1038; n++)
-            CHECK(edge_push(&e, known ? 0 : (unsigned)n % 4, 3, 3 + (uint32_t)n, 40, NULL) ==
-                  MSC4203_OK);
+        n = copied_start(&e, known, 100);
         edge_keep(&e);
         CHECK(edge_open(&e) == MSC4203_OK);
         edge_dump(&e, before, sizeof before);
         for (call = 1;; call++) {
             edge_free(&e);
-            edge_init(&e, 32 * 1024);
-            if (known) {
-                CHECK(edge_push(&e, 0, 2, 1, 40, NULL) == MSC4203_OK);
-                CHECK(edge_push(&e, 1, 2, 2, 40, &number) == MSC4203_OK);
-                CHECK(e.queue.flush(&e.log) == MSC4203_OK && edge_open(&e) == MSC4203_OK);
-                CHECK(e.queue.done(&e.log, 1, NULL, number, NULL) == MSC4203_OK);
-            }
-            for (k = 0; k < n; k++)
-                CHECK(edge_push(&e, known ? 0 : (unsigned)k % 4, 3, 3 + (uint32_t)k, 40, NULL) ==
-                      MSC4203_OK);
+            CHECK(copied_start(&e, known, n) == n);
             e.fail_at = e.calls + call;
             result = edge_push(&e, 0, 4, 999, 600, NULL);
             if (e.calls < e.fail_at)
@@ -1413,8 +1398,8 @@ static void test_links(void)
             unsigned how = runs++ % 5;
 
             edge_back(&e);
-            put32(e.region + links[a / 8], values[a % 8]);
-            put32(e.region + links[b / 8], values[b % 8]);
+            forge_word(e.region + links[a / 8], values[a % 8]);
+            forge_word(e.region + links[b / 8], values[b % 8]);
             CHECK(edge_open(&e) == MSC4203_OK);
             if (how == 1)
                 CHECK(e.queue.done(&e.log, 1, NULL, numbers[1], NULL) == MSC4203_OK);
@@ -1449,7 +1434,7 @@ static void test_links(void)
         }
     for (call = 1;; call++) { /* mending fails */
         edge_back(&e);
-        put32(e.region + links[2], 0x7FFFFFFF);
+        forge_word(e.region + links[2], 0x7FFFFFFF);
         CHECK(edge_open(&e) == MSC4203_OK);
         CHECK(edge_push(&e, 0, 2, 20, 40, NULL) == MSC4203_OK);
         e.fail_at = e.calls + call;
@@ -1486,7 +1471,7 @@ static void test_damaged_batch(void)
         f.at = e.log.priv.ring_at + (uint64_t)(e.log.priv.end - e.log.priv.base) * 8;
         CHECK(e.queue.push(&e.log, batch, &message) == MSC4203_OK);
         CHECK(e.queue.push(&e.log, batch, &message) == MSC4203_OK);
-        put32(e.region + f.at + 60, (uint32_t)((old.at - e.log.priv.ring_at) / 8 + 1));
+        forge_word(e.region + f.at + 60, (uint32_t)((old.at - e.log.priv.ring_at) / 8 + 1));
         if (commits) {
             CHECK(e.queue.commit(&e.log, batch, NULL, &first) == MSC4203_E_STORAGE);
             CHECK(edge_open(&e) == MSC4203_OK);
@@ -1650,8 +1635,8 @@ static void test_lost_device(void)
             size_t at = which == 0 ? 1024 : (size_t)(1024 + (e.log.priv.ring_at - 1024) / 2);
             size_t words = b[68] | (size_t)b[69] << 8;
 
-            put32(e.region + at + word * 4, 0);
-            forge_header(&e, which, 72, crc32c(0xFFFFFFFFu, e.region + at, words * 4));
+            forge_word(e.region + at + word * 4, 0);
+            forge_header(&e, which, 72, forge_crc(0xFFFFFFFFu, e.region + at, words * 4));
         }
         CHECK(edge_open(&e) == MSC4203_OK);
         CHECK(edge_scan(&e, &f, 1, numbers[1], 0, 3200) == MSC4203_OK && f.at != 0);

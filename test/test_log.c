@@ -1,6 +1,7 @@
 /* test_log.c - the log: the contract with a model beside it, power loss, faults, damage. */
 #include "queue_contract.h"
 #include "fake_storage.h"
+#include "forge.h"
 
 enum {
 #ifdef CONTRACT_SMALL
@@ -905,27 +906,6 @@ static void test_ring_of_links(void)
     }
 }
 
-/* CRC-32C, as the log has it, bit by bit. */
-static uint32_t crc_of(uint32_t crc, const unsigned char *p, size_t bytes)
-{
-    int i;
-
-    for (; bytes != 0; bytes--) {
-        crc ^= *p++;
-        for (i = 0; i < 8; i++)
-            crc = crc >> 1 ^ (crc & 1 ? 0x82F63B78u : 0);
-    }
-    return crc;
-}
-
-static void put_word(unsigned char *p, uint32_t word)
-{
-    int i;
-
-    for (i = 0; i < 4; i++)
-        p[i] = (unsigned char)(word >> 8 * i);
-}
-
 /* What has the right checksum, and is still wrong: lengths beyond the record, headers that do not
  * agree. Nothing outside may be touched; the sanitizers see to that. */
 static void test_forged(void)
@@ -939,11 +919,11 @@ static void test_forged(void)
 
     for (which = 0; which < 5; which++) {
         bench_init(&b, 64 * 1024, which & 1, 0);
-        put_word(place, b.log.priv.end);
+        forge_word(place, b.log.priv.end);
         p = b.fake.seen + b.log.priv.ring_at + (size_t)(b.log.priv.end - b.log.priv.base) * 8;
         CHECK(push_one(&b, 2, 1, 100, 1) == MSC4203_OK);
         p[20 + 2 * which % 8 + 1] = 0x40;
-        put_word(p + 12, crc_of(crc_of(crc_of(b.log.priv.salt, place, 4), p, 12), p + 16, 44));
+        forge_word(p + 12, forge_crc(forge_crc(forge_crc(b.log.priv.salt, place, 4), p, 12), p + 16, 44));
         if (which == 4) /* reopened, too */
             CHECK(bench_open(&b) == MSC4203_OK);
         result = b.queue.next(b.queue.context, 1, NULL, 0, memory, sizeof memory, &got);
@@ -953,8 +933,8 @@ static void test_forged(void)
     bench_init(&b, 64 * 1024, 0, 0);
     newest = b.log.priv.images & 1;
     p = b.fake.seen + 512 * (newest ^ 1); /* the other header: more devices */
-    put_word(p + 24, 100);
-    put_word(p + 12, crc_of(crc_of(0xFFFFFFFFu, p, 12), p + 16, 80));
+    forge_word(p + 24, 100);
+    forge_word(p + 12, forge_crc(forge_crc(0xFFFFFFFFu, p, 12), p + 16, 80));
     b.fake.seen[1024 + newest * (b.log.priv.ring_at - 1024) / 2] ^= 1;
     CHECK(bench_open(&b) == MSC4203_E_DAMAGED);
     bench_free(&b);
