@@ -1011,7 +1011,8 @@ static void forge_record(struct edge *e, uint64_t at, size_t body)
 
     forge_word(b + 8, forge_crc(s->salt, b + body, bytes - body));
     forge_word(place, s->base + unit - (unit < s->end - s->base ? 0 : s->units));
-    forge_word(b + 12, forge_crc(forge_crc(forge_crc(s->salt, place, 4), b, 12), b + 16, fixed - 16));
+    forge_word(b + 12,
+               forge_crc(forge_crc(forge_crc(s->salt, place, 4), b, 12), b + 16, fixed - 16));
 }
 
 struct found {
@@ -1225,7 +1226,8 @@ static void test_forged_records(void)
     CHECK(f.strings < g.strings); /* those of the long one do not fit */
     CHECK(edge_scan(&e, &f, 1, 0, 3, 3200) == 7 && f.seen == 3);
     e.region[f.at + 9] ^= 1;
-    forge_word(e.region + e.bytes - 32, 3 | 1u << 24); /* a message where there is no room for one */
+    /* a message where there is no room for one */
+    forge_word(e.region + e.bytes - 32, 3 | 1u << 24);
     CHECK(edge_scan(&e, &f, 1, 0, 0, 3200) == MSC4203_OK);
     CHECK(edge_scan(&e, &g, 1, first, 0, 3200) == MSC4203_OK && g.at != 0);
     e.region[g.at + 13] ^= 1; /* between two others */
@@ -1274,8 +1276,8 @@ static void test_damaged_channel(void)
     }
 }
 
-/* A log with `count` messages, or as many as it takes without a copy; `known`: all for a device that
- * its image knows. Returns how many. */
+/* A log with `count` messages, or as many as it takes without a copy; `known`: all for a device
+ * that its image knows. Returns how many. */
 static unsigned long copied_start(struct edge *e, int known, unsigned long count)
 {
     uint64_t number = 0;

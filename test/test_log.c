@@ -923,7 +923,8 @@ static void test_forged(void)
         p = b.fake.seen + b.log.priv.ring_at + (size_t)(b.log.priv.end - b.log.priv.base) * 8;
         CHECK(push_one(&b, 2, 1, 100, 1) == MSC4203_OK);
         p[20 + 2 * which % 8 + 1] = 0x40;
-        forge_word(p + 12, forge_crc(forge_crc(forge_crc(b.log.priv.salt, place, 4), p, 12), p + 16, 44));
+        forge_word(p + 12,
+                   forge_crc(forge_crc(forge_crc(b.log.priv.salt, place, 4), p, 12), p + 16, 44));
         if (which == 4) /* reopened, too */
             CHECK(bench_open(&b) == MSC4203_OK);
         result = b.queue.next(b.queue.context, 1, NULL, 0, memory, sizeof memory, &got);
