@@ -11,14 +11,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "chart.h"
 #include "test/bench/bodies.h"
 #include "test/bench/job.h"
+#include "test/bench/measure.h"
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
-enum { ROUNDS_MAX = 1000, CONTESTANTS_MAX = 32 };
+enum { CONTESTANTS_MAX = 32 };
 
 /* What a contestant does of the job. */
 enum { VALIDATES = 1, SPANS = 2, ALL = VALIDATES | SPANS };
@@ -218,19 +218,11 @@ static void check_validation(void)
  * Measuring
  * ---------------------------------------------------------------------------------------------- */
 
-/* Time of the processor, not of the clock on the wall: others may use the machine, too. */
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* The time of one go, from as many as fill `least` seconds, at least one. */
 static double measure(const contestant *c, double least, int kind)
 {
     job_reading job = {NULL, 0, 0, 0, 0, 0};
-    double from = now(), passed;
+    double from = cpu(), passed;
     unsigned long goes = 0, batch = 1, i;
     job.body = work.body;
     job.size = work.size;
@@ -242,33 +234,10 @@ static double measure(const contestant *c, double least, int kind)
                 fail("failed while it was measured", c->name, kind);
         }
         goes += batch;
-        passed = now() - from;
+        passed = cpu() - from;
         batch = passed < least / 8 ? 2 * batch : batch;
     } while (passed < least);
     return passed / (double)goes;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(const double *values, int count)
-{
-    double sorted[ROUNDS_MAX];
-    memcpy(sorted, values, (size_t)count * sizeof *values);
-    qsort(sorted, (size_t)count, sizeof *sorted, by_value);
-    return count % 2 ? sorted[count / 2] : (sorted[count / 2 - 1] + sorted[count / 2]) / 2;
-}
-
-static double ratio(size_t other, size_t one, int rounds)
-{
-    double ratios[ROUNDS_MAX] = {0};
-    int round;
-    for (round = 0; round < rounds; round++)
-        ratios[round] = times[other][round] / times[one][round];
-    return median(ratios, rounds);
 }
 
 static size_t find(const contestant *all, size_t count, const char *name)
@@ -290,7 +259,7 @@ static void tell_goals(const contestant *all, size_t count, size_t bytes, int ki
         double got;
         if (one == count || other == count)
             continue;
-        got = ratio(other, one, rounds);
+        got = ratio(times[other], times[one], rounds);
         printf("  %-34s %5.2f x %s, at least %.2f: %s\n", goals[i].name, got, goals[i].other,
                goals[i].least[kind], got >= goals[i].least[kind] ? "met" : "MISSED");
     }
@@ -313,7 +282,7 @@ static void measure_all(contestant *all, size_t count, const char *reference, si
         if (!present(&all[i]))
             continue;
         all[i].bytes_per_s[kind] = (double)bytes / median(times[i], rounds);
-        all[i].ratio[kind] = other < count ? ratio(other, i, rounds) : 0;
+        all[i].ratio[kind] = other < count ? ratio(times[other], times[i], rounds) : 0;
         printf("  %-34s %7.0f MB/s %6.2f\n", all[i].name, all[i].bytes_per_s[kind] / 1e6,
                all[i].ratio[kind]);
     }

@@ -16,14 +16,13 @@
 #include <string.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "test/bench/measure.h"
 #include "test/bench/queue_ours.h"
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 enum {
-    ROUNDS_MAX = 1000,
     DEVICES = 10000,
     CONTENT = 1024,       /* bytes of a message's content */
     CONTENT_GROWTH = 256, /* so that a million fit into memory, and copying counts for less */
@@ -71,23 +70,10 @@ static const char *path_of(const char *name)
  * Time
  * ---------------------------------------------------------------------------------------------- */
 
-static double clock_of(clockid_t which)
-{
-    struct timespec t;
-    clock_gettime(which, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* On the wall: for what waits for a disk, and for what is compared within the same moment. */
 static double wall(void)
 {
     return clock_of(CLOCK_MONOTONIC);
-}
-
-/* Of the processor: others may use the machine, too. */
-static double cpu(void)
-{
-    return clock_of(CLOCK_PROCESS_CPUTIME_ID);
 }
 
 static double cpu_cost, wall_cost; /* what asking costs */
@@ -99,30 +85,6 @@ static double cost_of(double (*now)(void))
     for (i = 0; i < 100000; i++)
         now();
     return (now() - from) / 100000;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(const double *values, int count)
-{
-    double sorted[ROUNDS_MAX];
-    memcpy(sorted, values, (size_t)count * sizeof *values);
-    qsort(sorted, (size_t)count, sizeof *sorted, by_value);
-    return count % 2 ? sorted[count / 2] : (sorted[count / 2 - 1] + sorted[count / 2]) / 2;
-}
-
-/* The median of the ratios within a round. */
-static double ratio(const double *a, const double *b, int count)
-{
-    double ratios[ROUNDS_MAX] = {0};
-    int round;
-    for (round = 0; round < count; round++)
-        ratios[round] = a[round] / b[round];
-    return median(ratios, count);
 }
 
 static const char *met(int is)
