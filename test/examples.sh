@@ -8,28 +8,10 @@ dir=$B/examples
 input=test/data/synapse/transactions/015-td-multi-user.json
 rm -rf "$dir"
 mkdir -p "$dir"
-passed=0 failed=0
+suite=examples
 WARN='-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow'
 
-# check TITLE COMMAND...: the command must succeed; what it prints is shown when it does not.
-check() {
-    title=$1
-    shift
-    if "$@" >"$dir/out" 2>&1; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "examples: $title: failed"
-        head -n 30 "$dir/out" | sed 's/^/    /'
-    fi
-}
-
-silent() {
-    said=$("$@" 2>&1)
-    status=$?
-    [ -z "$said" ] || echo "$said"
-    [ $status -eq 0 ] && [ -z "$said" ]
-}
+. test/check.sh
 
 # extract PREFIX START: the blocks of standard input become PREFIX1.c, PREFIX2.c, ...
 extract() {

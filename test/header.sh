@@ -14,7 +14,7 @@ for tool in ${CC%% *} nm size; do
         exit 1
     }
 done
-passed=0 failed=0
+suite=header
 # Without what distributions add to every program, and without clang's bcmp for memcmp.
 PLAIN='-fno-stack-protector -U_FORTIFY_SOURCE -fno-builtin-bcmp'
 WARN='-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow'
@@ -23,26 +23,7 @@ NO_READER=-DMSC4203_NO_READER NO_WRITER=-DMSC4203_NO_WRITER
 NO_LOG=-DMSC4203_NO_LOG NO_FILE=-DMSC4203_NO_FILE
 NO_SIMD=-DMSC4203_NO_SIMD NO_WORDS=-DMSC4203_NO_WORDS
 
-# check TITLE COMMAND...: the command must succeed, and what it prints is shown when it does not.
-check() {
-    title=$1
-    shift
-    if "$@" >"$dir/out" 2>&1; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "header: $title: failed"
-        head -n 30 "$dir/out" | sed 's/^/    /'
-    fi
-}
-
-# Compiles without a word: a warning is a failure.
-silent() {
-    said=$("$@" 2>&1)
-    status=$?
-    [ -z "$said" ] || echo "$said"
-    [ $status -eq 0 ] && [ -z "$said" ]
-}
+. test/check.sh
 
 # A flag that this compiler does not know is left out, and that is said.
 supported=
