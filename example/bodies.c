@@ -225,6 +225,14 @@ static void byte_by_byte(void)
     }
 }
 
+static msc4203_span span_of(const char *string)
+{
+    msc4203_span span;
+    span.ptr = string;
+    span.len = strlen(string);
+    return span;
+}
+
 static void send_to_transaction(void)
 {
     static char made[4096];
@@ -243,10 +251,8 @@ static void send_to_transaction(void)
            "     PUT /_matrix/client/v3/sendToDevice/m.dummy/t11\n\n");
     print_json(body, bytes);
     memset(&told, 0, sizeof told); /* the path tells the type, the access token the sender */
-    told.sender.ptr = "@alice:gw.example";
-    told.sender.len = strlen(told.sender.ptr);
-    told.type.ptr = "m.dummy";
-    told.type.len = strlen(told.type.ptr);
+    told.sender = span_of("@alice:gw.example");
+    told.type = span_of("m.dummy");
 
     msc4203_reader_init(&reader, MSC4203_SEND, MSC4203_TO_DEVICE, scratch, sizeof scratch);
     msc4203_reader_preset(&reader, &told);
@@ -284,10 +290,8 @@ static void sync(void)
         "   response does not say whom they are for. The client knows who it is, tells the\n"
         "   reader so, and gets items like those above:\n\n");
     memset(&told, 0, sizeof told); /* who asks is known, and not in the body */
-    told.user_id.ptr = "@shared_dave:gw.example";
-    told.user_id.len = strlen(told.user_id.ptr);
-    told.device_id.ptr = "DAVEDEV";
-    told.device_id.len = strlen(told.device_id.ptr);
+    told.user_id = span_of("@shared_dave:gw.example");
+    told.device_id = span_of("DAVEDEV");
     msc4203_reader_init(&reader, MSC4203_SYNC, MSC4203_ALL_KINDS, scratch, sizeof scratch);
     msc4203_reader_preset(&reader, &told);
     msc4203_reader_feed(&reader, body, bytes, 1);
