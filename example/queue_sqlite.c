@@ -1,9 +1,10 @@
 /* queue_sqlite.c - a msc4203_queue over SQLite. SPDX: 0BSD
  *
  * One table holds the messages; `channels` is the set that each waits for. Open batches are in a
- * temporary table, which costs no disk. The first change after a flush begins a transaction (IMMEDIATE:
- * so that numbers are given in the order of the commits, in whatever process), and flush() commits it;
- * with synchronous=FULL that is when it is durable. Until then its own new messages are not shown. */
+ * temporary table, which costs no disk. The first change after a flush begins a transaction
+ * (IMMEDIATE: so that numbers are given in the order of the commits, in whatever process), and
+ * flush() commits it; with synchronous=FULL that is when it is durable. Until then its own new
+ * messages are not shown. */
 #include "queue_sqlite.h"
 
 #include <string.h>
@@ -34,11 +35,12 @@ static const char schema[] =
 
 /* The statements; those that a running change must not see again are kept apart by number. */
 enum {
-    BEGIN, COMMIT, ROLLBACK, BATCH_BEGIN, BATCH_END, BATCH_IS_OPEN, STAGE, UNSTAGE, NEXT, NEXT_ADD,
-    TAKE_STAGED, STAGED_COUNT, WAIT, KNOWN, REMEMBER, FORGET_OLD, FORGET_WHO, FIRST, FIRST_OF_DEVICE,
-    DONE, DONE_DEVICE, DONE_WAITING, SWEEP, RECORD_SET, HOLD, HAS, TAKE_ONE, COPY, DROP, EXPIRE,
-    CHANNEL_FIND, CHANNEL_FREE, CHANNEL_MAKE, CHANNEL_RELEASE, CHANNEL_WAITED, CHANNEL_GET, OPENINGS,
-    COUNT, COUNT_DEVICE, OPENING_ADD, NEWEST, NEWEST_KEEP
+    BEGIN, COMMIT, ROLLBACK, BATCH_BEGIN, BATCH_END, BATCH_IS_OPEN, STAGE, UNSTAGE, NEXT,
+    NEXT_ADD, TAKE_STAGED, STAGED_COUNT, WAIT, KNOWN, REMEMBER, FORGET_OLD, FORGET_WHO, FIRST,
+    FIRST_OF_DEVICE, DONE, DONE_DEVICE, DONE_WAITING, SWEEP, RECORD_SET, HOLD, HAS, TAKE_ONE,
+    COPY, DROP, EXPIRE, CHANNEL_FIND, CHANNEL_FREE, CHANNEL_MAKE, CHANNEL_RELEASE,
+    CHANNEL_WAITED, CHANNEL_GET, OPENINGS, COUNT, COUNT_DEVICE, OPENING_ADD, NEWEST,
+    NEWEST_KEEP
 };
 
 static const char *const texts[QUEUE_SQLITE_STATEMENTS] = {
@@ -465,8 +467,10 @@ static int q_move(void *context, uint32_t channel, const msc4203_device *device,
             *moved = next;
     }
     run(q, TAKE_ONE, channel, number, 0, NULL);
-    sqlite3_exec(q->db, "DELETE FROM waiting WHERE NOT EXISTS (SELECT 1 FROM message m"
-                 " WHERE m.number = waiting.number AND m.channels >> channel & 1)", NULL, NULL, NULL);
+    sqlite3_exec(q->db,
+                 "DELETE FROM waiting WHERE NOT EXISTS (SELECT 1 FROM message m"
+                 " WHERE m.number = waiting.number AND m.channels >> channel & 1)",
+                 NULL, NULL, NULL);
     run(q, SWEEP, 0, number, 0, NULL);
     return result_of(q);
 }

@@ -3,9 +3,10 @@
  *
  *     cc -I. -Iexample program.c example/queue_sqlite.c msc4203.c -lsqlite3
  *
- * Several processes may use one file, each with a struct of its own; in one process, one thread at a
- * time. What is done between two flushes is one transaction of the database: so a process that does
- * not flush keeps the others from writing. The last 4,096 requests are remembered, and all openings. */
+ * Several processes may use one file, each with a struct of its own; in one process, one thread at
+ * a time. What is done between two flushes is one transaction of the database: so a process that
+ * does not flush keeps the others from writing. The last 4,096 requests are remembered, and all
+ * openings. */
 #ifndef QUEUE_SQLITE_H
 #define QUEUE_SQLITE_H
 
