@@ -4849,17 +4849,78 @@ MSC4203_PRIVATE uint32_t log_get(const void *bytes)
     return word;
 }
 
-/* The CRC behind some bytes of zeros, by what they make of each half of a byte of it. */
-MSC4203_PRIVATE uint32_t log_ahead(const uint32_t table[8][16], uint32_t crc)
+/* What a number of bytes of zeros make of each half of a byte of the CRC before them. */
+#ifdef LOG_CRC_WORD
+enum { LOG_LANE = 112 }; /* bytes: three of them, three times, are a message of 1 KiB */
+static const uint32_t log_zeros_behind[8][16] = {
+    {0x00000000u, 0x2AD91C30u, 0x55B23860u, 0x7F6B2450u, 0xAB6470C0u, 0x81BD6CF0u,
+     0xFED648A0u, 0xD40F5490u, 0x53249771u, 0x79FD8B41u, 0x0696AF11u, 0x2C4FB321u,
+     0xF840E7B1u, 0xD299FB81u, 0xADF2DFD1u, 0x872BC3E1u},
+    {0x00000000u, 0xA6492EE2u, 0x497E2B35u, 0xEF3705D7u, 0x92FC566Au, 0x34B57888u,
+     0xDB827D5Fu, 0x7DCB53BDu, 0x2014DA25u, 0x865DF4C7u, 0x696AF110u, 0xCF23DFF2u,
+     0xB2E88C4Fu, 0x14A1A2ADu, 0xFB96A77Au, 0x5DDF8998u},
+    {0x00000000u, 0x4029B44Au, 0x80536894u, 0xC07ADCDEu, 0x054AA7D9u, 0x45631393u,
+     0x8519CF4Du, 0xC5307B07u, 0x0A954FB2u, 0x4ABCFBF8u, 0x8AC62726u, 0xCAEF936Cu,
+     0x0FDFE86Bu, 0x4FF65C21u, 0x8F8C80FFu, 0xCFA534B5u},
+    {0x00000000u, 0x152A9F64u, 0x2A553EC8u, 0x3F7FA1ACu, 0x54AA7D90u, 0x4180E2F4u,
+     0x7EFF4358u, 0x6BD5DC3Cu, 0xA954FB20u, 0xBC7E6444u, 0x8301C5E8u, 0x962B5A8Cu,
+     0xFDFE86B0u, 0xE8D419D4u, 0xD7ABB878u, 0xC281271Cu},
+    {0x00000000u, 0x574580B1u, 0xAE8B0162u, 0xF9CE81D3u, 0x58FA7435u, 0x0FBFF484u,
+     0xF6717557u, 0xA134F5E6u, 0xB1F4E86Au, 0xE6B168DBu, 0x1F7FE908u, 0x483A69B9u,
+     0xE90E9C5Fu, 0xBE4B1CEEu, 0x47859D3Du, 0x10C01D8Cu},
+    {0x00000000u, 0x6605A625u, 0xCC0B4C4Au, 0xAA0EEA6Fu, 0x9DFAEE65u, 0xFBFF4840u,
+     0x51F1A22Fu, 0x37F4040Au, 0x3E19AA3Bu, 0x581C0C1Eu, 0xF212E671u, 0x94174054u,
+     0xA3E3445Eu, 0xC5E6E27Bu, 0x6FE80814u, 0x09EDAE31u},
+    {0x00000000u, 0x7C335476u, 0xF866A8ECu, 0x8455FC9Au, 0xF5212729u, 0x8912735Fu,
+     0x0D478FC5u, 0x7174DBB3u, 0xEFAE38A3u, 0x939D6CD5u, 0x17C8904Fu, 0x6BFBC439u,
+     0x1A8F1F8Au, 0x66BC4BFCu, 0xE2E9B766u, 0x9EDAE310u},
+    {0x00000000u, 0xDAB007B7u, 0xB08C799Fu, 0x6A3C7E28u, 0x64F485CFu, 0xBE448278u,
+     0xD478FC50u, 0x0EC8FBE7u, 0xC9E90B9Eu, 0x13590C29u, 0x79657201u, 0xA3D575B6u,
+     0xAD1D8E51u, 0x77AD89E6u, 0x1D91F7CEu, 0xC721F079u}
+};
+#elif !defined(__OPTIMIZE_SIZE__)
+enum { LOG_LANE = 4 };
+static const uint32_t log_zeros_behind[8][16] = {
+    {0x00000000u, 0xDD45AAB8u, 0xBF672381u, 0x62228939u, 0x7B2231F3u, 0xA6679B4Bu,
+     0xC4451272u, 0x1900B8CAu, 0xF64463E6u, 0x2B01C95Eu, 0x49234067u, 0x9466EADFu,
+     0x8D665215u, 0x5023F8ADu, 0x32017194u, 0xEF44DB2Cu},
+    {0x00000000u, 0xE964B13Du, 0xD725148Bu, 0x3E41A5B6u, 0xABA65FE7u, 0x42C2EEDAu,
+     0x7C834B6Cu, 0x95E7FA51u, 0x52A0C93Fu, 0xBBC47802u, 0x8585DDB4u, 0x6CE16C89u,
+     0xF90696D8u, 0x106227E5u, 0x2E238253u, 0xC747336Eu},
+    {0x00000000u, 0xA541927Eu, 0x4F6F520Du, 0xEA2EC073u, 0x9EDEA41Au, 0x3B9F3664u,
+     0xD1B1F617u, 0x74F06469u, 0x38513EC5u, 0x9D10ACBBu, 0x773E6CC8u, 0xD27FFEB6u,
+     0xA68F9ADFu, 0x03CE08A1u, 0xE9E0C8D2u, 0x4CA15AACu},
+    {0x00000000u, 0x70A27D8Au, 0xE144FB14u, 0x91E6869Eu, 0xC76580D9u, 0xB7C7FD53u,
+     0x26217BCDu, 0x56830647u, 0x8B277743u, 0xFB850AC9u, 0x6A638C57u, 0x1AC1F1DDu,
+     0x4C42F79Au, 0x3CE08A10u, 0xAD060C8Eu, 0xDDA47104u},
+    {0x00000000u, 0x13A29877u, 0x274530EEu, 0x34E7A899u, 0x4E8A61DCu, 0x5D28F9ABu,
+     0x69CF5132u, 0x7A6DC945u, 0x9D14C3B8u, 0x8EB65BCFu, 0xBA51F356u, 0xA9F36B21u,
+     0xD39EA264u, 0xC03C3A13u, 0xF4DB928Au, 0xE7790AFDu},
+    {0x00000000u, 0x3FC5F181u, 0x7F8BE302u, 0x404E1283u, 0xFF17C604u, 0xC0D23785u,
+     0x809C2506u, 0xBF59D487u, 0xFBC3FAF9u, 0xC4060B78u, 0x844819FBu, 0xBB8DE87Au,
+     0x04D43CFDu, 0x3B11CD7Cu, 0x7B5FDFFFu, 0x449A2E7Eu},
+    {0x00000000u, 0xF26B8303u, 0xE13B70F7u, 0x1350F3F4u, 0xC79A971Fu, 0x35F1141Cu,
+     0x26A1E7E8u, 0xD4CA64EBu, 0x8AD958CFu, 0x78B2DBCCu, 0x6BE22838u, 0x9989AB3Bu,
+     0x4D43CFD0u, 0xBF284CD3u, 0xAC78BF27u, 0x5E133C24u},
+    {0x00000000u, 0x105EC76Fu, 0x20BD8EDEu, 0x30E349B1u, 0x417B1DBCu, 0x5125DAD3u,
+     0x61C69362u, 0x7198540Du, 0x82F63B78u, 0x92A8FC17u, 0xA24BB5A6u, 0xB21572C9u,
+     0xC38D26C4u, 0xD3D3E1ABu, 0xE330A81Au, 0xF36E6F75u}
+};
+#endif
+
+#if defined(LOG_CRC_WORD) || !defined(__OPTIMIZE_SIZE__)
+/* The CRC behind LOG_LANE bytes of zeros. */
+MSC4203_PRIVATE uint32_t log_ahead(uint32_t crc)
 {
+    const uint32_t (*const table)[16] = log_zeros_behind;
+
     return table[0][crc & 15] ^ table[1][crc >> 4 & 15] ^ table[2][crc >> 8 & 15] ^
            table[3][crc >> 12 & 15] ^ table[4][crc >> 16 & 15] ^ table[5][crc >> 20 & 15] ^
            table[6][crc >> 24 & 15] ^ table[7][crc >> 28];
 }
+#endif
 
 #ifdef LOG_CRC_WORD
-enum { LOG_LANE = 112 }; /* three of them, three times, are a message of 1 KiB */
-
 MSC4203_PRIVATE uint64_t log_word_at(const unsigned char *p)
 {
     uint64_t word;
@@ -4867,39 +4928,10 @@ MSC4203_PRIVATE uint64_t log_word_at(const unsigned char *p)
     memcpy(&word, p, 8);
     return word;
 }
-#endif
 
 MSC4203_APART uint32_t log_crc(uint32_t crc, const void *data, size_t bytes)
 {
     const unsigned char *p = (const unsigned char *)data, *end = bytes != 0 ? p + bytes : p;
-#ifdef LOG_CRC_WORD
-    /* What LOG_LANE bytes of zeros make of each half of a byte of the CRC before them. */
-    static const uint32_t ahead[8][16] = {
-        {0x00000000u, 0x2AD91C30u, 0x55B23860u, 0x7F6B2450u, 0xAB6470C0u, 0x81BD6CF0u,
-         0xFED648A0u, 0xD40F5490u, 0x53249771u, 0x79FD8B41u, 0x0696AF11u, 0x2C4FB321u,
-         0xF840E7B1u, 0xD299FB81u, 0xADF2DFD1u, 0x872BC3E1u},
-        {0x00000000u, 0xA6492EE2u, 0x497E2B35u, 0xEF3705D7u, 0x92FC566Au, 0x34B57888u,
-         0xDB827D5Fu, 0x7DCB53BDu, 0x2014DA25u, 0x865DF4C7u, 0x696AF110u, 0xCF23DFF2u,
-         0xB2E88C4Fu, 0x14A1A2ADu, 0xFB96A77Au, 0x5DDF8998u},
-        {0x00000000u, 0x4029B44Au, 0x80536894u, 0xC07ADCDEu, 0x054AA7D9u, 0x45631393u,
-         0x8519CF4Du, 0xC5307B07u, 0x0A954FB2u, 0x4ABCFBF8u, 0x8AC62726u, 0xCAEF936Cu,
-         0x0FDFE86Bu, 0x4FF65C21u, 0x8F8C80FFu, 0xCFA534B5u},
-        {0x00000000u, 0x152A9F64u, 0x2A553EC8u, 0x3F7FA1ACu, 0x54AA7D90u, 0x4180E2F4u,
-         0x7EFF4358u, 0x6BD5DC3Cu, 0xA954FB20u, 0xBC7E6444u, 0x8301C5E8u, 0x962B5A8Cu,
-         0xFDFE86B0u, 0xE8D419D4u, 0xD7ABB878u, 0xC281271Cu},
-        {0x00000000u, 0x574580B1u, 0xAE8B0162u, 0xF9CE81D3u, 0x58FA7435u, 0x0FBFF484u,
-         0xF6717557u, 0xA134F5E6u, 0xB1F4E86Au, 0xE6B168DBu, 0x1F7FE908u, 0x483A69B9u,
-         0xE90E9C5Fu, 0xBE4B1CEEu, 0x47859D3Du, 0x10C01D8Cu},
-        {0x00000000u, 0x6605A625u, 0xCC0B4C4Au, 0xAA0EEA6Fu, 0x9DFAEE65u, 0xFBFF4840u,
-         0x51F1A22Fu, 0x37F4040Au, 0x3E19AA3Bu, 0x581C0C1Eu, 0xF212E671u, 0x94174054u,
-         0xA3E3445Eu, 0xC5E6E27Bu, 0x6FE80814u, 0x09EDAE31u},
-        {0x00000000u, 0x7C335476u, 0xF866A8ECu, 0x8455FC9Au, 0xF5212729u, 0x8912735Fu,
-         0x0D478FC5u, 0x7174DBB3u, 0xEFAE38A3u, 0x939D6CD5u, 0x17C8904Fu, 0x6BFBC439u,
-         0x1A8F1F8Au, 0x66BC4BFCu, 0xE2E9B766u, 0x9EDAE310u},
-        {0x00000000u, 0xDAB007B7u, 0xB08C799Fu, 0x6A3C7E28u, 0x64F485CFu, 0xBE448278u,
-         0xD478FC50u, 0x0EC8FBE7u, 0xC9E90B9Eu, 0x13590C29u, 0x79657201u, 0xA3D575B6u,
-         0xAD1D8E51u, 0x77AD89E6u, 0x1D91F7CEu, 0xC721F079u}
-    };
 
     /* The next word needs the CRC of the one before, and the machine could do three in that time:
      * so three stretches at once, each from 0 but the first, are then joined. */
@@ -4911,65 +4943,36 @@ MSC4203_APART uint32_t log_crc(uint32_t crc, const void *data, size_t bytes)
             second = LOG_CRC_WORD(second, log_word_at(p + LOG_LANE + i));
             third = LOG_CRC_WORD(third, log_word_at(p + 2 * LOG_LANE + i));
         }
-        crc = log_ahead(ahead, log_ahead(ahead, crc) ^ second) ^ third;
+        crc = log_ahead(log_ahead(crc) ^ second) ^ third;
     }
     for (; end - p >= 8; p += 8)
         crc = LOG_CRC_WORD(crc, log_word_at(p));
     for (; p != end; p++)
         crc = LOG_CRC_BYTE(crc, *p);
-#elif defined(__OPTIMIZE_SIZE__)
-    static const uint32_t table[16] = {
+    return crc;
+}
+#else
+MSC4203_APART uint32_t log_crc(uint32_t crc, const void *data, size_t bytes)
+{
+    static const uint32_t half[16] = {
         0x00000000u, 0x105EC76Fu, 0x20BD8EDEu, 0x30E349B1u, 0x417B1DBCu, 0x5125DAD3u,
         0x61C69362u, 0x7198540Du, 0x82F63B78u, 0x92A8FC17u, 0xA24BB5A6u, 0xB21572C9u,
         0xC38D26C4u, 0xD3D3E1ABu, 0xE330A81Au, 0xF36E6F75u
     };
+    const unsigned char *p = (const unsigned char *)data, *end = bytes != 0 ? p + bytes : p;
 
-    for (; p != end; p++) {
-        crc ^= *p;
-        crc = crc >> 4 ^ table[crc & 15];
-        crc = crc >> 4 ^ table[crc & 15];
-    }
-#else
-    /* What each half of a byte of 4 does to the CRC behind them. */
-    static const uint32_t table[8][16] = {
-        {0x00000000u, 0xDD45AAB8u, 0xBF672381u, 0x62228939u, 0x7B2231F3u, 0xA6679B4Bu,
-         0xC4451272u, 0x1900B8CAu, 0xF64463E6u, 0x2B01C95Eu, 0x49234067u, 0x9466EADFu,
-         0x8D665215u, 0x5023F8ADu, 0x32017194u, 0xEF44DB2Cu},
-        {0x00000000u, 0xE964B13Du, 0xD725148Bu, 0x3E41A5B6u, 0xABA65FE7u, 0x42C2EEDAu,
-         0x7C834B6Cu, 0x95E7FA51u, 0x52A0C93Fu, 0xBBC47802u, 0x8585DDB4u, 0x6CE16C89u,
-         0xF90696D8u, 0x106227E5u, 0x2E238253u, 0xC747336Eu},
-        {0x00000000u, 0xA541927Eu, 0x4F6F520Du, 0xEA2EC073u, 0x9EDEA41Au, 0x3B9F3664u,
-         0xD1B1F617u, 0x74F06469u, 0x38513EC5u, 0x9D10ACBBu, 0x773E6CC8u, 0xD27FFEB6u,
-         0xA68F9ADFu, 0x03CE08A1u, 0xE9E0C8D2u, 0x4CA15AACu},
-        {0x00000000u, 0x70A27D8Au, 0xE144FB14u, 0x91E6869Eu, 0xC76580D9u, 0xB7C7FD53u,
-         0x26217BCDu, 0x56830647u, 0x8B277743u, 0xFB850AC9u, 0x6A638C57u, 0x1AC1F1DDu,
-         0x4C42F79Au, 0x3CE08A10u, 0xAD060C8Eu, 0xDDA47104u},
-        {0x00000000u, 0x13A29877u, 0x274530EEu, 0x34E7A899u, 0x4E8A61DCu, 0x5D28F9ABu,
-         0x69CF5132u, 0x7A6DC945u, 0x9D14C3B8u, 0x8EB65BCFu, 0xBA51F356u, 0xA9F36B21u,
-         0xD39EA264u, 0xC03C3A13u, 0xF4DB928Au, 0xE7790AFDu},
-        {0x00000000u, 0x3FC5F181u, 0x7F8BE302u, 0x404E1283u, 0xFF17C604u, 0xC0D23785u,
-         0x809C2506u, 0xBF59D487u, 0xFBC3FAF9u, 0xC4060B78u, 0x844819FBu, 0xBB8DE87Au,
-         0x04D43CFDu, 0x3B11CD7Cu, 0x7B5FDFFFu, 0x449A2E7Eu},
-        {0x00000000u, 0xF26B8303u, 0xE13B70F7u, 0x1350F3F4u, 0xC79A971Fu, 0x35F1141Cu,
-         0x26A1E7E8u, 0xD4CA64EBu, 0x8AD958CFu, 0x78B2DBCCu, 0x6BE22838u, 0x9989AB3Bu,
-         0x4D43CFD0u, 0xBF284CD3u, 0xAC78BF27u, 0x5E133C24u},
-        {0x00000000u, 0x105EC76Fu, 0x20BD8EDEu, 0x30E349B1u, 0x417B1DBCu, 0x5125DAD3u,
-         0x61C69362u, 0x7198540Du, 0x82F63B78u, 0x92A8FC17u, 0xA24BB5A6u, 0xB21572C9u,
-         0xC38D26C4u, 0xD3D3E1ABu, 0xE330A81Au, 0xF36E6F75u}
-    };
-
-    for (; end - p >= 4; p += 4) {
-        crc ^= log_get(p);
-        crc = log_ahead(table, crc);
-    }
-    for (; p != end; p++) {
-        crc ^= *p;
-        crc = crc >> 4 ^ table[7][crc & 15];
-        crc = crc >> 4 ^ table[7][crc & 15];
-    }
+#ifndef __OPTIMIZE_SIZE__
+    for (; end - p >= LOG_LANE; p += LOG_LANE)
+        crc = log_ahead(crc ^ log_get(p));
 #endif
+    for (; p != end; p++) {
+        crc ^= *p;
+        crc = crc >> 4 ^ half[crc & 15];
+        crc = crc >> 4 ^ half[crc & 15];
+    }
     return crc;
 }
+#endif
 
 /* The digest of the user id's length and both ids, keyed with what the log was made with: nobody
  * can choose ids that meet. */
@@ -5297,8 +5300,9 @@ MSC4203_APART uint64_t log_body(const struct msc4203_log_state *s, const struct 
     return log_at(s, m->at) + skip;
 }
 
-/* Copies bytes in the ring by way of the buffer; only reads them when `to` is 0, or there is no
- * index, as for msc4203_log_scan(). Returns their checksum. */
+/* Copies bytes in the ring by way of the buffer, or, where there is no index, as in
+ * msc4203_log_scan(), of a few bytes of stack; only reads them when `to` is 0. Returns their
+ * checksum. */
 MSC4203_APART uint32_t log_transfer(struct msc4203_log_state *s, uint64_t from, uint64_t to,
                                     uint32_t bytes)
 {
@@ -7597,24 +7601,27 @@ MSC4203_API void msc4203_log_usage_get(const msc4203_log *log, msc4203_log_usage
 MSC4203_PRIVATE void log_tell(struct msc4203_log_state *s, const struct log_message *m,
                               uint32_t used, char *memory, size_t bytes, msc4203_log_entry *entry)
 {
-    uint32_t size;
+    uint32_t size, crc = m->body; /* a filler has none */
     uint64_t at = log_body(s, m, &size);
-    int whole = m->type == LOG_FILLER || log_transfer(s, at, 0, size) == m->body;
 
+    if (size > bytes && m->type != LOG_FILLER) {
+        crc = log_transfer(s, at, 0, size);
+    } else if (m->type != LOG_FILLER) {
+        log_read(s, at, memory, size);
+        crc = log_crc(s->salt, memory, size);
+    }
     entry->at = log_at(s, m->at);
     entry->bytes = m->units * 8;
     entry->kind = (int)m->type;
-    if (!whole && used) /* else it was never promised */
+    if (crc != m->body && used) /* else it was never promised */
         entry->error = MSC4203_E_DAMAGED;
     if (m->type > LOG_COPY)
         return;
     entry->number = m->number;
     entry->time_ms = log_time(m);
     entry->channels = m->waiting;
-    if (!whole || size > bytes)
-        return;
-    log_read(s, at, memory, size);
-    log_strings(m, memory, size, &entry->sender);
+    if (crc == m->body && size <= bytes)
+        log_strings(m, memory, size, &entry->sender);
 }
 
 /* What msc4203_log_scan() works with, in the caller's memory. */
@@ -7771,6 +7778,15 @@ MSC4203_PRIVATE int file_fill(msc4203_file *file, unsigned i)
     return 0;
 }
 
+/* Makes a stretch of a line, empty when it ends at 0, reach from `from` to `to` at the least. */
+MSC4203_PRIVATE void file_widen(uint16_t *first, uint16_t *end, uint32_t from, uint32_t to)
+{
+    if (*end == 0 || from < *first)
+        *first = (uint16_t)from;
+    if (to > *end)
+        *end = (uint16_t)to;
+}
+
 /* The part of a transfer that is in one line. */
 MSC4203_PRIVATE uint32_t file_part(uint64_t at, size_t bytes)
 {
@@ -7790,20 +7806,13 @@ MSC4203_PRIVATE int file_write(void *context, uint64_t at, const void *data, siz
 
         n = file_part(at, bytes);
         end = first + n;
-        if (file->priv.line[i].stop == 0)
-            file->priv.line[i].known = (uint16_t)first;
-        else if ((first > file->priv.line[i].stop || end < file->priv.line[i].known) &&
-                 file_fill(file, i) != 0)
+        if (file->priv.line[i].stop != 0 &&
+            (first > file->priv.line[i].stop || end < file->priv.line[i].known) &&
+            file_fill(file, i) != 0)
             return -1;
         memcpy(file->priv.buffer + i * FILE_LINE + first, from, n);
-        if (first < file->priv.line[i].known)
-            file->priv.line[i].known = (uint16_t)first;
-        if (end > file->priv.line[i].stop)
-            file->priv.line[i].stop = (uint16_t)end;
-        if (file->priv.line[i].end == 0 || first < file->priv.line[i].first)
-            file->priv.line[i].first = (uint16_t)first;
-        if (end > file->priv.line[i].end)
-            file->priv.line[i].end = (uint16_t)end;
+        file_widen(&file->priv.line[i].known, &file->priv.line[i].stop, first, end);
+        file_widen(&file->priv.line[i].first, &file->priv.line[i].end, first, end);
     }
     return file->priv.error ? -1 : 0;
 }

@@ -54,8 +54,8 @@ TEXTS="result_text result_errcode result_status"
 LOG="log_open log_format log_inspect log_memory log_queue log_quotas log_close log_usage_get"
 DELIVERY="sender_init sender_poll sender_read sender_result sender_wake sender_skip
     sender_status_get receiver_init receiver_request receiver_feed receiver_next receiver_reject
-    sync_begin sync_next sync_unread sync_token change_device change_channel expire digest_init digest_add
-    digest_end route"
+    sync_begin sync_next sync_unread sync_token change_device change_channel expire digest_init
+    digest_add digest_end route"
 # What msc4203_log_queue() puts into a queue.
 QUEUE=$(sed -n 's/^    queue->[a-z]* = \(log_[a-z_]*\);$/msc4203.c:\1/p' msc4203.h)
 [ "$(echo "$QUEUE" | wc -l)" -eq 17 ] || {
