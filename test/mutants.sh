@@ -70,29 +70,36 @@ mutate() {
         }' msc4203.h
 }
 
+# place DIR: makes a folder in which a suite finds what it reads, and has room of its own to write.
+place() {
+    sh test/shadow.sh "$1"
+    mkdir -p "$1/build/test"
+    ln -s "$PWD/build/msc4203" "$PWD/build/bodies" "$1/build/"
+}
+
 # try NAME: leaves DIR/NAME/result, one line: "caught by ..." or what went wrong.
 try() {
     here=$dir/$1
-    rm -rf "$here"
-    mkdir -p "$here"
+    place "$here"
     if ! mutate "$1" >"$here/msc4203.h"; then
         echo "its text is not in msc4203.h exactly once: adapt $list" >"$here/result"
         return
     fi
     diff -u msc4203.h "$here/msc4203.h" >"$here/diff"
-    cp msc4203.c "$here/msc4203.c" # which includes the header beside it
-    if ! $CC -std=c99 -O1 $(flags_of "$1") -c -o "$here/msc4203.o" "$here/msc4203.c" >"$here/log" 2>&1; then
+    if ! $CC -std=c99 -O1 $(flags_of "$1") -c -o "$here/msc4203.o" "$here/msc4203.c" \
+        >"$here/log" 2>&1; then
         echo "does not compile" >"$here/result"
         return
     fi
     for suite in $(suites_of "$1"); do
-        if ! $CC -o "$here/test" "$dir/test_$suite.o" "$here/msc4203.o" >>"$here/log" 2>&1; then
+        if ! $CC -o "$here/suite" "$dir/test_$suite.o" "$here/msc4203.o" >>"$here/log" 2>&1; then
             echo "does not link with $suite" >"$here/result"
             return
         fi
-        (ulimit -t $limit && ulimit -c 0 && exec "$here/test") >"$here/$suite.log" 2>&1 </dev/null
+        (ulimit -t $limit && ulimit -c 0 && cd "$here" && exec ./suite) >"$here/$suite.log" 2>&1 \
+            </dev/null
         status=$?
-        rm -f "$here/test"
+        rm -f "$here/suite"
         case $status in
         0) ;;
         137 | 152) echo "caught by $suite: does not end" >"$here/result"; return ;;
@@ -127,11 +134,13 @@ fi
 chosen=${*:-$(names)}
 [ -n "$chosen" ] || { echo "mutants: $list has none"; exit 1; }
 # Without a fault the suites must pass, or catching one would mean nothing.
+${MAKE:-make} -s build/msc4203 build/bodies || exit 1
+place "$dir/none"
 $CC -std=c99 -O1 -I. -c -o "$dir/msc4203.o" msc4203.c || exit 1
 for suite in $(for name in $chosen; do suites_of "$name"; done | tr ' ' '\n' | sort -u); do
     $CC -std=c99 -O1 -I. -c -o "$dir/test_$suite.o" "test/test_$suite.c" &&
-        $CC -o "$dir/test" "$dir/test_$suite.o" "$dir/msc4203.o" &&
-        "$dir/test" >"$dir/$suite.log" 2>&1 </dev/null || {
+        $CC -o "$dir/none/suite" "$dir/test_$suite.o" "$dir/msc4203.o" &&
+        (cd "$dir/none" && exec ./suite) >"$dir/$suite.log" 2>&1 </dev/null || {
         echo "mutants: $suite fails without a fault"
         tail -n 5 "$dir/$suite.log"
         exit 1
