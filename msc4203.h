@@ -7610,7 +7610,6 @@ MSC4203_PRIVATE void log_tell(struct msc4203_log_state *s, const struct log_mess
         log_read(s, at, memory, size);
         crc = log_crc(s->salt, memory, size);
     }
-    memset(entry, 0, sizeof *entry);
     entry->at = log_at(s, m->at);
     entry->bytes = m->units * 8;
     entry->kind = (int)m->type;
@@ -7651,18 +7650,15 @@ MSC4203_API int msc4203_log_scan(const msc4203_storage *storage, void *memory, s
     s->safe = s->tail;
     log_survey(s, s->end, s->epoch); /* for what was durable */
     for (unit = 0; unit < s->units && result == MSC4203_OK && !s->error; unit += m.units) {
-        uint32_t base = s->base, head, kind;
+        uint32_t base = s->base;
 
-        log_read(s, log_at(s, unit + 1), &head, sizeof head);
-        kind = log_get(&head) >> 24;
         /* of the next round, of this one, or of the one before */
         for (type = used = 0, round = 3; (type | used) == 0 && round != 0; round--) {
             uint32_t place = base + (round - 2) * s->units + unit;
 
             s->base = place - unit;
             used = place - s->tail < s->durable - s->tail;
-            if (kind - 1 < LOG_FILLER) /* most of what is free was never written */
-                type = log_load_at(s, place, &m);
+            type = log_load_at(s, place, &m);
         }
         s->base = base;
         if (unit + 1 == s->units) /* none begins there */
@@ -7671,12 +7667,15 @@ MSC4203_API int msc4203_log_scan(const msc4203_storage *storage, void *memory, s
             m.units = 1;
             bad += used;
         }
-        if (bad != 0 && (type != 0 || !used)) {
-            memset(entry, 0, sizeof *entry);
+        if (type == 0 && (used || bad == 0))
+            continue;
+        memset(entry, 0, sizeof *entry);
+        if (bad != 0) {
             entry->at = s->ring_at + (uint64_t)(unit - bad) * 8;
             entry->bytes = bad * 8;
             entry->error = MSC4203_E_DAMAGED;
             result = see(context, entry);
+            entry->error = MSC4203_OK;
             bad = 0;
         }
         if (type == 0 || result != MSC4203_OK)
