@@ -133,8 +133,10 @@ CPPCHECK='--quiet --std=c99 --inline-suppr --suppress=missingIncludeSystem
     --suppress=shadowVariable --suppress=shadowFunction
     --error-exitcode=1'
 
-# start.c is assembly for one machine: `make test-mcu` compiles it.
-files=$(ls example/*.c test/*.c test/bench/*.c test/mcu/*.c fuzz/*.c | grep -v '/start\.c$')
+# The programs: all, or those that LINT_FILES names. start.c is assembly for one machine: `make
+# test-mcu` compiles it.
+files=${LINT_FILES:-$(ls example/*.c test/*.c test/bench/*.c test/mcu/*.c fuzz/*.c |
+    grep -v '/start\.c$')}
 include='-I. -Itest/bench'
 # Builds of the library that are compiled at every level, and those that differ only in what is
 # there.
