@@ -1984,6 +1984,15 @@ static void test_change(void)
     CHECK(poll_now(&w) == MSC4203_IDLE);
     SYNC(token, 100, "13");
 
+    /* What /sync has had does not come there again. */
+    put_to(&w, irc | sync_bit, alice, "PHONE", 14, 14, 0);
+    SYNC(token, 100, "14");
+    SYNC(token, 100, "");
+    routed = sync_bit;
+    CHECK(change_out(&w, NULL) == MSC4203_OK);
+    flush(&w);
+    SYNC(token, 100, "");
+
     /* What is damaged is passed over. */
     put_to(&w, irc, alice, "PHONE", 21, 23, 0);
     damage(&w, "\"n\":22,");
