@@ -1215,7 +1215,8 @@ typedef struct msc4203_queue {
 
     /* Says that the channel's messages with numbers up to `through` are in flight: they stay,
      * whatever happens, until done() or move() takes them out. Replaces the channel's record (at
-     * most 4,096 bytes; the state of whoever delivers on it) in the same step.
+     * most 4,096 bytes; the state of whoever delivers on it) in the same step. Those that a lower
+     * `through` lets go of are taken out, if they were of a device that was dropped meanwhile.
      *
      * Returns MSC4203_OK; MSC4203_E_TOO_LARGE; MSC4203_E_QUEUE_FULL. */
     int (*hold)(void *context, uint32_t channel, uint64_t through, const msc4203_span *record);
@@ -1232,9 +1233,10 @@ typedef struct msc4203_queue {
     int (*move)(void *context, uint32_t channel, const msc4203_device *device, uint64_t number,
                 uint32_t channels, uint64_t *moved);
 
-    /* Takes out all that waits for a device, for whatever channel, but for what is in flight; with
-     * a `who` that is not NULL, forgets that sender's requests too. A device that is made later
-     * under the same name never gets an earlier one's messages. */
+    /* Takes out all that waits for a device, for whatever channel, but for what is in flight (and
+     * that, too, when hold() lets go of it); with a `who` that is not NULL, forgets that sender's
+     * requests too. A device that is made later under the same name never gets an earlier one's
+     * messages. */
     int (*drop)(void *context, const msc4203_device *device, const uint8_t *who);
 
     /* Takes MSC4203_CHANNEL_SYNC out of each device's visible messages, from its oldest one to the
@@ -4803,7 +4805,7 @@ enum log_words {
     /* of a device */
     DEVICE_HASH = 2,    /* 2 words */
     DEVICE_SYNCED = 4,  /* /sync has had them up to this, 2 words */
-    DEVICE_DROP = 6,    /* being dropped up to this, 2 words */
+    DEVICE_DROP = 6,    /* dropped up to this, but for what is in flight, 2 words */
     DEVICE_NEXT = 10,   /* the first that /sync has not had */
     LOG_OPENINGS = LOG_CHANNEL_0 + MSC4203_CHANNELS * CHAIN_WORDS, /* 4 words each */
     /* then requests, 4 words each; then devices; in memory alone, of each device: */
@@ -6762,9 +6764,24 @@ MSC4203_PRIVATE int log_drop_sweep(struct msc4203_log_state *s, uint32_t device)
             number = 0;
         }
     }
-    if (s->word[w + CHAIN_COUNT] != 0)
-        log_set_word64(s, w + DEVICE_DROP, 0);
     return log_finish(s, result);
+}
+
+/* The same of all of them: ends what a crash interrupted, or takes out what is in flight no more. */
+MSC4203_APART int log_drops(struct msc4203_log_state *s)
+{
+    uint32_t i;
+    int result = MSC4203_OK;
+
+    for (i = 1; i <= s->word[LOG_USED] && result == MSC4203_OK; i++) {
+        uint32_t w = log_device_words(s, i - 1);
+        if (s->word[w + CHAIN_COUNT] == 0 || log_word64(s, w + DEVICE_DROP) == 0)
+            continue;
+        result = log_step(s);
+        if (result == MSC4203_OK)
+            result = log_drop_sweep(s, i);
+    }
+    return result;
 }
 
 /* Reads a channel's record, what is fixed of it. */
@@ -6841,12 +6858,14 @@ MSC4203_PRIVATE int log_hold(void *context, uint32_t channel, uint64_t through,
 {
     struct msc4203_log_state *s = log_of(context);
     uint32_t w = log_channel_words(channel);
+    uint64_t held;
     int result;
 
     if (s->error)
         return MSC4203_E_STORAGE;
     if (channel == 0 || channel >= MSC4203_CHANNELS)
         return MSC4203_E_USAGE;
+    held = log_word64(s, w + CHANNEL_HELD);
     if (record->len > log_record_max(s))
         return MSC4203_E_TOO_LARGE;
     result = log_room(s, log_channel_max(s) + LOG_JOURNAL,
@@ -6858,7 +6877,9 @@ MSC4203_PRIVATE int log_hold(void *context, uint32_t channel, uint64_t through,
         through = s->settled - 1;
     log_set_word64(s, w + CHANNEL_HELD, through);
     log_end(s);
-    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+    if (through < held)
+        result = log_drops(s);
+    return s->error ? MSC4203_E_STORAGE : result;
 }
 
 /* Writes what a message has again, for other channels. Returns 0 when it is damaged; what was
@@ -7470,11 +7491,8 @@ MSC4203_APART int log_resume(struct msc4203_log_state *s)
 
     for (i = 1; i < MSC4203_CHANNELS && result == MSC4203_OK; i++)
         result = log_sweep(s, i);
-    for (i = 1; i <= s->word[LOG_USED] && result == MSC4203_OK; i++) {
-        uint32_t w = log_device_words(s, i - 1);
-        if (s->word[w + CHAIN_COUNT] != 0 && log_word64(s, w + DEVICE_DROP) != 0)
-            result = log_drop_sweep(s, i);
-    }
+    if (result == MSC4203_OK)
+        result = log_drops(s);
     return s->error ? MSC4203_E_STORAGE : result;
 }
 

@@ -27,6 +27,7 @@ static const char schema[] =
     "CREATE TABLE IF NOT EXISTS opening (id INTEGER PRIMARY KEY, random INTEGER, first INTEGER);"
     "CREATE TABLE IF NOT EXISTS next (id INTEGER PRIMARY KEY CHECK (id = 1), number INTEGER);"
     "INSERT OR IGNORE INTO next VALUES (1, 1);"
+    "CREATE TABLE IF NOT EXISTS dropped (number INTEGER PRIMARY KEY);" /* but for what is in flight */
     "CREATE TABLE IF NOT EXISTS newest (id INTEGER PRIMARY KEY CHECK (id = 1), time INTEGER);"
     "INSERT OR IGNORE INTO newest SELECT 1, coalesce(max(time), 0) FROM message;"
     "CREATE TEMP TABLE staged (id INTEGER PRIMARY KEY, batch INTEGER, channels INTEGER,"
@@ -40,7 +41,7 @@ enum {
     FIRST_OF_DEVICE, DONE, DONE_DEVICE, DONE_WAITING, SWEEP, RECORD_SET, HOLD, HAS, TAKE_ONE,
     COPY, DROP, EXPIRE, CHANNEL_FIND, CHANNEL_FREE, CHANNEL_MAKE, CHANNEL_RELEASE,
     CHANNEL_WAITED, CHANNEL_GET, OPENINGS, COUNT, COUNT_DEVICE, OPENING_ADD, NEWEST,
-    NEWEST_KEEP
+    NEWEST_KEEP, DROPPED
 };
 
 static const char *const texts[QUEUE_SQLITE_STATEMENTS] = {
@@ -85,7 +86,7 @@ static const char *const texts[QUEUE_SQLITE_STATEMENTS] = {
     "INSERT INTO message SELECT ?1, ?3, time, user, device, sender, type, content, ?3 FROM message"
     " WHERE number = ?2",
     "UPDATE message SET channels = channels & (SELECT coalesce(sum(1 << c.number), 0)"
-    " FROM channel c WHERE c.held >= message.number) WHERE user = ?4 AND device = ?5",
+    " FROM channel c WHERE c.held >= message.number) WHERE number IN (SELECT number FROM dropped)",
     "UPDATE message SET channels = channels & ~1 WHERE channels & 1 AND number < ?3 AND number <"
     " coalesce((SELECT min(m.number) FROM message m WHERE m.user = message.user"
     " AND m.device = message.device AND m.channels & 1 AND m.time >= ?2), 1 << 62)",
@@ -107,7 +108,8 @@ static const char *const texts[QUEUE_SQLITE_STATEMENTS] = {
     "INSERT INTO opening SELECT NULL, ?1, number FROM next",
     "SELECT time FROM newest",
     "UPDATE newest SET time = max(time, (SELECT coalesce(max(time), 0) FROM staged"
-    " WHERE batch = ?1))"};
+    " WHERE batch = ?1))",
+    "INSERT OR IGNORE INTO dropped SELECT number FROM message WHERE user = ?4 AND device = ?5"};
 
 /* ---- running statements ---- */
 
@@ -428,6 +430,18 @@ static int q_done(void *context, uint32_t channel, const msc4203_device *device,
     return result_of(q);
 }
 
+/* Takes out what is of a dropped device and not in flight. */
+static void let_go(struct queue_sqlite *q)
+{
+    run(q, DROP, 0, 0, 0, NULL);
+    if (sqlite3_exec(q->db, "DELETE FROM waiting WHERE NOT EXISTS (SELECT 1 FROM message m"
+                     " WHERE m.number = waiting.number AND m.channels >> channel & 1);"
+                     "DELETE FROM message WHERE channels = 0;"
+                     "DELETE FROM dropped WHERE number NOT IN (SELECT number FROM message)",
+                     NULL, NULL, NULL) != SQLITE_OK)
+        q->failed = 1;
+}
+
 static int q_hold(void *context, uint32_t channel, uint64_t through, const msc4203_span *record)
 {
     struct queue_sqlite *q = (struct queue_sqlite *)context;
@@ -439,6 +453,7 @@ static int q_hold(void *context, uint32_t channel, uint64_t through, const msc42
     if (writes(q) == MSC4203_OK) {
         set_record(q, channel, record);
         run(q, HOLD, channel, through < q->visible ? through : q->visible - 1, 0, NULL);
+        let_go(q);
     }
     return result_of(q);
 }
@@ -482,11 +497,8 @@ static int q_drop(void *context, const msc4203_device *device, const uint8_t *wh
 
     if (writes(q) != MSC4203_OK)
         return MSC4203_E_STORAGE;
-    run(q, DROP, 0, 0, 0, device);
-    if (sqlite3_exec(q->db, "DELETE FROM waiting WHERE NOT EXISTS (SELECT 1 FROM message m"
-                     " WHERE m.number = waiting.number AND m.channels >> channel & 1);"
-                     "DELETE FROM message WHERE channels = 0", NULL, NULL, NULL) != SQLITE_OK)
-        q->failed = 1;
+    run(q, DROPPED, 0, 0, 0, device);
+    let_go(q);
     if (who != NULL) {
         sqlite3_bind_blob(s, 1, who, 8, SQLITE_STATIC);
         step(q, s);

@@ -14,7 +14,7 @@
 
 #include <sqlite3.h>
 
-enum { QUEUE_SQLITE_STATEMENTS = 42 };
+enum { QUEUE_SQLITE_STATEMENTS = 43 };
 
 struct queue_sqlite {
     sqlite3 *db;

@@ -54,6 +54,7 @@ struct contract_message {
     uint64_t time;
     uint32_t set, maybe; /* maybe: channels out of which it may have been taken */
     int for_sync;        /* it waits for /sync, or was delivered there */
+    int dropped;         /* it is only there because it is in flight */
     uint32_t seed, size;
     int device;
 };
@@ -777,6 +778,21 @@ static TEST_UNUSED void contract_done(struct contract *c)
         CHECK_CASE(result == MSC4203_OK, msc4203_result_text(result));
 }
 
+/* Takes out what is of a dropped device and not in flight. */
+static TEST_UNUSED void contract_let_go(struct contract *c)
+{
+    unsigned channel;
+    size_t i;
+
+    for (i = 0; i < c->now.count; i++) {
+        struct contract_message *m = &c->now.messages[i];
+        for (channel = 0; channel < CONTRACT_CHANNELS; channel++)
+            if (m->dropped && (channel == 0 || m->number > c->now.held[channel]))
+                m->set &= ~(1u << channel);
+    }
+    contract_forget_empty(&c->now);
+}
+
 static TEST_UNUSED void contract_hold(struct contract *c)
 {
     static struct contract_state before;
@@ -789,6 +805,7 @@ static TEST_UNUSED void contract_hold(struct contract *c)
     if (through >= c->settled)
         through = c->settled - 1;
     c->now.held[channel] = through;
+    contract_let_go(c);
     result = c->queue->hold(c->queue->context, c->real[channel], through, &record);
     c->held_count++;
     if (result == MSC4203_E_QUEUE_FULL) {
@@ -825,6 +842,7 @@ static TEST_UNUSED void contract_move(struct contract *c)
         if (channel == 0)
             m->for_sync = 0;
         copy.set = to;
+        copy.dropped = 0;
         copy.for_sync = (int)(to & 1);
         copy.number = 0;
         if (to != 0)
@@ -859,7 +877,6 @@ static TEST_UNUSED void contract_drop(struct contract *c)
     msc4203_request request;
     uint32_t forgotten = 0;
     size_t i;
-    unsigned channel;
 
     if (c->pinned && device == 0)
         return;
@@ -873,13 +890,9 @@ static TEST_UNUSED void contract_drop(struct contract *c)
             c->now.requests[i] = 0;
         }
     contract_save(c);
-    for (i = 0; i < c->now.count; i++) {
-        struct contract_message *m = &c->now.messages[i];
-        for (channel = 0; channel < CONTRACT_CHANNELS; channel++)
-            if (m->device == device && (channel == 0 || m->number > c->now.held[channel]))
-                m->set &= ~(1u << channel);
-    }
-    contract_forget_empty(&c->now);
+    for (i = 0; i < c->now.count; i++)
+        c->now.messages[i].dropped |= c->now.messages[i].device == device;
+    contract_let_go(c);
     contract_save(c);
     c->dropped++;
     result = c->queue->drop(c->queue->context, &who, request.who);

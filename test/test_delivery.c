@@ -2018,6 +2018,53 @@ static void test_change(void)
     world_free(&w);
 }
 
+/* A device is dropped while a message of it is in flight, in a transaction that is then refused: a
+ * later device of that name does not get it, whatever comes between. */
+static void test_change_dropped(void)
+{
+    static struct world w;
+    msc4203_device phone = device_of(alice, "PHONE");
+    msc4203_counts counts;
+    char token[48] = "";
+    int crash, status;
+
+    for (crash = 0; crash < 3; crash++)
+        for (status = 413; status <= 500; status += 87) {
+            world_init(&w, 256 * 1024);
+            put_to(&w, (uint32_t)1 << w.irc, alice, "PHONE", 1, 2, 0);
+            put_to(&w, (uint32_t)1 << w.irc, alice, "OTHER", 3, 3, 0);
+            put_to(&w, (uint32_t)1 << w.irc, alice, "PHONE", 4, 4, 0);
+            w.config.messages_max = 3;
+            CHECK(world_sender(&w) == MSC4203_OK);
+            sends(&w, "1 2 3");
+            CHECK(w.queue.drop(w.queue.context, &phone, NULL) == MSC4203_OK);
+            flush(&w);
+            put_to(&w, (uint32_t)1 << w.irc, alice, "PHONE", 5, 5, 0);
+            if (crash == 1) { /* before the answer */
+                world_crash(&w);
+                sends(&w, "1 2 3");
+            }
+            CHECK(answer(&w, status) == MSC4203_OK);
+            flush(&w);
+            if (crash == 2)
+                world_crash(&w);
+            CHECK(w.queue.count(w.queue.context, 0, &phone, &counts) == MSC4203_OK &&
+                  counts.messages == (status == 413 ? 1u : 3u));
+            routed = sync_bit;
+            CHECK(change_out(&w, NULL) == MSC4203_OK);
+            flush(&w);
+            *token = 0;
+            SYNC(token, 100, "5");
+            if (status == 413) {
+                CHECK(poll_now(&w) == MSC4203_IDLE);
+            } else { /* it stays in the retries */
+                msc4203_sender_wake(&w.sender);
+                sends(&w, "1 2 3");
+            }
+            world_free(&w);
+        }
+}
+
 /* How often message n waits: for irc, and for /sync. */
 static void places(struct world *w, int waits[10][2])
 {
@@ -2243,6 +2290,7 @@ int main(void)
     test_sync_tokens();
     test_sync_unread();
     test_change();
+    test_change_dropped();
     test_change_crash();
     test_other_faults();
     test_expire();
