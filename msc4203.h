@@ -6767,7 +6767,7 @@ MSC4203_PRIVATE int log_drop_sweep(struct msc4203_log_state *s, uint32_t device)
     return log_finish(s, result);
 }
 
-/* The same of all of them: ends what a crash interrupted, or takes out what is in flight no more. */
+/* The same of all of them: what a crash interrupted, and what is in flight no more. */
 MSC4203_APART int log_drops(struct msc4203_log_state *s)
 {
     uint32_t i;
@@ -7483,7 +7483,7 @@ MSC4203_APART void log_unnumber(struct msc4203_log_state *s, uint32_t start)
     }
 }
 
-/* Ends what a crash interrupted. */
+/* Ends what a crash interrupted, but for drops. */
 MSC4203_APART int log_resume(struct msc4203_log_state *s)
 {
     uint32_t i;
@@ -7491,8 +7491,6 @@ MSC4203_APART int log_resume(struct msc4203_log_state *s)
 
     for (i = 1; i < MSC4203_CHANNELS && result == MSC4203_OK; i++)
         result = log_sweep(s, i);
-    if (result == MSC4203_OK)
-        result = log_drops(s);
     return s->error ? MSC4203_E_STORAGE : result;
 }
 
@@ -7548,7 +7546,8 @@ MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storag
         log_heal(s);
     log_new_opening(s, random);
     log_images(s);
-    return s->error ? MSC4203_E_STORAGE : log_resume(s);
+    result = s->error ? MSC4203_E_STORAGE : log_resume(s);
+    return result == MSC4203_OK ? log_drops(s) : result;
 }
 
 MSC4203_API void msc4203_log_quotas(msc4203_log *log, uint64_t channel_bytes,

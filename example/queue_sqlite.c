@@ -27,7 +27,7 @@ static const char schema[] =
     "CREATE TABLE IF NOT EXISTS opening (id INTEGER PRIMARY KEY, random INTEGER, first INTEGER);"
     "CREATE TABLE IF NOT EXISTS next (id INTEGER PRIMARY KEY CHECK (id = 1), number INTEGER);"
     "INSERT OR IGNORE INTO next VALUES (1, 1);"
-    "CREATE TABLE IF NOT EXISTS dropped (number INTEGER PRIMARY KEY);" /* but for what is in flight */
+    "CREATE TABLE IF NOT EXISTS dropped (number INTEGER PRIMARY KEY);" /* only there in flight */
     "CREATE TABLE IF NOT EXISTS newest (id INTEGER PRIMARY KEY CHECK (id = 1), time INTEGER);"
     "INSERT OR IGNORE INTO newest SELECT 1, coalesce(max(time), 0) FROM message;"
     "CREATE TEMP TABLE staged (id INTEGER PRIMARY KEY, batch INTEGER, channels INTEGER,"
@@ -434,9 +434,13 @@ static int q_done(void *context, uint32_t channel, const msc4203_device *device,
 static void let_go(struct queue_sqlite *q)
 {
     run(q, DROP, 0, 0, 0, NULL);
-    if (sqlite3_exec(q->db, "DELETE FROM waiting WHERE NOT EXISTS (SELECT 1 FROM message m"
+    if (sqlite3_changes(q->db) != 0 &&
+        sqlite3_exec(q->db, "DELETE FROM waiting WHERE channel IN (WITH RECURSIVE c(n) AS (SELECT 0"
+                     " UNION ALL SELECT n + 1 FROM c WHERE n < 31) SELECT n FROM c) AND number IN"
+                     " (SELECT number FROM dropped) AND NOT EXISTS (SELECT 1 FROM message m"
                      " WHERE m.number = waiting.number AND m.channels >> channel & 1);"
-                     "DELETE FROM message WHERE channels = 0;"
+                     "DELETE FROM message WHERE channels = 0 AND number IN"
+                     " (SELECT number FROM dropped);"
                      "DELETE FROM dropped WHERE number NOT IN (SELECT number FROM message)",
                      NULL, NULL, NULL) != SQLITE_OK)
         q->failed = 1;

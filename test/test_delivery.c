@@ -967,6 +967,27 @@ static void test_sender_park_crash(int more)
     world_free(&w);
 }
 
+/* A crash when the message is aside and the record still tells of its transaction. */
+static void test_sender_park_half(int more)
+{
+    static struct world w;
+    uint64_t number;
+
+    world_init(&w, 256 * 1024);
+    number = put(&w, 1, 1);
+    sends(&w, "1");
+    put(&w, 2, more);
+    CHECK(w.queue.move(w.queue.context, w.irc, NULL, number,
+                       (uint32_t)1 << MSC4203_CHANNEL_PARKED, NULL) == MSC4203_OK);
+    flush(&w);
+    world_crash(&w);
+    if (more == 1)
+        CHECK(poll_now(&w) == MSC4203_IDLE);
+    else
+        sends(&w, "2");
+    world_free(&w);
+}
+
 /* What the queue could not do changes nothing: the next attempt is under the same id. */
 static void test_sender_storage(void)
 {
@@ -2269,6 +2290,8 @@ int main(void)
     test_sender_damaged();
     test_sender_park_crash(1);
     test_sender_park_crash(2);
+    test_sender_park_half(1);
+    test_sender_park_half(2);
     test_sender_storage();
     test_sender_faults();
     test_sender_full();

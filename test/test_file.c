@@ -140,12 +140,12 @@ static int tool_says(const char *command, const char *last)
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-static void test_tool(void)
+static void test_tool(size_t end)
 {
     static unsigned char memory[400000];
     FILE *file;
     long at = 0;
-    size_t bytes, i;
+    size_t bytes, i, tries;
 
     CHECK(tool_says("build/msc4203 log build/test/file.log", " records, 0 damaged") == 0);
     CHECK(tool_says("build/msc4203 log build/test/no.log 2>&1", "no.log: ") == 2);
@@ -156,9 +156,11 @@ static void test_tool(void)
         return;
     }
     bytes = fread(memory, 1, sizeof memory, file);
-    for (i = 20000; i + 24 < bytes && at == 0; i++) /* a message's sender */
+    for (i = end, tries = bytes; tries != 0 && at == 0; tries--) { /* the last one's sender */
+        i = i == 0 ? bytes - 24 : i - 1;
         if (memcmp(memory + i, "@sender:gw.examplem.room.enc", 18) == 0)
             at = (long)i;
+    }
     CHECK(at != 0 && fseek(file, at, SEEK_SET) == 0 && fputc('$', file) == '$');
     CHECK(fclose(file) == 0);
     CHECK(tool_says("build/msc4203 log build/test/file.log", " records, 1 damaged") == 1);
@@ -335,6 +337,7 @@ int main(void)
     msc4203_log_config config;
     struct stat status;
     unsigned long operations = 2000 * test_scale() / test_share();
+    size_t end;
 
     memset(&status, 0, sizeof status); /* MSan does not know stat() */
     test_seed(0xF11E);
@@ -366,10 +369,15 @@ int main(void)
     printf("file: %lu operations, %lu messages, ring round %lu times\n", c.operations,
            c.messages_kept, (unsigned long)(f.log.priv.base / f.log.priv.units));
     CHECK(f.log.priv.damaged == 0);
+    contract_open_batch(&c, &c.batches[0]);
+    CHECK(contract_push(&c, &c.batches[0]));
+    contract_commit(&c, &c.batches[0]);
+    contract_flush(&c);
+    end = (size_t)(f.log.priv.ring_at + (uint64_t)(f.log.priv.end - f.log.priv.base) * 8);
     CHECK(msc4203_log_close(&f.log) == MSC4203_OK);
     CHECK(f.queue.flush(f.queue.context) == MSC4203_E_STORAGE);
     CHECK(msc4203_file_close(&f.file) == MSC4203_OK);
-    test_tool();
+    test_tool(end);
     CHECK(truncate(path, 90000) == 0);
     CHECK(in_file_open(&f) == MSC4203_E_REGION);
     CHECK(msc4203_file_close(&f.file) == MSC4203_OK);
