@@ -254,13 +254,14 @@
  * call did; the chains that it was in are mended. A log of this format version will be read by
  * every later version of this library.
  *
- * Cost. No operation's cost depends on how many messages wait, but expire()'s, and drop()'s on
- * those of the device. Each message takes 76 bytes beside its strings, and 8 for each service that
- * it waits for. When the ring's end comes round to messages that still wait, they are copied to its
- * end: that is little while the log is at most half full, and may be all of them for one message
- * when it is full to the brim.
+ * Cost. No operation's cost depends on how many messages wait, but expire()'s and drop()'s. A
+ * message for services is written behind what was written before, and nothing else changes; one for
+ * a /sync also changes 4 bytes in the device's last one. Each takes 76 bytes beside its strings,
+ * and 8 for each service that it waits for. When the ring's end comes round to messages that still
+ * wait, they are copied to its end: that is little while the log is at most half full, and may be
+ * all of them for one message when it is full to the brim.
  *
- * Memory. 56 bytes for each device that has waiting messages, 24 for each request and 16 for each
+ * Memory. 48 bytes for each device that has waiting messages, 24 for each request and 16 for each
  * opening that is remembered, and 4 KiB.
  *
  *
@@ -1119,7 +1120,8 @@ typedef struct msc4203_message {
 typedef struct msc4203_counts {
     uint64_t messages;      /* that wait for the channel (and device) asked for */
     uint64_t bytes;         /* that they take, with all that belongs to them */
-    uint64_t first;         /* number of the oldest, 0 when there is none */
+    uint64_t first;         /* number of the oldest, 0 when there is none; of a device: of the
+                               oldest that waits for its /sync */
     uint64_t time_ms;       /* when that was accepted; of MSC4203_CHANNEL_SYNC without a device: the
                                queue's last time, the newest with which a message was ever
                                accepted, less at most 1,023 */
@@ -1485,9 +1487,9 @@ typedef struct msc4203_file {
             uint64_t at;            /* its place in the file, plus 1; 0 when it holds nothing */
             uint16_t known, stop;   /* what of it is as in the file, or newer */
             uint16_t first, end;    /* what of that is still to be written */
-        } line[8];                  /* of the buffer */
+        } line[16];                 /* of the buffer */
         char name[1024];
-        unsigned char buffer[131072];
+        unsigned char buffer[262144];
     } priv;
 } msc4203_file;
 
@@ -4729,7 +4731,8 @@ MSC4203_API void msc4203_digest_end(msc4203_digest *digest, unsigned char out[16
  *               device id, 2 bytes each; 28 number, 8 bytes (0: not committed); 36 time in ms, 8
  *               bytes; 44 hash of the device, 8 bytes; 52 set of channels at first, less /sync once
  *               it was moved away from there; 56 set now, but for what the index tells. 60 links, 8
- *               bytes for the device's chain and for each of channels 1 to 31 in the first set,
+ *               bytes for the chain of what waits for the device's /sync (before the commit, the
+ *               next message of the batch) and for each of channels 1 to 31 in the first set,
  *               ascending: position of the next and of the previous message of the chain. Links
  *               have no checksum: of two neighbours each must name the other. Body: sender, type,
  *               user id, device id, content. Flags: the batch.
@@ -4795,19 +4798,19 @@ enum log_words {
     LOG_USED = 6,     /* devices that have ever been in use at a time */
     LOG_TIME = 7,     /* the newest with which a message was accepted, in units of 1,024 ms */
     LOG_CHANNEL_0 = 8,
-    /* of a chain: a channel or a device */
-    CHAIN_FIRST = 0, CHAIN_LAST = 1, CHAIN_COUNT = 8, CHAIN_UNITS = 9, CHAIN_WORDS = 12,
+    /* of a channel or a device: its chain, and what waits there */
+    CHAIN_FIRST = 0, CHAIN_LAST = 1, CHAIN_COUNT = 8, CHAIN_UNITS = 9,
     /* of a channel */
     CHANNEL_NUMBER = 2, /* of its first message, 2 words */
     CHANNEL_DONE = 4,   /* taken out up to this, 2 words */
     CHANNEL_HELD = 6,   /* in flight up to this, 2 words */
-    CHANNEL_RECORD = 10, CHANNEL_RECORD_UNITS = 11,
-    /* of a device */
+    CHANNEL_RECORD = 10, CHANNEL_RECORD_UNITS = 11, CHANNEL_WORDS = 12,
+    /* of a device: its chain is of what waits for its /sync, counted is what waits for it at all */
     DEVICE_HASH = 2,    /* 2 words */
     DEVICE_SYNCED = 4,  /* /sync has had them up to this, 2 words */
     DEVICE_DROP = 6,    /* dropped up to this, but for what is in flight, 2 words */
-    DEVICE_NEXT = 10,   /* the first that /sync has not had */
-    LOG_OPENINGS = LOG_CHANNEL_0 + MSC4203_CHANNELS * CHAIN_WORDS, /* 4 words each */
+    DEVICE_WORDS = 10,
+    LOG_OPENINGS = LOG_CHANNEL_0 + MSC4203_CHANNELS * CHANNEL_WORDS, /* 4 words each */
     /* then requests, 4 words each; then devices; in memory alone, of each device: */
     MEMORY_DEVICE = 2,  /* units in open batches; next of the same bucket, or free */
     /* of a batch */
@@ -5078,12 +5081,12 @@ MSC4203_PRIVATE void log_end_at(struct msc4203_log_state *s, uint32_t place)
 
 MSC4203_PRIVATE uint32_t log_device_words(const struct msc4203_log_state *s, uint32_t device)
 {
-    return s->device_at + CHAIN_WORDS * device;
+    return s->device_at + DEVICE_WORDS * device;
 }
 
 MSC4203_PRIVATE uint32_t log_channel_words(uint32_t channel)
 {
-    return LOG_CHANNEL_0 + CHAIN_WORDS * channel;
+    return LOG_CHANNEL_0 + CHANNEL_WORDS * channel;
 }
 
 /* In memory alone. */
@@ -5534,7 +5537,7 @@ MSC4203_PRIVATE uint32_t log_device_make(struct msc4203_log_state *s, const uint
     memory[0] = 0;
     memory[1] = *bucket;
     *bucket = device;
-    memset(s->word + log_device_words(s, device - 1), 0, CHAIN_WORDS * sizeof(uint32_t));
+    memset(s->word + log_device_words(s, device - 1), 0, DEVICE_WORDS * sizeof(uint32_t));
     s->word[log_device_words(s, device - 1) + DEVICE_HASH] = hash[0];
     s->word[log_device_words(s, device - 1) + DEVICE_HASH + 1] = hash[1];
     return device;
@@ -5577,7 +5580,7 @@ MSC4203_PRIVATE uint32_t log_waiting(const struct msc4203_log_state *s,
     }
     if (set & 1) {
         uint32_t device = log_device(s, m->hash), w = log_device_words(s, device - 1);
-        if (device == 0 || s->word[w + CHAIN_COUNT] == 0 ||
+        if (device == 0 || s->word[w + CHAIN_LAST] == 0 ||
             m->number <= log_word64(s, w + DEVICE_SYNCED))
             set &= ~(uint32_t)1;
     }
@@ -5630,7 +5633,9 @@ MSC4203_APART void log_chain_remove(struct msc4203_log_state *s, const struct lo
         log_set(s, w + CHAIN_LAST, previous);
     else if (previous != 0 && log_load(s, next, &other))
         log_put(s, log_link(&other, channel, LINK_PREVIOUS), previous, 0);
-    if (previous == 0 && channel != 0) {
+    if (previous == 0 && channel == 0) {
+        log_set_word64(s, w + DEVICE_SYNCED, m->number);
+    } else if (previous == 0) {
         uint64_t number = m->number + 1;
         if (next != 0 && log_load(s, next, &other) && other.number != 0)
             number = other.number;
@@ -5638,20 +5643,27 @@ MSC4203_APART void log_chain_remove(struct msc4203_log_state *s, const struct lo
     }
 }
 
-/* Finds the first message behind `after`, a message of a device's chain, that /sync has not had. */
-MSC4203_APART uint32_t log_unsynced(struct msc4203_log_state *s, const struct log_message *after,
-                                    uint32_t w)
-{
-    struct log_message m = *after;
-    uint32_t left = s->word[w + CHAIN_COUNT]; /* a damaged link may lead back */
 
-    for (; left != 0 && m.at != s->word[w + CHAIN_LAST]; left--) {
-        if (!log_load(s, log_cell(s, log_link(&m, 0, LINK_NEXT)), &m))
-            break;
-        if ((log_waiting(s, &m) & 1) != 0 || (m.number == 0 && (m.set & 1) != 0))
-            return m.at;
+/* The channels, of those for which a message seems to wait, on whose chains it is. */
+MSC4203_APART uint32_t log_linked(struct msc4203_log_state *s, const struct log_message *m,
+                                  uint32_t set)
+{
+    uint32_t device = log_device(s, m->hash), c;
+    struct log_message before;
+
+    set &= log_waiting(s, m);
+    for (c = 0; log_has_more(set, c); c++) {
+        uint32_t w = c != 0 ? log_channel_words(c) : log_device_words(s, device - 1), previous;
+
+        if ((set >> c & 1) == 0 || s->word[w + CHAIN_FIRST] == m->at)
+            continue;
+        previous = log_cell(s, log_link(m, c, LINK_PREVIOUS));
+        if (previous == s->word[w + CHAIN_LAST] || !log_load(s, previous, &before) ||
+            !log_is_in(s, &before, c, w) || before.number >= m->number ||
+            log_cell(s, log_link(&before, c, LINK_NEXT)) != m->at)
+            set &= ~((uint32_t)1 << c);
     }
-    return 0;
+    return set;
 }
 
 /* Keeps the newest time. */
@@ -5679,23 +5691,21 @@ MSC4203_APART void log_take(struct msc4203_log_state *s, struct log_message *m, 
             continue;
         log_add(s, channel + CHAIN_COUNT, UINT32_MAX);
         log_add(s, channel + CHAIN_UNITS, 0 - m->units);
-        if (c != 0)
-            log_chain_remove(s, m, c, channel);
-        else if (s->word[w + DEVICE_NEXT] == m->at)
-            log_set(s, w + DEVICE_NEXT, log_unsynced(s, m, w));
+        log_chain_remove(s, m, c, c != 0 ? channel : w);
     }
     if (log_waiting(s, m) != left) { /* it was not the first: the index does not tell */
         m->waiting = left;
         log_put_message(s, m);
     }
-    if (left != 0 || device == 0)
+    if (left != 0)
         return;
-    log_chain_remove(s, m, 0, w);
-    log_add(s, w + CHAIN_COUNT, UINT32_MAX);
-    log_add(s, w + CHAIN_UNITS, 0 - m->units);
     log_add(s, LOG_LIVE, 0 - m->units);
     log_add(s, LOG_MESSAGES, UINT32_MAX);
-    log_device_free(s, device);
+    if (device != 0) {
+        log_add(s, w + CHAIN_COUNT, UINT32_MAX);
+        log_add(s, w + CHAIN_UNITS, 0 - m->units);
+        log_device_free(s, device);
+    }
 }
 
 /* Gives a message its number, and puts it into its chains. */
@@ -5711,13 +5721,9 @@ MSC4203_APART void log_give(struct msc4203_log_state *s, struct log_message *m, 
         log_note(s, w + DEVICE_HASH + 1, m->hash[1]);
         log_set_word64(s, w + DEVICE_DROP, 0);
         log_set_word64(s, w + DEVICE_SYNCED, number - 1);
-        log_set(s, w + DEVICE_NEXT, 0);
         if (device > s->word[LOG_USED])
             log_set(s, LOG_USED, device);
     }
-    log_chain_add(s, m, 0, w);
-    if ((m->set & 1) != 0 && s->word[w + DEVICE_NEXT] == 0)
-        log_set(s, w + DEVICE_NEXT, m->at);
     log_add(s, w + CHAIN_COUNT, 1);
     log_add(s, w + CHAIN_UNITS, m->units);
     for (c = 0; log_has_more(m->set, c); c++) {
@@ -5727,8 +5733,7 @@ MSC4203_APART void log_give(struct msc4203_log_state *s, struct log_message *m, 
             continue;
         if (c != 0 && s->word[channel + CHAIN_LAST] == 0)
             log_set_word64(s, channel + CHANNEL_NUMBER, number);
-        if (c != 0)
-            log_chain_add(s, m, c, channel);
+        log_chain_add(s, m, c, c != 0 ? channel : w);
         log_add(s, channel + CHAIN_COUNT, 1);
         log_add(s, channel + CHAIN_UNITS, m->units);
     }
@@ -5835,7 +5840,7 @@ MSC4203_APART void log_heal_chain(struct msc4203_log_state *s, uint32_t channel,
 {
     struct log_message good, back, m;
     uint32_t at = s->word[w + CHAIN_FIRST], last = s->word[w + CHAIN_LAST];
-    uint32_t mask = channel != 0 ? (uint32_t)1 << channel : ~(uint32_t)0;
+    uint32_t mask = (uint32_t)1 << channel;
 
     good.at = back.at = 0;
     good.number = 0;
@@ -5873,16 +5878,40 @@ MSC4203_APART void log_heal_chain(struct msc4203_log_state *s, uint32_t channel,
         s->word[w + CHAIN_FIRST] = back.at;
 }
 
+/* Counts a message, unless it was counted on a chain of a lower channel. */
+MSC4203_PRIVATE void log_heal_message(struct msc4203_log_state *s, const struct log_message *m,
+                                      uint32_t channel)
+{
+    uint32_t device, w;
+
+    if (log_linked(s, m, ((uint32_t)1 << channel) - 1) != 0)
+        return;
+    log_keep_time(s, m);
+    s->word[LOG_LIVE] += m->units;
+    s->word[LOG_MESSAGES]++;
+    device = log_device(s, m->hash);
+    if (device == 0) { /* the journal that told of it is damaged */
+        device = log_device_make(s, m->hash);
+        if (device == 0)
+            return;
+        w = log_device_words(s, device - 1) + DEVICE_SYNCED;
+        s->word[w] = s->word[LOG_NEXT];
+        s->word[w + 1] = s->word[LOG_NEXT + 1];
+        if (device > s->word[LOG_USED])
+            s->word[LOG_USED] = device;
+    }
+    w = log_device_words(s, device - 1);
+    s->word[w + CHAIN_COUNT]++;
+    s->word[w + CHAIN_UNITS] += m->units;
+}
+
 /* Counts what is in a chain, and mends links back. */
 MSC4203_APART void log_heal_count(struct msc4203_log_state *s, uint32_t channel, uint32_t w)
 {
-    uint32_t count = w + CHAIN_COUNT;
-    uint32_t at = s->word[w + CHAIN_FIRST], before = 0;
+    uint32_t at = s->word[w + CHAIN_FIRST], count = log_channel_words(channel) + CHAIN_COUNT;
+    uint32_t before = 0;
     struct log_message m;
 
-    s->word[count] = s->word[count + 1] = 0;
-    if (channel == 0)
-        s->word[w + DEVICE_NEXT] = 0;
     while (at != 0 && log_load(s, at, &m)) {
         uint32_t cell = log_link(&m, channel, LINK_PREVIOUS);
 
@@ -5894,17 +5923,7 @@ MSC4203_APART void log_heal_count(struct msc4203_log_state *s, uint32_t channel,
         }
         s->word[count]++;
         s->word[count + 1] += m.units;
-        if (channel == 0) {
-            log_keep_time(s, &m);
-            s->word[LOG_LIVE] += m.units;
-            s->word[LOG_MESSAGES]++;
-            if ((log_waiting(s, &m) & 1) != 0) {
-                s->word[log_channel_words(0) + CHAIN_COUNT]++;
-                s->word[log_channel_words(0) + CHAIN_UNITS] += m.units;
-                if (s->word[w + DEVICE_NEXT] == 0)
-                    s->word[w + DEVICE_NEXT] = at;
-            }
-        }
+        log_heal_message(s, &m, channel);
         before = at;
         at = at == s->word[w + CHAIN_LAST] ? 0 : log_cell(s, log_link(&m, channel, LINK_NEXT));
     }
@@ -5952,25 +5971,30 @@ MSC4203_APART void log_heal(struct msc4203_log_state *s)
     s->moves++;
     for (i = 1; i <= s->word[LOG_USED]; i++) {
         w = log_device_words(s, i - 1);
-        if (s->word[w + CHAIN_LAST] != 0 && log_load(s, s->word[w + CHAIN_LAST], &m) &&
-            s->word[w + CHAIN_COUNT] == 0)
-            memcpy(s->word + w + DEVICE_HASH, m.hash, sizeof m.hash);
-        s->word[w + CHAIN_COUNT] = s->word[w + CHAIN_LAST] != 0;
+        if (s->word[w + CHAIN_LAST] != 0 && s->word[w + CHAIN_COUNT] == 0) {
+            if (log_load(s, s->word[w + CHAIN_LAST], &m))
+                memcpy(s->word + w + DEVICE_HASH, m.hash, sizeof m.hash);
+            s->word[w + CHAIN_COUNT] = 1;
+        }
     }
     log_index(s);
     for (i = 1; i < MSC4203_CHANNELS; i++)
         log_heal_chain(s, i, log_channel_words(i));
-    for (i = 0; i < s->word[LOG_USED]; i++)
-        log_heal_chain(s, 0, log_device_words(s, i));
+    for (i = 0; i < s->word[LOG_USED]; i++) {
+        w = log_device_words(s, i);
+        log_heal_chain(s, 0, w);
+        s->word[w + CHAIN_COUNT] = s->word[w + CHAIN_UNITS] = 0;
+    }
     s->word[LOG_LIVE] = s->word[LOG_MESSAGES] = 0;
-    s->word[log_channel_words(0) + CHAIN_COUNT] = 0;
-    s->word[log_channel_words(0) + CHAIN_UNITS] = 0;
-    for (i = 0; i < s->word[LOG_USED]; i++)
-        log_heal_count(s, 0, log_device_words(s, i));
     for (i = 0; i < MSC4203_CHANNELS; i++) {
         w = log_channel_words(i);
-        if (i != 0)
-            log_heal_count(s, i, w);
+        s->word[w + CHAIN_COUNT] = s->word[w + CHAIN_UNITS] = 0;
+    }
+    for (i = 0; i < s->word[LOG_USED]; i++)
+        log_heal_count(s, 0, log_device_words(s, i));
+    for (i = 1; i < MSC4203_CHANNELS; i++) {
+        w = log_channel_words(i);
+        log_heal_count(s, i, w);
         if (s->word[w + CHANNEL_RECORD] != 0 &&
             (log_load_at(s, log_place(s, s->word[w + CHANNEL_RECORD] - 1), &m) != LOG_CHANNEL ||
              log_flags(&m) != i)) {
@@ -6060,25 +6084,11 @@ MSC4203_APART void log_batch_end(struct msc4203_log_state *s, uint32_t *b, uint3
     b[BATCH_OPEN] = state;
 }
 
-/* Tells whether a message that seems to wait is where its device's chain says. */
-MSC4203_APART int log_is_linked(struct msc4203_log_state *s, const struct log_message *m)
+/* Tells whether a record is still needed: for a message, by which channels. */
+MSC4203_PRIVATE uint32_t log_is_kept(struct msc4203_log_state *s, const struct log_message *m)
 {
-    uint32_t device = log_device(s, m->hash), w = log_device_words(s, device - 1), previous;
-    struct log_message before;
+    uint32_t linked;
 
-    if (device == 0)
-        return 0;
-    if (s->word[w + CHAIN_FIRST] == m->at)
-        return 1;
-    previous = log_cell(s, log_link(m, 0, LINK_PREVIOUS));
-    return previous != s->word[w + CHAIN_LAST] && log_load(s, previous, &before) &&
-           log_is_in(s, &before, 0, w) && before.number < m->number &&
-           log_cell(s, log_link(&before, 0, LINK_NEXT)) == m->at;
-}
-
-/* Tells whether a record is still needed. */
-MSC4203_PRIVATE int log_is_kept(struct msc4203_log_state *s, const struct log_message *m)
-{
     if (m->type == LOG_CHANNEL)
         return s->word[log_channel_words(log_flags(m) & 31) + CHANNEL_RECORD] == m->at;
     if (m->type > LOG_COPY)
@@ -6090,16 +6100,15 @@ MSC4203_PRIVATE int log_is_kept(struct msc4203_log_state *s, const struct log_me
             log_batch_end(s, b, 2);
         return 0;
     }
-    if (log_waiting(s, m) == 0)
-        return 0;
-    if (log_is_linked(s, m))
-        return 1;
-    log_damage(s);
-    return 0;
+    linked = log_linked(s, m, ~(uint32_t)0);
+    if (linked != log_waiting(s, m))
+        log_damage(s);
+    return linked;
 }
 
-/* Copies a record to the ring's end, where nothing knows of it yet. */
-MSC4203_APART void log_copy(struct msc4203_log_state *s, const struct log_message *m)
+/* Copies a record to the ring's end, where nothing knows of it yet; a message, for `channels`. */
+MSC4203_APART void log_copy(struct msc4203_log_state *s, const struct log_message *m,
+                            uint32_t channels)
 {
     struct log_message copy = *m;
     uint32_t skip = log_fixed(m->type);
@@ -6109,7 +6118,7 @@ MSC4203_APART void log_copy(struct msc4203_log_state *s, const struct log_messag
     copy.about = (m->about & 0xFFFF0000u) | (s->epoch & 0xFFFF);
     if (m->type != LOG_CHANNEL) {
         copy.type = LOG_COPY;
-        copy.waiting = log_waiting(s, m);
+        copy.waiting = channels;
     }
     log_transfer(s, log_at(s, m->at) + skip, log_at(s, copy.at) + skip, m->units * 8 - skip);
     log_store(s, &copy);
@@ -6124,19 +6133,16 @@ MSC4203_APART void log_switch(struct msc4203_log_state *s, const struct log_mess
 
     s->moves++;
     old.at = copy->from;
-    for (c = 0; copy->type == LOG_COPY && (c == 0 || log_has_more(copy->waiting, c));
-         c++) {
+    for (c = 0; copy->type == LOG_COPY && log_has_more(copy->waiting, c); c++) {
         uint32_t w = log_channel_words(c), previous = 0, next = 0;
 
+        if ((copy->waiting >> c & 1) == 0)
+            continue;
         if (c == 0) {
             uint32_t device = log_device(s, copy->hash);
             if (device == 0)
                 continue;
             w = log_device_words(s, device - 1);
-            if (s->word[w + DEVICE_NEXT] == old.at)
-                s->word[w + DEVICE_NEXT] = copy->at;
-        } else if ((copy->waiting >> c & 1) == 0) {
-            continue;
         }
         if (s->word[w + CHAIN_FIRST] == old.at)
             s->word[w + CHAIN_FIRST] = copy->at;
@@ -6165,7 +6171,7 @@ MSC4203_APART void log_switch(struct msc4203_log_state *s, const struct log_mess
 MSC4203_APART uint32_t log_clean_step(struct msc4203_log_state *s)
 {
     uint32_t start = s->end, place = s->tail, end;
-    uint32_t budget = log_free(s), seen = 0, copies = 0, healed = 0;
+    uint32_t budget = log_free(s), seen = 0, copies = 0, healed = 0, kept;
     struct log_message m;
 
     while (place != start && seen <= s->units / 16 && !s->error) {
@@ -6175,7 +6181,7 @@ MSC4203_APART uint32_t log_clean_step(struct msc4203_log_state *s)
                 log_heal(s);
             }
             m.units = 1;
-        } else if (log_is_kept(s, &m)) {
+        } else if ((kept = log_is_kept(s, &m)) != 0) {
             uint32_t cost = m.units, rest = s->units - (s->end - s->base);
 
             if (cost > rest)
@@ -6184,7 +6190,7 @@ MSC4203_APART uint32_t log_clean_step(struct msc4203_log_state *s)
                 break;
             budget -= cost;
             copies++;
-            log_copy(s, &m);
+            log_copy(s, &m, kept);
         }
         seen += m.units;
         place = log_behind(s, place, m.units);
@@ -6232,7 +6238,7 @@ MSC4203_APART int log_seek(struct msc4203_log_state *s, uint32_t channel, uint32
     uint64_t number = 0;
 
     for (tries = 0; tries < 2; tries++) { /* unreachable: as below */
-        at = s->word[w + (channel != 0 ? (uint32_t)CHAIN_FIRST : (uint32_t)DEVICE_NEXT)];
+        at = s->word[w + CHAIN_FIRST];
         if (tries == 0 && cursor[0] != 0 && cursor[3] == s->moves && cursor[1] == (uint32_t)after &&
             cursor[2] == (uint32_t)(after >> 32) && log_load(s, cursor[0], m) &&
             log_is_in(s, m, channel, w)) {
@@ -6248,7 +6254,7 @@ MSC4203_APART int log_seek(struct msc4203_log_state *s, uint32_t channel, uint32
                 break;
             if (m->number == 0 || m->number >= s->settled)
                 return MSC4203_END; /* 0: its number is not written down yet */
-            if (m->number > after && (channel != 0 || (log_waiting(s, m) & 1) != 0)) {
+            if (m->number > after) {
                 cursor[0] = at;
                 cursor[1] = (uint32_t)m->number;
                 cursor[2] = (uint32_t)(m->number >> 32);
@@ -6710,12 +6716,11 @@ MSC4203_PRIVATE int log_sync_sweep(struct msc4203_log_state *s, uint32_t device,
     struct log_message m;
     int result = MSC4203_OK;
 
-    while (result == MSC4203_OK && s->word[w + CHAIN_COUNT] != 0) {
-        result = log_seek(s, 0, device, log_word64(s, w + DEVICE_SYNCED), &m);
+    m.number = 0; /* a damaged link may lead back */
+    while (result == MSC4203_OK && s->word[w + CHAIN_FIRST] != 0) {
+        result = log_seek(s, 0, device, m.number, &m);
         if (result != MSC4203_ITEM || m.number > through || log_time(&m) >= before)
             break;
-        log_set_word64(s, w + DEVICE_SYNCED, m.number);
-        m.waiting |= 1; /* it did until now */
         log_take(s, &m, 1);
         ++*taken;
         result = log_step_due(s) ? log_step(s) : MSC4203_OK;
@@ -6723,18 +6728,21 @@ MSC4203_PRIVATE int log_sync_sweep(struct msc4203_log_state *s, uint32_t device,
     return log_finish(s, result == MSC4203_ITEM || result == MSC4203_END ? MSC4203_OK : result);
 }
 
-/* Takes out what a dropped device had. */
-MSC4203_PRIVATE int log_drop_sweep(struct msc4203_log_state *s, uint32_t device)
+/* Takes out, of a chain, what dropped devices had: a device (plus 1), or each when it is 0. *kept
+ * counts what stays because it is in flight. */
+MSC4203_PRIVATE int log_drop_sweep(struct msc4203_log_state *s, uint32_t channel, uint32_t device,
+                                   uint32_t *kept)
 {
-    uint32_t w = log_device_words(s, device - 1), at = s->word[w + CHAIN_FIRST], next, c;
-    uint64_t through = log_word64(s, w + DEVICE_DROP), number = 0;
+    uint32_t w = channel != 0 ? log_channel_words(channel) : log_device_words(s, device - 1);
+    uint32_t at = s->word[w + CHAIN_FIRST];
+    uint64_t number = 0;
     struct log_message m;
-    int result = MSC4203_OK, healed = 0;
+    int result = log_step(s), healed = 0;
 
-    while (at != 0 && result == MSC4203_OK) {
-        uint32_t out, moves;
+    while (at != 0 && result == MSC4203_OK && (device == 0 || log_is_used(s, device))) {
+        uint32_t next, out, owner, c, moves;
 
-        if (!log_load(s, at, &m) || !log_is_in(s, &m, 0, w) || m.number <= number) {
+        if (!log_load(s, at, &m) || !log_is_in(s, &m, channel, w) || m.number <= number) {
             if (healed++)
                 break;
             log_heal_now(s);
@@ -6742,18 +6750,20 @@ MSC4203_PRIVATE int log_drop_sweep(struct msc4203_log_state *s, uint32_t device)
             number = 0;
             continue;
         }
-        if (m.number > through)
-            break;
         number = m.number;
-        next = at == s->word[w + CHAIN_LAST] ? 0 : log_cell(s, log_link(&m, 0, LINK_NEXT));
-        out = log_waiting(s, &m);
-        for (c = 1; log_has_more(out, c); c++)
-            if (m.number <= log_word64(s, log_channel_words(c) + CHANNEL_HELD))
-                out &= ~((uint32_t)1 << c);
-        if (out & 1)
-            log_set_word64(s, w + DEVICE_SYNCED, m.number);
-        if (out != 0)
-            log_take(s, &m, out);
+        next = at == s->word[w + CHAIN_LAST] ? 0 : log_cell(s, log_link(&m, channel, LINK_NEXT));
+        owner = log_device(s, m.hash);
+        if (owner != 0 && (device == 0 || device == owner) &&
+            m.number <= log_word64(s, log_device_words(s, owner - 1) + DEVICE_DROP)) {
+            out = log_waiting(s, &m);
+            for (c = 1; log_has_more(out, c); c++)
+                if (m.number <= log_word64(s, log_channel_words(c) + CHANNEL_HELD)) {
+                    *kept += out >> c & 1;
+                    out &= ~((uint32_t)1 << c);
+                }
+            if (out != 0)
+                log_take(s, &m, out);
+        }
         moves = s->moves;
         if (log_step_due(s))
             result = log_step(s);
@@ -6767,21 +6777,32 @@ MSC4203_PRIVATE int log_drop_sweep(struct msc4203_log_state *s, uint32_t device)
     return log_finish(s, result);
 }
 
-/* The same of all of them: what a crash interrupted, and what is in flight no more. */
-MSC4203_APART int log_drops(struct msc4203_log_state *s)
+/* The same of all chains: what drop() began, and a crash may have interrupted, or what was in
+ * flight and is no more. */
+MSC4203_APART int log_drops(struct msc4203_log_state *s, uint32_t device)
 {
-    uint32_t i;
+    uint32_t i, kept = 0, some = 0;
     int result = MSC4203_OK;
 
     for (i = 1; i <= s->word[LOG_USED] && result == MSC4203_OK; i++) {
         uint32_t w = log_device_words(s, i - 1);
-        if (s->word[w + CHAIN_COUNT] == 0 || log_word64(s, w + DEVICE_DROP) == 0)
-            continue;
-        result = log_step(s);
-        if (result == MSC4203_OK)
-            result = log_drop_sweep(s, i);
+        if ((device == 0 || device == i) && s->word[w + CHAIN_COUNT] != 0 &&
+            log_word64(s, w + DEVICE_DROP) != 0) {
+            result = log_drop_sweep(s, 0, i, &kept);
+            some = 1;
+        }
     }
-    return result;
+    for (i = 1; i < MSC4203_CHANNELS && some != 0 && result == MSC4203_OK; i++)
+        result = log_drop_sweep(s, i, device, &kept);
+    for (i = 1; i <= s->word[LOG_USED] && kept == 0 && some != 0 && result == MSC4203_OK; i++) {
+        uint32_t w = log_device_words(s, i - 1) + DEVICE_DROP;
+        if ((device == 0 || device == i) && log_word64(s, w) != 0) {
+            log_set_word64(s, w, 0); /* or each opening would look again */
+            if (log_step_due(s))
+                result = log_step(s);
+        }
+    }
+    return log_finish(s, result);
 }
 
 /* Reads a channel's record, what is fixed of it. */
@@ -6878,7 +6899,7 @@ MSC4203_PRIVATE int log_hold(void *context, uint32_t channel, uint64_t through,
     log_set_word64(s, w + CHANNEL_HELD, through);
     log_end(s);
     if (through < held)
-        result = log_drops(s);
+        result = log_drops(s, 0);
     return s->error ? MSC4203_E_STORAGE : result;
 }
 
@@ -6903,7 +6924,7 @@ MSC4203_APART int log_again(struct msc4203_log_state *s, const struct log_messag
 MSC4203_APART int log_move_on(struct msc4203_log_state *s, uint32_t channel,
                               struct log_message *old, uint32_t channels, uint64_t *moved)
 {
-    uint32_t device = log_device(s, old->hash), w = log_device_words(s, device - 1), bytes, left;
+    uint32_t device = log_device(s, old->hash), bytes, left;
     uint64_t next = log_word64(s, LOG_NEXT);
     struct log_message m = *old;
 
@@ -6918,8 +6939,6 @@ MSC4203_APART int log_move_on(struct msc4203_log_state *s, uint32_t channel,
             *moved = next;
     }
     if (channel == 0) {
-        if (s->word[w + DEVICE_NEXT] == old->at)
-            log_set_word64(s, w + DEVICE_SYNCED, old->number);
         left = log_waiting(s, old) & ~(uint32_t)1;
         if (left != 0) { /* others keep it: it says that /sync has not had it */
             old->waiting = left;
@@ -6990,7 +7009,7 @@ MSC4203_PRIVATE int log_drop(void *context, const msc4203_device *device, const 
     if (number != 0 && result == MSC4203_OK) {
         log_set_word64(s, log_device_words(s, number - 1) + DEVICE_DROP,
                        log_word64(s, LOG_NEXT) - 1);
-        result = log_drop_sweep(s, number);
+        result = log_drops(s, number);
     }
     log_end(s);
     return s->error ? MSC4203_E_STORAGE : result;
@@ -7004,7 +7023,7 @@ MSC4203_PRIVATE int log_expire(void *context, uint64_t before_ms, uint64_t *expi
     int result = s->error ? MSC4203_E_STORAGE : MSC4203_OK;
 
     for (i = 1; i <= s->word[LOG_USED] && result == MSC4203_OK; i++)
-        if (s->word[log_device_words(s, i - 1) + CHAIN_COUNT] != 0) {
+        if (s->word[log_device_words(s, i - 1) + CHAIN_FIRST] != 0) {
             result = log_room(s, 2 * LOG_JOURNAL, log_floor(s));
             if (result == MSC4203_OK)
                 result = log_sync_sweep(s, i, s->settled - 1, before_ms, &taken);
@@ -7547,7 +7566,7 @@ MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storag
     log_new_opening(s, random);
     log_images(s);
     result = s->error ? MSC4203_E_STORAGE : log_resume(s);
-    return result == MSC4203_OK ? log_drops(s) : result;
+    return result == MSC4203_OK ? log_drops(s, 0) : result;
 }
 
 MSC4203_API void msc4203_log_quotas(msc4203_log *log, uint64_t channel_bytes,
@@ -7719,7 +7738,7 @@ MSC4203_API void msc4203_memory_storage(msc4203_storage *storage, void *memory, 
 #include <stdio.h>
 #include <unistd.h>
 
-enum { FILE_LINES = 8, FILE_LINE = 16384 };
+enum { FILE_LINES = 16, FILE_LINE = 16384 };
 
 /* Reads or writes all bytes: calls go on where a signal or the system's limit ended them. Returns
  * how many it were, fewer where the file ends; SIZE_MAX after an error. */

@@ -104,7 +104,8 @@ static const char *const texts[QUEUE_SQLITE_STATEMENTS] = {
     "SELECT count(*), sum(length(content) + length(user) + length(device) + length(sender)"
     " + length(type)), min(number), min(time) FROM message WHERE channels >> ?1 & 1",
     "SELECT count(*), sum(length(content) + length(user) + length(device) + length(sender)"
-    " + length(type)), min(number), min(time) FROM message WHERE user = ?4 AND device = ?5",
+    " + length(type)), min(CASE WHEN channels & 1 THEN number END),"
+    " min(CASE WHEN channels & 1 THEN time END) FROM message WHERE user = ?4 AND device = ?5",
     "INSERT INTO opening SELECT NULL, ?1, number FROM next",
     "SELECT time FROM newest",
     "UPDATE newest SET time = max(time, (SELECT coalesce(max(time), 0) FROM staged"

@@ -314,14 +314,19 @@ static TEST_UNUSED void contract_count(struct contract *c)
     }
     for (i = 0; i < c->devices; i++) {
         msc4203_device who;
-        uint64_t messages = 0;
+        uint64_t messages = 0, first = 0;
         size_t k;
 
         contract_device(c, (int)i, &who);
         for (k = 0; k < c->now.count; k++)
-            messages += c->now.messages[k].device == (int)i;
+            if (c->now.messages[k].device == (int)i) {
+                messages++;
+                if ((c->now.messages[k].set & 1) != 0 &&
+                    (first == 0 || c->now.messages[k].number < first))
+                    first = c->now.messages[k].number;
+            }
         CHECK(c->queue->count(c->queue->context, 0, &who, &counts) == MSC4203_OK);
-        CHECK_CASE(counts.messages == messages, c->doing);
+        CHECK_CASE(counts.messages == messages && counts.first == first, c->doing);
     }
 }
 
