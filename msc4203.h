@@ -5643,7 +5643,6 @@ MSC4203_APART void log_chain_remove(struct msc4203_log_state *s, const struct lo
     }
 }
 
-
 /* The channels, of those for which a message seems to wait, on whose chains it is. */
 MSC4203_APART uint32_t log_linked(struct msc4203_log_state *s, const struct log_message *m,
                                   uint32_t set)
