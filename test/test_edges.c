@@ -1603,7 +1603,7 @@ static void test_lost_device(void)
         result = edge_next(&e, 1, 0, numbers[0], &got);
         CHECK(result == MSC4203_ITEM && got.number == numbers[2] && edge_is_whole(&got));
         if (how == 0)
-            CHECK(e.queue.move(&e.log, 1, NULL, numbers[2], 4, NULL) == MSC4203_E_DAMAGED);
+            CHECK(e.queue.move(&e.log, 1, NULL, numbers[2], 4, NULL) == MSC4203_OK);
         if (how == 1)
             CHECK(e.queue.done(&e.log, 1, NULL, numbers[2], NULL) == MSC4203_OK);
         for (i = 0; how == 2 && i < 24; i++) {

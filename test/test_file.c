@@ -257,11 +257,11 @@ static void test_create(const msc4203_log_config *config)
 static void test_storage(void)
 {
     static msc4203_file file;
-    static unsigned char data[200000], back[200000];
+    static unsigned char data[400000], back[400000];
     msc4203_storage s;
     int i, fd;
 
-    for (i = 0; i < 200000; i++)
+    for (i = 0; i < 400000; i++)
         data[i] = (unsigned char)(i * 7 >> 3);
     CHECK(msc4203_file_open(&file, path, 0, &s) == MSC4203_OK && s.bytes == 96 * 1024);
     CHECK(s.read(s.context, s.bytes - 10, back, 10) == 0);
@@ -269,14 +269,14 @@ static void test_storage(void)
     CHECK(msc4203_file_close(&file) == MSC4203_E_STORAGE);
     CHECK(msc4203_file_close(&file) == MSC4203_E_STORAGE);
     fd = open("build/test/plain", O_RDWR | O_CREAT | O_TRUNC, 0600);
-    CHECK(fd >= 0 && ftruncate(fd, 200000) == 0 && close(fd) == 0);
+    CHECK(fd >= 0 && ftruncate(fd, 400000) == 0 && close(fd) == 0);
     CHECK(msc4203_file_open(&file, "build/test/plain", 1, &s) == MSC4203_OK);
     CHECK(s.write(s.context, 0, data, 100000) == 0);          /* several lines */
     CHECK(s.write(s.context, 100000, data + 100000, 10) == 0); /* held in one */
     CHECK(s.write(s.context, 100010, data + 100010, 10) == 0); /* behind it */
     CHECK(s.write(s.context, 100005, data + 100005, 5) == 0);  /* in it */
     CHECK(s.write(s.context, 5, data + 5, 5) == 0);            /* elsewhere, before */
-    CHECK(s.write(s.context, 150000, data + 150000, 50000) == 0); /* and behind */
+    CHECK(s.write(s.context, 150000, data + 150000, 250000) == 0); /* and behind */
     CHECK(s.read(s.context, 100002, back, 10) == 0 && memcmp(back, data + 100002, 10) == 0);
     CHECK(s.read(s.context, 99990, back, 10) == 0 && memcmp(back, data + 99990, 10) == 0);
     CHECK(s.read(s.context, 100020, back, 10) == 0);
@@ -287,7 +287,7 @@ static void test_storage(void)
     CHECK(s.write(s.context, 990, data + 990, 20) == 0); /* over its beginning */
     CHECK(s.write(s.context, 1005, data + 1005, 65536) == 0); /* more than there is room for */
     CHECK(s.sync(s.context) == 0);
-    CHECK(s.read(s.context, 0, back, 200000) == 0 && memcmp(back, data, 200000) == 0);
+    CHECK(s.read(s.context, 0, back, 400000) == 0 && memcmp(back, data, 400000) == 0);
     read_errno = EIO;
     CHECK(s.read(s.context, 0, back, 10) != 0);
     read_errno = 0;
@@ -309,8 +309,8 @@ static void test_storage(void)
         CHECK(s.write(s.context, 1000, data, 20) == 0);
         write_errno = i == 3 ? 0 : EIO;
         sync_errno = i == 3 ? EIO : 0;
-        CHECK(i == 1   ? s.write(s.context, 132072, data, 20) != 0 /* needs the line's place */
-              : i == 2 ? s.read(s.context, 132072, back, 20) != 0
+        CHECK(i == 1   ? s.write(s.context, 263144, data, 20) != 0 /* needs the line's place */
+              : i == 2 ? s.read(s.context, 263144, back, 20) != 0
                        : s.sync(s.context) != 0);
         CHECK(s.write(s.context, 10, data, 20) != 0);
         CHECK(s.sync(s.context) != 0);
