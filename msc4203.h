@@ -5570,8 +5570,6 @@ MSC4203_PRIVATE uint32_t log_waiting(const struct msc4203_log_state *s,
 {
     uint32_t set = m->waiting & m->set, c;
 
-    if (m->number == 0)
-        return 0;
     for (c = 1; log_has_more(set, c); c++) {
         uint32_t w = log_channel_words(c);
         if ((set >> c & 1) != 0 && (s->word[w + CHAIN_LAST] == 0 ||
@@ -5970,11 +5968,10 @@ MSC4203_APART void log_heal(struct msc4203_log_state *s)
     s->moves++;
     for (i = 1; i <= s->word[LOG_USED]; i++) {
         w = log_device_words(s, i - 1);
-        if (s->word[w + CHAIN_LAST] != 0 && s->word[w + CHAIN_COUNT] == 0) {
-            if (log_load(s, s->word[w + CHAIN_LAST], &m))
-                memcpy(s->word + w + DEVICE_HASH, m.hash, sizeof m.hash);
-            s->word[w + CHAIN_COUNT] = 1;
-        }
+        if (s->word[w + CHAIN_LAST] != 0 && log_load(s, s->word[w + CHAIN_LAST], &m) &&
+            s->word[w + CHAIN_COUNT] == 0)
+            memcpy(s->word + w + DEVICE_HASH, m.hash, sizeof m.hash);
+        s->word[w + CHAIN_COUNT] |= s->word[w + CHAIN_LAST];
     }
     log_index(s);
     for (i = 1; i < MSC4203_CHANNELS; i++)
@@ -6752,7 +6749,7 @@ MSC4203_PRIVATE int log_drop_sweep(struct msc4203_log_state *s, uint32_t channel
         number = m.number;
         next = at == s->word[w + CHAIN_LAST] ? 0 : log_cell(s, log_link(&m, channel, LINK_NEXT));
         owner = log_device(s, m.hash);
-        if (owner != 0 && (device == 0 || device == owner) &&
+        if (owner != 0 &&
             m.number <= log_word64(s, log_device_words(s, owner - 1) + DEVICE_DROP)) {
             out = log_waiting(s, &m);
             for (c = 1; log_has_more(out, c); c++)
@@ -6793,14 +6790,8 @@ MSC4203_APART int log_drops(struct msc4203_log_state *s, uint32_t device)
     }
     for (i = 1; i < MSC4203_CHANNELS && some != 0 && result == MSC4203_OK; i++)
         result = log_drop_sweep(s, i, device, &kept);
-    for (i = 1; i <= s->word[LOG_USED] && kept == 0 && some != 0 && result == MSC4203_OK; i++) {
-        uint32_t w = log_device_words(s, i - 1) + DEVICE_DROP;
-        if ((device == 0 || device == i) && log_word64(s, w) != 0) {
-            log_set_word64(s, w, 0); /* or each opening would look again */
-            if (log_step_due(s))
-                result = log_step(s);
-        }
-    }
+    if (device != 0 && kept == 0 && result == MSC4203_OK) /* or each opening would look again */
+        log_set_word64(s, log_device_words(s, device - 1) + DEVICE_DROP, 0);
     return log_finish(s, result);
 }
 

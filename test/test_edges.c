@@ -1641,6 +1641,7 @@ static void test_lost_device(void)
             forge_header(&e, which, 72, forge_crc(0xFFFFFFFFu, e.region + at, words * 4));
         }
         CHECK(edge_open(&e) == MSC4203_OK);
+        CHECK(e.queue.move(&e.log, 1, NULL, numbers[0], 4, NULL) == MSC4203_E_DAMAGED);
         CHECK(edge_scan(&e, &f, 1, numbers[1], 0, 3200) == MSC4203_OK && f.at != 0);
         e.region[f.at + 13] ^= 1;
         CHECK(edge_next(&e, 1, 0, numbers[0], &got) == MSC4203_ITEM && got.number == numbers[2]);
@@ -1649,6 +1650,84 @@ static void test_lost_device(void)
         CHECK(e.queue.channel(&e.log, &name, 0, &channel) == MSC4203_END);
         CHECK(e.log.priv.damaged >= 2);
     }
+    edge_free(&e);
+}
+
+/* What next() found last is damaged when it goes on; the counts after that are of what there is. */
+static void test_damaged_last(void)
+{
+    static struct edge e;
+    msc4203_message got;
+    msc4203_log_usage usage;
+    msc4203_counts counts;
+    msc4203_device who;
+    struct found f;
+    uint64_t numbers[4];
+    unsigned i;
+
+    edge_init(&e, 32 * 1024);
+    for (i = 0; i < 4; i++)
+        CHECK(edge_push(&e, 1, 7, 1 + i, 40, &numbers[i]) == MSC4203_OK);
+    CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+    CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == numbers[0]);
+    CHECK(edge_scan(&e, &f, 1, numbers[0], 0, 3200) == MSC4203_OK && f.at != 0);
+    e.region[f.at + 13] ^= 1;
+    CHECK(edge_next(&e, 1, 0, numbers[0], &got) == MSC4203_ITEM && got.number == numbers[1]);
+    msc4203_log_usage_get(&e.log, &usage);
+    CHECK(usage.messages == 3 && usage.damaged != 0); /* each once, though on three chains */
+    edge_device(1, &who);
+    CHECK(e.queue.count(&e.log, 0, &who, &counts) == MSC4203_OK && counts.messages == 3 &&
+          counts.first == numbers[1]);
+    for (i = 0; i < 3; i++)
+        CHECK(e.queue.count(&e.log, i, NULL, &counts) == MSC4203_OK && counts.messages == 3);
+    edge_free(&e);
+}
+
+/* Acknowledging messages of many devices takes several steps: the storage fails at each call. */
+static void test_many_devices(void)
+{
+    static struct edge e;
+    msc4203_message message;
+    char name[8];
+    uint64_t number = 0;
+    unsigned long call;
+    uint32_t batch;
+    unsigned i;
+    int result, failed = 1;
+
+    edge_init(&e, 64 * 1024);
+    e.config.devices = 60;
+    free(e.index);
+    e.index_bytes = msc4203_log_memory(&e.log, &e.config, e.bytes);
+    e.index = malloc(e.index_bytes);
+    CHECK(msc4203_log_format(&e.log, &e.storage, &e.config, 1) == MSC4203_OK);
+    CHECK(edge_open(&e) == MSC4203_OK);
+    for (i = 0; i < 50; i++) {
+        edge_message(0, 2, i, 40, &message);
+        sprintf(name, "D%u", i);
+        message.item.device_id = contract_span(name);
+        CHECK(e.queue.begin(&e.log, &batch) == MSC4203_OK);
+        CHECK(e.queue.push(&e.log, batch, &message) == MSC4203_OK);
+        CHECK(e.queue.commit(&e.log, batch, NULL, &number) == MSC4203_OK);
+    }
+    CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+    edge_keep(&e);
+    for (call = 1; failed && call < 2000; call++) {
+        edge_back(&e);
+        CHECK(edge_open(&e) == MSC4203_OK);
+        e.fail_at = e.calls + call;
+        e.lasting = 1;
+        result = e.queue.done(&e.log, 1, NULL, number, NULL);
+        if (result == MSC4203_OK)
+            result = e.queue.flush(&e.log);
+        failed = e.calls >= e.fail_at;
+        CHECK(result == (failed ? MSC4203_E_STORAGE : MSC4203_OK));
+        e.fail_at = 0;
+        CHECK(edge_open(&e) == MSC4203_OK && e.log.priv.damaged == 0);
+        CHECK(e.queue.done(&e.log, 1, NULL, number, NULL) == MSC4203_OK);
+        CHECK(edge_next(&e, 1, 0, 0, &message) == MSC4203_END);
+    }
+    CHECK(!failed);
     edge_free(&e);
 }
 
@@ -1704,6 +1783,8 @@ int main(void)
     test_links();
     test_damaged_batch();
     test_lost_device();
+    test_damaged_last();
+    test_many_devices();
     test_no_room();
     test_all_channels();
     test_last_time();
