@@ -1000,6 +1000,21 @@ static void forge_header(struct edge *e, int which, unsigned offset, uint32_t va
     forge_word(b + 12, forge_crc(forge_crc(0xFFFFFFFFu, b, 12), b + 16, 80));
 }
 
+/* Changes a word of the index in both images. */
+static void forge_index(struct edge *e, uint32_t word, uint32_t value)
+{
+    int which;
+
+    for (which = 0; which < 2; which++) {
+        unsigned char *b = e->region + 512 * which;
+        size_t at = which == 0 ? 1024 : (size_t)(1024 + (e->log.priv.ring_at - 1024) / 2);
+        size_t words = b[68] | (size_t)b[69] << 8;
+
+        forge_word(e->region + at + word * 4, value);
+        forge_header(e, which, 72, forge_crc(0xFFFFFFFFu, e->region + at, words * 4));
+    }
+}
+
 /* Makes a record that begins at a byte of the region valid again, its body too. */
 static void forge_record(struct edge *e, uint64_t at, size_t body)
 {
@@ -1084,25 +1099,11 @@ static void test_forged_headers(void)
         }
     }
     edge_back(&e); /* more devices in use than there are */
-    for (which = 0; which < 2; which++) {
-        unsigned char *b = e.region + 512 * which;
-        size_t at = which == 0 ? 1024 : (size_t)(1024 + (e.log.priv.ring_at - 1024) / 2);
-        size_t words = b[68] | (size_t)b[69] << 8;
-
-        forge_word(e.region + at + 6 * 4, 7);
-        forge_header(&e, which, 72, forge_crc(0xFFFFFFFFu, e.region + at, words * 4));
-    }
+    forge_index(&e, 6, 7);
     CHECK(edge_open(&e) == MSC4203_E_DAMAGED);
     edge_back(&e); /* places for the next request and the next opening that there are not */
-    for (which = 0; which < 2; which++) {
-        unsigned char *b = e.region + 512 * which;
-        size_t at = which == 0 ? 1024 : (size_t)(1024 + (e.log.priv.ring_at - 1024) / 2);
-        size_t words = b[68] | (size_t)b[69] << 8;
-
-        forge_word(e.region + at + 3 * 4, 10000);
-        forge_word(e.region + at + 4 * 4, 10000);
-        forge_header(&e, which, 72, forge_crc(0xFFFFFFFFu, e.region + at, words * 4));
-    }
+    forge_index(&e, 3, 10000);
+    forge_index(&e, 4, 10000);
     CHECK(edge_open(&e) == MSC4203_OK);
     CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == number);
     edge_free(&e);
@@ -1621,8 +1622,7 @@ static void test_lost_device(void)
     edge_init(&e, 32 * 1024);
     {
         msc4203_span name = contract_span("one");
-        uint32_t channel, word;
-        int which;
+        uint32_t channel;
 
         CHECK(e.queue.channel(&e.log, &name, 1, &channel) == MSC4203_OK && channel == 1);
         for (i = 0; i < 3; i++)
@@ -1631,15 +1631,7 @@ static void test_lost_device(void)
         e.region[f.at + 7] = 2;
         forge_record(&e, f.at, 24);
         CHECK(msc4203_log_close(&e.log) == MSC4203_OK);
-        word = e.log.priv.device_at + 8;
-        for (which = 0; which < 2; which++) {
-            unsigned char *b = e.region + 512 * which;
-            size_t at = which == 0 ? 1024 : (size_t)(1024 + (e.log.priv.ring_at - 1024) / 2);
-            size_t words = b[68] | (size_t)b[69] << 8;
-
-            forge_word(e.region + at + word * 4, 0);
-            forge_header(&e, which, 72, forge_crc(0xFFFFFFFFu, e.region + at, words * 4));
-        }
+        forge_index(&e, e.log.priv.device_at + 8, 0);
         CHECK(edge_open(&e) == MSC4203_OK);
         CHECK(e.queue.move(&e.log, 1, NULL, numbers[0], 4, NULL) == MSC4203_E_DAMAGED);
         CHECK(edge_scan(&e, &f, 1, numbers[1], 0, 3200) == MSC4203_OK && f.at != 0);
@@ -1650,6 +1642,41 @@ static void test_lost_device(void)
         CHECK(e.queue.channel(&e.log, &name, 0, &channel) == MSC4203_END);
         CHECK(e.log.priv.damaged >= 2);
     }
+    edge_free(&e);
+}
+
+/* All devices that the index has room for are others than that whose message is found. */
+static void test_other_devices(void)
+{
+    static struct edge e;
+    msc4203_message got;
+    struct found f;
+    uint64_t numbers[2];
+    unsigned i;
+
+    edge_init(&e, 32 * 1024);
+    e.config.devices = 1;
+    CHECK(msc4203_log_format(&e.log, &e.storage, &e.config, 1) == MSC4203_OK);
+    CHECK(edge_open(&e) == MSC4203_OK);
+    for (i = 0; i < 2; i++)
+        CHECK(edge_push(&e, 0, 2, 1 + i, 40, &numbers[i]) == MSC4203_OK);
+    CHECK(msc4203_log_close(&e.log) == MSC4203_OK);
+    forge_index(&e, e.log.priv.device_at + 2, 0x01020304);
+    CHECK(edge_scan(&e, &f, 1, numbers[1], 0, 3200) == MSC4203_OK && f.at != 0);
+    e.region[f.at + 13] ^= 1;
+    CHECK(edge_open(&e) == MSC4203_OK);
+    CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == numbers[0]);
+    CHECK(edge_is_whole(&got));
+    CHECK(edge_next(&e, 1, 0, numbers[0], &got) == MSC4203_END); /* finds the damage */
+    CHECK(e.log.priv.damaged != 0);
+    CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == numbers[0]);
+    CHECK(e.queue.done(&e.log, 1, NULL, numbers[0], NULL) == MSC4203_OK);
+    CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_END);
+    CHECK(edge_push(&e, 0, 2, 3, 40, &numbers[1]) == MSC4203_OK);
+    CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+    CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == numbers[1]);
+    CHECK(edge_open(&e) == MSC4203_OK);
+    CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == numbers[1]);
     edge_free(&e);
 }
 
@@ -1783,6 +1810,7 @@ int main(void)
     test_links();
     test_damaged_batch();
     test_lost_device();
+    test_other_devices();
     test_damaged_last();
     test_many_devices();
     test_no_room();
