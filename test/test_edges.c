@@ -1585,6 +1585,8 @@ static void test_lost_device(void)
 {
     static struct edge e;
     msc4203_message got;
+    msc4203_counts counts;
+    msc4203_device who;
     struct found f;
     uint64_t numbers[5], number;
     unsigned i, how;
@@ -1603,6 +1605,8 @@ static void test_lost_device(void)
         CHECK(e.log.priv.damaged != 0);
         result = edge_next(&e, 1, 0, numbers[0], &got);
         CHECK(result == MSC4203_ITEM && got.number == numbers[2] && edge_is_whole(&got));
+        edge_device(1, &who);
+        CHECK(e.queue.count(&e.log, 0, &who, &counts) == MSC4203_OK && counts.messages == 1);
         if (how == 0)
             CHECK(e.queue.move(&e.log, 1, NULL, numbers[2], 4, NULL) == MSC4203_OK);
         if (how == 1)
@@ -1645,38 +1649,84 @@ static void test_lost_device(void)
     edge_free(&e);
 }
 
-/* All devices that the index has room for are others than that whose message is found. */
+/* The index knows another device instead of that whose message is found, and has room for more, or
+ * has not. */
 static void test_other_devices(void)
 {
     static struct edge e;
     msc4203_message got;
+    msc4203_counts counts;
+    msc4203_device who;
     struct found f;
     uint64_t numbers[2];
-    unsigned i;
+    unsigned i, devices;
+
+    for (devices = 1; devices <= 2; devices++) {
+        edge_init(&e, 32 * 1024);
+        e.config.devices = devices;
+        CHECK(msc4203_log_format(&e.log, &e.storage, &e.config, 1) == MSC4203_OK);
+        CHECK(edge_open(&e) == MSC4203_OK);
+        for (i = 0; i < 2; i++)
+            CHECK(edge_push(&e, 0, 2, 1 + i, 40, &numbers[i]) == MSC4203_OK);
+        CHECK(msc4203_log_close(&e.log) == MSC4203_OK);
+        forge_index(&e, e.log.priv.device_at + 2, 0x01020304);
+        CHECK(edge_scan(&e, &f, 1, numbers[1], 0, 3200) == MSC4203_OK && f.at != 0);
+        e.region[f.at + 13] ^= 1;
+        CHECK(edge_open(&e) == MSC4203_OK);
+        CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == numbers[0]);
+        CHECK(edge_is_whole(&got));
+        CHECK(edge_next(&e, 1, 0, numbers[0], &got) == MSC4203_END); /* finds the damage */
+        CHECK(e.log.priv.damaged != 0);
+        CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == numbers[0]);
+        edge_device(0, &who);
+        CHECK(e.queue.count(&e.log, 0, &who, &counts) == MSC4203_OK);
+        CHECK(counts.messages == devices - 1);
+        CHECK(e.queue.done(&e.log, 1, NULL, numbers[0], NULL) == MSC4203_OK);
+        CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_END);
+        CHECK(edge_push(&e, 0, 2, 3, 40, &numbers[1]) == MSC4203_OK);
+        CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+        CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == numbers[1]);
+        CHECK(edge_open(&e) == MSC4203_OK);
+        CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == numbers[1]);
+        edge_free(&e);
+    }
+}
+
+/* A message between two damaged ones can't be reached any more, and is not kept for ever. */
+static void test_cut_off(void)
+{
+    static struct edge e;
+    msc4203_message got;
+    msc4203_log_usage usage;
+    struct found f;
+    uint64_t numbers[5], number, damaged = 0;
+    unsigned i, lap;
+    int result;
 
     edge_init(&e, 32 * 1024);
-    e.config.devices = 1;
-    CHECK(msc4203_log_format(&e.log, &e.storage, &e.config, 1) == MSC4203_OK);
-    CHECK(edge_open(&e) == MSC4203_OK);
-    for (i = 0; i < 2; i++)
+    for (i = 0; i < 5; i++)
         CHECK(edge_push(&e, 0, 2, 1 + i, 40, &numbers[i]) == MSC4203_OK);
-    CHECK(msc4203_log_close(&e.log) == MSC4203_OK);
-    forge_index(&e, e.log.priv.device_at + 2, 0x01020304);
-    CHECK(edge_scan(&e, &f, 1, numbers[1], 0, 3200) == MSC4203_OK && f.at != 0);
-    e.region[f.at + 13] ^= 1;
-    CHECK(edge_open(&e) == MSC4203_OK);
-    CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == numbers[0]);
-    CHECK(edge_is_whole(&got));
-    CHECK(edge_next(&e, 1, 0, numbers[0], &got) == MSC4203_END); /* finds the damage */
-    CHECK(e.log.priv.damaged != 0);
-    CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == numbers[0]);
-    CHECK(e.queue.done(&e.log, 1, NULL, numbers[0], NULL) == MSC4203_OK);
-    CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_END);
-    CHECK(edge_push(&e, 0, 2, 3, 40, &numbers[1]) == MSC4203_OK);
     CHECK(e.queue.flush(&e.log) == MSC4203_OK);
-    CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == numbers[1]);
-    CHECK(edge_open(&e) == MSC4203_OK);
-    CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == numbers[1]);
+    for (i = 1; i < 5; i += 2) {
+        CHECK(edge_scan(&e, &f, 1, numbers[i], 0, 3200) == MSC4203_OK && f.at != 0);
+        e.region[f.at + 13] ^= 1;
+    }
+    for (lap = 0; lap < 3; lap++) {
+        for (i = 0; i < 40; i++) {
+            result = edge_push(&e, 5, 1u << MSC4203_CHANNEL_PARKED, i, 900, &number);
+            if (result == MSC4203_E_BATCH) /* mending gives batches up */
+                result = edge_push(&e, 5, 1u << MSC4203_CHANNEL_PARKED, i, 900, &number);
+            CHECK(result == MSC4203_OK && e.queue.flush(&e.log) == MSC4203_OK);
+            CHECK(e.queue.done(&e.log, MSC4203_CHANNEL_PARKED, NULL, number, NULL) == MSC4203_OK);
+        }
+        msc4203_log_usage_get(&e.log, &usage);
+        CHECK(usage.damaged != 0 && (lap == 0 || usage.damaged == damaged));
+        damaged = usage.damaged;
+        CHECK(usage.messages == 2);
+    }
+    CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == numbers[0]);
+    CHECK(edge_next(&e, 1, 0, numbers[0], &got) == MSC4203_ITEM && got.number == numbers[4]);
+    CHECK(edge_next(&e, 1, 0, numbers[4], &got) == MSC4203_END);
     edge_free(&e);
 }
 
@@ -1811,6 +1861,7 @@ int main(void)
     test_damaged_batch();
     test_lost_device();
     test_other_devices();
+    test_cut_off();
     test_damaged_last();
     test_many_devices();
     test_no_room();
