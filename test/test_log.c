@@ -746,7 +746,8 @@ static void growth(unsigned long waiting, unsigned devices, double *out)
     static struct bench b;
     static char memory[4096];
     size_t bytes = (size_t)waiting * 700 + 1100 * 1024, i;
-    size_t times = waiting < 8000 ? waiting / 4 : devices < 100 ? 2000 : 8000; /* some images */
+    size_t most = test_tiny() ? 4000 : 8000; /* some images; more would fill the small log */
+    size_t times = waiting < 8000 ? waiting / 4 : devices < 100 ? 2000 : most;
     msc4203_message got;
     unsigned long calls;
     uint64_t touched, after = 0;
