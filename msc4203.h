@@ -4672,10 +4672,17 @@ MSC4203_PRIVATE void digest_word(msc4203_digest *digest, uint32_t word)
 MSC4203_API void msc4203_digest_add(msc4203_digest *digest, const void *data, size_t bytes)
 {
     const unsigned char *p = (const unsigned char *)data;
+    size_t n;
 
-    for (; bytes != 0; bytes--) {
-        digest->priv.word = digest->priv.word >> 8 | (uint32_t)*p++ << 24;
-        if ((++digest->priv.bytes & 3) == 0)
+    for (; bytes != 0; bytes -= n, p += n) {
+        n = bytes >= 4 && (digest->priv.bytes & 3) == 0 ? 4 : 1;
+        if (n == 4)
+            digest->priv.word = p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
+                                (uint32_t)p[3] << 24;
+        else
+            digest->priv.word = digest->priv.word >> 8 | (uint32_t)*p << 24;
+        digest->priv.bytes += (uint32_t)n;
+        if ((digest->priv.bytes & 3) == 0)
             digest_word(digest, digest->priv.word);
     }
 }
@@ -5437,17 +5444,16 @@ MSC4203_APART void log_put(struct msc4203_log_state *s, uint32_t cell, uint32_t 
         s->stale = 1;
 }
 
-/* Writes a message's number and what it waits for. */
-MSC4203_APART void log_put_message(struct msc4203_log_state *s, struct log_message *m)
+/* Writes two words of a message, which have changed, and with them its checksum. */
+MSC4203_APART void log_put_words(struct msc4203_log_state *s, struct log_message *m,
+                                 const uint32_t *words)
 {
-    uint32_t cell = (m->at - 1) * 2;
+    uint32_t cell = (m->at - 1) * 2, changed = cell + (uint32_t)(words - &m->head);
 
     log_seal(s, m);
     log_put(s, cell + 3, m->crc, 0);
-    log_put(s, cell + 7, m->number_words[0], 0);
-    log_put(s, cell + 8, m->number_words[1], 0);
-    log_put(s, cell + 13, m->set, 0);
-    log_put(s, cell + 14, m->waiting, 0);
+    log_put(s, changed, words[0], 0);
+    log_put(s, changed + 1, words[1], 0);
 }
 
 /* Writes the cells of the journal from `place` on to `end`; or, opening, changes the words of the
@@ -5594,18 +5600,19 @@ MSC4203_PRIVATE int log_is_in(const struct msc4203_log_state *s, const struct lo
                               m->hash[1] == s->word[w + DEVICE_HASH + 1];
 }
 
+/* Adds a message to a chain. `known`: where what is likely to be the last there is, and its set. */
 MSC4203_APART void log_chain_add(struct msc4203_log_state *s, const struct log_message *m,
-                                 uint32_t channel, uint32_t w)
+                                 uint32_t channel, uint32_t w, const uint32_t known[2])
 {
     uint32_t last = s->word[w + CHAIN_LAST];
     struct log_message before;
 
     log_put(s, log_link(m, channel, LINK_PREVIOUS), last, 1);
     before.at = last;
-    before.set = 1; /* a device's link is the first of each message, which need not be read */
+    before.set = known[1];
     if (last == 0)
         log_set(s, w + CHAIN_FIRST, m->at);
-    else if (channel == 0 || log_load(s, last, &before))
+    else if (channel == 0 || last == known[0] || log_load(s, last, &before))
         log_put(s, log_link(&before, channel, LINK_NEXT), m->at, 1);
     else
         log_damage(s); /* found again, and mended, when it is to be read */
@@ -5692,7 +5699,7 @@ MSC4203_APART void log_take(struct msc4203_log_state *s, struct log_message *m, 
     }
     if (log_waiting(s, m) != left) { /* it was not the first: the index does not tell */
         m->waiting = left;
-        log_put_message(s, m);
+        log_put_words(s, m, &m->set);
     }
     if (left != 0)
         return;
@@ -5707,12 +5714,12 @@ MSC4203_APART void log_take(struct msc4203_log_state *s, struct log_message *m, 
 
 /* Gives a message its number, and puts it into its chains. */
 MSC4203_APART void log_give(struct msc4203_log_state *s, struct log_message *m, uint32_t device,
-                            uint64_t number)
+                            uint64_t number, const uint32_t known[2])
 {
     uint32_t w = log_device_words(s, device - 1), c;
 
     m->number = number;
-    log_put_message(s, m);
+    log_put_words(s, m, m->number_words);
     if (s->word[w + CHAIN_COUNT] == 0) { /* what comes before is none of this device's */
         log_note(s, w + DEVICE_HASH, m->hash[0]);
         log_note(s, w + DEVICE_HASH + 1, m->hash[1]);
@@ -5730,7 +5737,7 @@ MSC4203_APART void log_give(struct msc4203_log_state *s, struct log_message *m, 
             continue;
         if (c != 0 && s->word[channel + CHAIN_LAST] == 0)
             log_set_word64(s, channel + CHANNEL_NUMBER, number);
-        log_chain_add(s, m, c, c != 0 ? channel : w);
+        log_chain_add(s, m, c, c != 0 ? channel : w, known);
         log_add(s, channel + CHAIN_COUNT, 1);
         log_add(s, channel + CHAIN_UNITS, m->units);
     }
@@ -6585,7 +6592,7 @@ MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_requ
 {
     struct msc4203_log_state *s = log_of(context);
     uint64_t number = log_word64(s, LOG_NEXT);
-    uint32_t *b, at, i, next;
+    uint32_t *b, at, i, next, before[2] = {0, 0};
     struct log_message m;
     int result;
 
@@ -6617,8 +6624,10 @@ MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_requ
         s->pending -= m.units;
         log_device_memory(s, device - 1)[0] -= m.units;
         log_count_open(s, &m, 0 - m.units);
-        log_give(s, &m, device, number + i);
+        log_give(s, &m, device, number + i, before);
         log_keep_time(s, &m);
+        before[0] = m.at;
+        before[1] = m.set;
     }
     log_set_word64(s, LOG_NEXT, number + b[BATCH_COUNT]);
     log_remember(s, request);
@@ -6915,6 +6924,7 @@ MSC4203_APART int log_move_on(struct msc4203_log_state *s, uint32_t channel,
                               struct log_message *old, uint32_t channels, uint64_t *moved)
 {
     uint32_t device = log_device(s, old->hash), bytes, left;
+    uint32_t before[2] = {0, 0};
     uint64_t next = log_word64(s, LOG_NEXT);
     struct log_message m = *old;
 
@@ -6923,7 +6933,7 @@ MSC4203_APART int log_move_on(struct msc4203_log_state *s, uint32_t channel,
         log_begin_message(s, &m, channels, LOG_BATCHES, bytes);
         if (device == 0 || !log_again(s, old, &m))
             return s->error ? MSC4203_E_STORAGE : MSC4203_E_DAMAGED;
-        log_give(s, &m, device, next);
+        log_give(s, &m, device, next, before);
         log_set_word64(s, LOG_NEXT, next + 1);
         if (moved != NULL)
             *moved = next;
@@ -6933,7 +6943,7 @@ MSC4203_APART int log_move_on(struct msc4203_log_state *s, uint32_t channel,
         if (left != 0) { /* others keep it: it says that /sync has not had it */
             old->waiting = left;
             old->set &= ~(uint32_t)1;
-            log_put_message(s, old);
+            log_put_words(s, old, &old->set);
         }
     }
     log_take(s, old, (uint32_t)1 << channel);
