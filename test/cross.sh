@@ -2,12 +2,12 @@
 # cross.sh - runs the test suites (a share of them: TEST_SHARE, default 200) on other machines,
 # emulated by qemu: big-endian, 32-bit, AArch64, and one where 64-bit numbers are aligned to four
 # bytes only; with plain char signed and unsigned; and compiles the library for Windows and for
-# Cortex-M without an operating system.
+# Cortex-M without an operating system. CROSS_BUILDS="s390x i686": of those that run, these alone.
 set -u
 MAKE=${MAKE:-make}
 TEST_SHARE=${TEST_SHARE:-200}
 export TEST_SHARE
-failed=0
+failed=0 ran=0
 missing=
 
 need() {
@@ -27,7 +27,12 @@ fi
 
 # run NAME CC QEMU CFLAGS LIBFLAGS
 run() {
+    case " ${CROSS_BUILDS:-$1} " in
+    *" $1 "*) ;;
+    *) echo "$1: left out, as asked" && return ;;
+    esac
     dir=build/cross/$1
+    ran=$((ran + 1))
     qemu=$3
     sh test/shadow.sh "$dir"
     start=$(date +%s)
@@ -76,4 +81,5 @@ compile windows-bytes x86_64-w64-mingw32-gcc -O2 -DMSC4203_NO_SIMD -DMSC4203_NO_
 compile windows-after-its-macros x86_64-w64-mingw32-gcc -O2 -DSTRICT -include windows.h
 compile cortex-m0plus arm-none-eabi-gcc -mcpu=cortex-m0plus -mthumb -Os -ffreestanding
 compile cortex-m4 arm-none-eabi-gcc -mcpu=cortex-m4 -mthumb -Os -ffreestanding
+[ $ran -gt 0 ] || { echo "cross: no build of that name" && failed=1; }
 exit $failed

@@ -1692,6 +1692,34 @@ static void test_other_devices(void)
     }
 }
 
+/* Looking for what dropped devices have, a message is found whose device is not known. */
+static void test_drop_beside(void)
+{
+    static struct edge e;
+    msc4203_message got;
+    msc4203_device who;
+    msc4203_span record = contract_span("record");
+    uint64_t numbers[2];
+    unsigned i;
+
+    edge_init(&e, 32 * 1024);
+    for (i = 0; i < 2; i++)
+        CHECK(edge_push(&e, i, 2, 1 + i, 40, &numbers[i]) == MSC4203_OK);
+    CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+    CHECK(e.queue.hold(&e.log, 1, numbers[1], &record) == MSC4203_OK);
+    edge_device(1, &who);
+    CHECK(e.queue.drop(&e.log, &who, NULL) == MSC4203_OK);
+    CHECK(msc4203_log_close(&e.log) == MSC4203_OK);
+    forge_index(&e, e.log.priv.device_at + 2, 0x01020304);
+    CHECK(edge_open(&e) == MSC4203_OK);
+    CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == numbers[0]);
+    CHECK(edge_next(&e, 1, 0, numbers[0], &got) == MSC4203_ITEM && got.number == numbers[1]);
+    CHECK(e.queue.hold(&e.log, 1, numbers[0], &record) == MSC4203_OK);
+    CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == numbers[0]);
+    CHECK(edge_next(&e, 1, 0, numbers[0], &got) == MSC4203_END);
+    edge_free(&e);
+}
+
 /* A message between two damaged ones can't be reached any more, and is not kept for ever. */
 static void test_cut_off(void)
 {
@@ -1861,6 +1889,7 @@ int main(void)
     test_damaged_batch();
     test_lost_device();
     test_other_devices();
+    test_drop_beside();
     test_cut_off();
     test_damaged_last();
     test_many_devices();
