@@ -1788,6 +1788,74 @@ static void test_damaged_last(void)
     edge_free(&e);
 }
 
+/* Puts in a batch whose journal takes several records. */
+enum { BATCH_LARGE = 60 };
+
+static int edge_push_many(struct edge *e, uint64_t *first)
+{
+    msc4203_message message;
+    uint32_t batch;
+    unsigned i;
+    int result = e->queue.begin(&e->log, &batch);
+
+    for (i = 0; i < BATCH_LARGE && result == MSC4203_OK; i++) {
+        edge_message(i % 5, 2, i, 8, &message);
+        result = e->queue.push(&e->log, batch, &message);
+    }
+    if (result == MSC4203_OK)
+        result = e->queue.commit(&e->log, batch, NULL, first);
+    return result == MSC4203_OK ? e->queue.flush(&e->log) : result;
+}
+
+static unsigned edge_count(struct edge *e, uint64_t *last)
+{
+    msc4203_message got;
+    unsigned count = 0;
+
+    for (*last = 0; edge_next(e, 1, 0, *last, &got) == MSC4203_ITEM; *last = got.number)
+        count++;
+    return count;
+}
+
+/* The records of an operation's journal count all or not at all: each write fails, and the ring's
+ * end comes between them. */
+static void test_parts(void)
+{
+    static struct edge e;
+    uint64_t first, last;
+    unsigned long call, parted = 0;
+    unsigned i, count;
+    int failed = 1;
+
+    edge_init(&e, 64 * 1024);
+    for (i = 0; i < 100; i++) {
+        uint32_t base = e.log.priv.base, end;
+        CHECK(edge_push_many(&e, &first) == MSC4203_OK);
+        end = e.log.priv.end - e.log.priv.base;
+        parted += base != e.log.priv.base && end * 8 < 4000; /* less than its journal takes */
+        CHECK(edge_open(&e) == MSC4203_OK && e.log.priv.damaged == 0);
+        CHECK(edge_count(&e, &last) == BATCH_LARGE && last == first + BATCH_LARGE - 1);
+        CHECK(e.queue.done(&e.log, 1, NULL, last, NULL) == MSC4203_OK);
+        CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+    }
+    CHECK(parted > 2);
+    edge_keep(&e);
+    for (call = 1; failed && call < 2000; call++) {
+        edge_back(&e);
+        CHECK(edge_open(&e) == MSC4203_OK);
+        e.fail_at = e.calls + call;
+        e.lasting = 1;
+        CHECK(edge_push_many(&e, &first) == MSC4203_OK || e.calls >= e.fail_at);
+        failed = e.calls >= e.fail_at;
+        e.fail_at = 0;
+        CHECK(edge_open(&e) == MSC4203_OK);
+        count = edge_count(&e, &last);
+        CHECK(count == BATCH_LARGE || (failed && count == 0));
+    }
+    CHECK(!failed);
+    edge_free(&e);
+}
+
 /* Acknowledging messages of many devices takes several steps: the storage fails at each call. */
 static void test_many_devices(void)
 {
@@ -1892,6 +1960,7 @@ int main(void)
     test_drop_beside();
     test_cut_off();
     test_damaged_last();
+    test_parts();
     test_many_devices();
     test_no_room();
     test_all_channels();
