@@ -251,13 +251,15 @@
  * Power loss at any moment leaves what the last completed flush covered, and of what came later
  * each call whole or not at all, none without those before it. A damaged record is found by its
  * checksum, counted (msc4203_log_usage_get), and costs only what was in it: a message, or what one
- * call did; the chains that it was in are mended. A log of this format version will be read by
- * every later version of this library.
+ * call did; the chains that it was in are mended. Where two messages of one channel are damaged,
+ * those between them may be lost to it as well. A log of this format version will be read by every
+ * later version of this library.
  *
- * Cost. No operation's cost depends on how many messages wait, but expire()'s and drop()'s. A
- * message for services is written behind what was written before, and nothing else changes; one for
- * a /sync also changes 4 bytes in the device's last one. Each takes 76 bytes beside its strings,
- * and 8 for each service that it waits for. When the ring's end comes round to messages that still
+ * Cost. No operation's cost depends on how many messages wait, but expire()'s, drop()'s and, as long
+ * as something dropped is in flight, that of opening and of a hold() that lets go. A message is
+ * written behind what was written before, and changes 4 bytes in the last one of each chain that it
+ * joins, a service's or its device's for /sync. Each takes 76 bytes beside its strings, and 8 for
+ * each service that it waits for. When the ring's end comes round to messages that still
  * wait, they are copied to its end: that is little while the log is at most half full, and may be
  * all of them for one message when it is full to the brim.
  *
@@ -1157,7 +1159,7 @@ typedef struct msc4203_queue {
 
     /* Begins a batch: messages that are kept together or not at all. Several may be open at once.
      * Nothing is held up by an open batch, but a queue of fixed size MAY give up one that stays
-     * open very long: push and commit then return MSC4203_E_BATCH.
+     * open very long, or when it has to mend damage: push and commit then return MSC4203_E_BATCH.
      *
      * Returns MSC4203_OK and *batch, a handle other than 0; MSC4203_E_QUEUE_FULL when too many are
      * open. */
@@ -1227,7 +1229,7 @@ typedef struct msc4203_queue {
      * not empty, puts it into those under a new number, in one step: for a change-over, and for
      * parking. What is moved away from /sync does not count as delivered there. The other channels
      * that it waits for keep it under its old number. What was moved becomes visible under its new
-     * number with the next flush().
+     * number with the next flush(), and counts as new to drop() too.
      *
      * Returns MSC4203_OK and, if `moved` is not NULL, its new number in *moved (0 if there is
      * none); MSC4203_END when that message does not wait there; MSC4203_E_QUEUE_FULL;
@@ -5968,17 +5970,23 @@ MSC4203_APART void log_index(struct msc4203_log_state *s)
 /* After damage: every chain without what can't be read, and the counts from what there is. */
 MSC4203_APART void log_heal(struct msc4203_log_state *s)
 {
-    uint32_t i, w;
+    uint32_t i, w, open = 0;
     struct log_message m;
 
     s->healing = 1;
     s->moves++;
-    for (i = 1; i <= s->word[LOG_USED]; i++) {
+    for (i = 0; i < LOG_BATCHES; i++)
+        open |= (uint32_t)(log_batch(s, i)[BATCH_OPEN] != 0) << i;
+    for (i = 1; i <= s->devices; i++) {
         w = log_device_words(s, i - 1);
-        if (s->word[w + CHAIN_LAST] != 0 && log_load(s, s->word[w + CHAIN_LAST], &m) &&
-            s->word[w + CHAIN_COUNT] == 0)
-            memcpy(s->word + w + DEVICE_HASH, m.hash, sizeof m.hash);
         s->word[w + CHAIN_COUNT] |= s->word[w + CHAIN_LAST];
+        if (s->word[w + CHAIN_LAST] != 0 && log_load(s, s->word[w + CHAIN_LAST], &m) &&
+            log_device(s, m.hash) == 0) { /* the journal that told whose it is is damaged */
+            memcpy(s->word + w + DEVICE_HASH, m.hash, sizeof m.hash);
+            if (i > s->word[LOG_USED])
+                s->word[LOG_USED] = i;
+            log_index(s);
+        }
     }
     log_index(s);
     for (i = 1; i < MSC4203_CHANNELS; i++)
@@ -6007,6 +6015,8 @@ MSC4203_APART void log_heal(struct msc4203_log_state *s)
         s->word[LOG_LIVE] += s->word[w + CHANNEL_RECORD_UNITS];
     }
     log_index(s);
+    for (i = 0; i < LOG_BATCHES; i++) /* whoever has one open is told */
+        log_batch(s, i)[BATCH_OPEN] = open >> i & 1 ? 2 : 0;
     s->healing = 0;
 }
 
@@ -6090,8 +6100,6 @@ MSC4203_APART void log_batch_end(struct msc4203_log_state *s, uint32_t *b, uint3
 /* Tells whether a record is still needed: for a message, by which channels. */
 MSC4203_PRIVATE uint32_t log_is_kept(struct msc4203_log_state *s, const struct log_message *m)
 {
-    uint32_t linked;
-
     if (m->type == LOG_CHANNEL)
         return s->word[log_channel_words(log_flags(m) & 31) + CHANNEL_RECORD] == m->at;
     if (m->type > LOG_COPY)
@@ -6103,10 +6111,7 @@ MSC4203_PRIVATE uint32_t log_is_kept(struct msc4203_log_state *s, const struct l
             log_batch_end(s, b, 2);
         return 0;
     }
-    linked = log_linked(s, m, ~(uint32_t)0);
-    if (linked != log_waiting(s, m))
-        log_damage(s);
-    return linked;
+    return log_linked(s, m, ~(uint32_t)0);
 }
 
 /* Copies a record to the ring's end, where nothing knows of it yet; a message, for `channels`. */
@@ -6178,11 +6183,13 @@ MSC4203_APART uint32_t log_clean_step(struct msc4203_log_state *s)
     struct log_message m;
 
     while (place != start && seen <= s->units / 16 && !s->error) {
-        if (log_load_at(s, place, &m) == 0) {
-            if (!healed++) {
-                log_damage(s);
-                log_heal(s);
-            }
+        kept = log_load_at(s, place, &m);
+        if ((kept == 0 || (kept <= LOG_COPY && log_linked(s, &m, ~(uint32_t)0) !=
+                                                   log_waiting(s, &m))) && !healed++) {
+            log_damage(s);
+            log_heal(s);
+        }
+        if (kept == 0) {
             m.units = 1;
         } else if ((kept = log_is_kept(s, &m)) != 0) {
             uint32_t cost = m.units, rest = s->units - (s->end - s->base);
@@ -6738,12 +6745,12 @@ MSC4203_PRIVATE int log_sync_sweep(struct msc4203_log_state *s, uint32_t device,
 MSC4203_PRIVATE int log_drop_sweep(struct msc4203_log_state *s, uint32_t channel, uint32_t device,
                                    uint32_t *kept)
 {
-    uint32_t w = channel != 0 ? log_channel_words(channel) : log_device_words(s, device - 1);
-    uint32_t at = s->word[w + CHAIN_FIRST];
+    uint32_t w = channel != 0 ? log_channel_words(channel) : log_device_words(s, device - 1), at;
     uint64_t number = 0;
     struct log_message m;
     int result = log_step(s), healed = 0;
 
+    at = s->word[w + CHAIN_FIRST]; /* not before: the step may have moved it on */
     while (at != 0 && result == MSC4203_OK && (device == 0 || log_is_used(s, device))) {
         uint32_t next, out, owner, c, moves;
 

@@ -1414,9 +1414,10 @@ static void test_links(void)
                 CHECK(e.queue.drop(&e.log, &who, NULL) == MSC4203_OK);
             }
             for (i = 0; how == 4 && i < 24; i++) { /* until the ring comes round to them */
-                CHECK(edge_push(&e, 5, 1u << MSC4203_CHANNEL_PARKED, i, 900, &number) ==
-                      MSC4203_OK);
-                CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+                int result = edge_push(&e, 5, 1u << MSC4203_CHANNEL_PARKED, i, 900, &number);
+                if (result == MSC4203_E_BATCH) /* mending gives batches up */
+                    result = edge_push(&e, 5, 1u << MSC4203_CHANNEL_PARKED, i, 900, &number);
+                CHECK(result == MSC4203_OK && e.queue.flush(&e.log) == MSC4203_OK);
                 CHECK(e.queue.done(&e.log, MSC4203_CHANNEL_PARKED, NULL, number, NULL) ==
                       MSC4203_OK);
             }
@@ -1788,6 +1789,159 @@ static void test_damaged_last(void)
     edge_free(&e);
 }
 
+/* Looking for what a dropped device has begins with moving on what lies at the ring's beginning: the
+ * first of the chain, for one. */
+static void test_drop_moves_on(void)
+{
+    static struct edge e;
+    msc4203_message got;
+    msc4203_device who;
+    uint64_t numbers[6], number, parked = 0;
+    unsigned takes, fill, i;
+    unsigned long moved = 0;
+    uint32_t tail;
+
+    edge_device(1, &who);
+    for (fill = 4; fill < 12; fill++) {
+        for (takes = 0; takes < 40; takes++) {
+            edge_init(&e, 32 * 1024);
+            for (i = 0; i < 6; i++)
+                CHECK(edge_push(&e, i & 1, 2, 1 + i, 40, &numbers[i]) == MSC4203_OK);
+            for (i = 0; i < 8; i++) /* of which it takes out first */
+                CHECK(edge_push(&e, 1, 1, i, 8, NULL) == MSC4203_OK);
+            for (i = 0; i < fill + 40; i++) /* the larger ones first */
+                CHECK(edge_push(&e, 5, 1u << MSC4203_CHANNEL_PARKED, i, i < fill ? 700 : 8,
+                                &number) == MSC4203_OK);
+            CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+            for (i = 0; i <= takes; i++) { /* which needs less room than a push does */
+                parked = number - 40 + i;
+                CHECK(e.queue.done(&e.log, MSC4203_CHANNEL_PARKED, NULL, parked, NULL) ==
+                      MSC4203_OK);
+                CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+            }
+            tail = e.log.priv.tail;
+            CHECK(e.queue.drop(&e.log, &who, NULL) == MSC4203_OK);
+            moved += tail != e.log.priv.tail;
+            for (i = 0; i < 6; i += 2) {
+                CHECK(edge_next(&e, 1, 0, i == 0 ? 0 : numbers[i - 2], &got) == MSC4203_ITEM);
+                CHECK(got.number == numbers[i] && edge_is_whole(&got));
+            }
+            CHECK(edge_next(&e, 1, 0, numbers[4], &got) == MSC4203_END);
+            CHECK(e.log.priv.damaged == 0);
+            edge_free(&e);
+        }
+    }
+    CHECK(moved > 5);
+}
+
+/* Whoever has a batch open while the log is mended is told, and nobody else gets its handle. */
+static void test_mended_batch(void)
+{
+    static struct edge e;
+    msc4203_message message, got;
+    struct found f;
+    uint64_t numbers[2], first;
+    uint32_t batch, other;
+    unsigned i;
+
+    edge_init(&e, 32 * 1024);
+    for (i = 0; i < 2; i++)
+        CHECK(edge_push(&e, 0, 2, 1 + i, 40, &numbers[i]) == MSC4203_OK);
+    CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+    CHECK(e.queue.begin(&e.log, &batch) == MSC4203_OK);
+    edge_message(2, 2, 3, 40, &message);
+    CHECK(e.queue.push(&e.log, batch, &message) == MSC4203_OK);
+    CHECK(edge_scan(&e, &f, 1, numbers[0], 0, 3200) == MSC4203_OK && f.at != 0);
+    e.region[f.at + 13] ^= 1;
+    CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == numbers[1]);
+    CHECK(e.queue.begin(&e.log, &other) == MSC4203_OK && other != batch);
+    CHECK(e.queue.push(&e.log, other, &message) == MSC4203_OK);
+    CHECK(e.queue.push(&e.log, batch, &message) == MSC4203_E_BATCH);
+    CHECK(e.queue.commit(&e.log, other, NULL, &first) == MSC4203_OK);
+    CHECK(e.queue.commit(&e.log, batch, NULL, &first) == MSC4203_E_BATCH);
+    CHECK(e.queue.begin(&e.log, &other) == MSC4203_OK && other == batch); /* it is free again */
+    CHECK(e.queue.abort(&e.log, other) == MSC4203_OK);
+    edge_free(&e);
+}
+
+/* The journal that alone told of a device is damaged; those behind it are not. */
+static void test_first_journal(void)
+{
+    static struct edge e;
+    msc4203_message got;
+    struct found f;
+    uint64_t numbers[3], after;
+    unsigned i, devices;
+
+    for (devices = 1; devices <= 2; devices++) {
+        edge_init(&e, 32 * 1024);
+        for (i = 0; i < devices; i++) {
+            CHECK(edge_push(&e, i, 1, 9, 40, NULL) == MSC4203_OK);
+            CHECK(msc4203_log_close(&e.log) == MSC4203_OK && edge_open(&e) == MSC4203_OK);
+        }
+        for (i = 0; i < 3; i++) {
+            CHECK(edge_push(&e, 3, 1, 1 + i, 40, &numbers[i]) == MSC4203_OK);
+            CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+        }
+        CHECK(edge_scan(&e, &f, 1, numbers[0], 0, 3200) == MSC4203_OK && f.at != 0);
+        f.at += (uint64_t)e.region[f.at] * 8;
+        CHECK(e.region[f.at + 3] == 3); /* a journal */
+        e.region[f.at + 30] ^= 1;
+        CHECK(edge_open(&e) == MSC4203_OK && e.log.priv.damaged != 0);
+        for (after = 0, i = 0; i < 3; after = got.number, i++)
+            CHECK(edge_next(&e, 0, 3, after, &got) == MSC4203_ITEM && got.number == numbers[i]);
+        CHECK(edge_next(&e, 0, 3, after, &got) == MSC4203_END);
+        edge_free(&e);
+    }
+}
+
+/* The place of a message's record, wherever it was moved. */
+static uint64_t edge_find(struct edge *e, uint64_t number)
+{
+    struct found f;
+
+    if (edge_scan(e, &f, 2, number, 0, 320000) == MSC4203_OK && f.at == 0)
+        edge_scan(e, &f, 1, number, 0, 320000);
+    return f.at;
+}
+
+/* What was moved on is damaged before what follows it on its chain is moved on. */
+static void test_damaged_ahead(void)
+{
+    static struct edge e;
+    msc4203_message got;
+    uint64_t a, b, number, a_at, b_at, at;
+    unsigned i, hit = 0, gone = 0;
+    int result;
+
+    edge_init(&e, 128 * 1024);
+    CHECK(edge_push(&e, 1, 1, 1, 40, &a) == MSC4203_OK);
+    for (i = 0; i < 16; i++)
+        CHECK(edge_push(&e, 2, 2, i, 900, &number) == MSC4203_OK);
+    CHECK(edge_push(&e, 1, 1, 2, 40, &b) == MSC4203_OK);
+    CHECK(e.queue.flush(&e.log) == MSC4203_OK);
+    a_at = edge_find(&e, a);
+    b_at = edge_find(&e, b);
+    for (i = 0; i < 400 && !gone; i++) {
+        result = edge_push(&e, 5, 1u << MSC4203_CHANNEL_PARKED, i, 900, &number);
+        if (result == MSC4203_E_BATCH) /* mending gives batches up */
+            result = edge_push(&e, 5, 1u << MSC4203_CHANNEL_PARKED, i, 900, &number);
+        CHECK(result == MSC4203_OK && e.queue.flush(&e.log) == MSC4203_OK);
+        CHECK(e.queue.done(&e.log, MSC4203_CHANNEL_PARKED, NULL, number, NULL) == MSC4203_OK);
+        at = edge_find(&e, a);
+        gone = hit && edge_find(&e, b) != b_at;
+        if (!hit && at != a_at && at != 0 && edge_find(&e, b) == b_at) {
+            e.region[at + 40] ^= 1;
+            hit = 1;
+        }
+    }
+    CHECK(hit && gone && e.log.priv.damaged != 0);
+    CHECK(edge_next(&e, 0, 1, 0, &got) == MSC4203_ITEM && got.number == b);
+    CHECK(edge_is_whole(&got) && edge_open(&e) == MSC4203_OK);
+    CHECK(edge_next(&e, 0, 1, 0, &got) == MSC4203_ITEM && got.number == b);
+    edge_free(&e);
+}
+
 /* Puts in a batch whose journal takes several records. */
 enum { BATCH_LARGE = 60 };
 
@@ -1960,6 +2114,10 @@ int main(void)
     test_drop_beside();
     test_cut_off();
     test_damaged_last();
+    test_drop_moves_on();
+    test_mended_batch();
+    test_first_journal();
+    test_damaged_ahead();
     test_parts();
     test_many_devices();
     test_no_room();
