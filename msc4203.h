@@ -255,13 +255,13 @@
  * those between them may be lost to it as well. A log of this format version will be read by every
  * later version of this library.
  *
- * Cost. No operation's cost depends on how many messages wait, but expire()'s, drop()'s and, as long
- * as something dropped is in flight, that of opening and of a hold() that lets go. A message is
- * written behind what was written before, and changes 4 bytes in the last one of each chain that it
- * joins, a service's or its device's for /sync. Each takes 76 bytes beside its strings, and 8 for
- * each service that it waits for. When the ring's end comes round to messages that still
- * wait, they are copied to its end: that is little while the log is at most half full, and may be
- * all of them for one message when it is full to the brim.
+ * Cost. No operation's cost depends on how many messages wait, but expire()'s, drop()'s and, while
+ * something dropped is in flight, that of opening and of a hold() that lets go. A message is written
+ * behind what was written before, and changes 4 bytes in the last one of each chain that it joins, a
+ * service's or its device's for /sync. Each takes 76 bytes beside its strings, and 8 for each
+ * service that it waits for. When the ring's end comes round to messages that still wait, they are
+ * copied to its end: that is little while the log is at most half full, and may be all of them for
+ * one message when it is full to the brim.
  *
  * Memory. 48 bytes for each device that has waiting messages, 24 for each request and 16 for each
  * opening that is remembered, and 4 KiB.
@@ -6102,7 +6102,7 @@ MSC4203_PRIVATE uint32_t log_is_kept(struct msc4203_log_state *s, const struct l
 {
     if (m->type == LOG_CHANNEL)
         return s->word[log_channel_words(log_flags(m) & 31) + CHANNEL_RECORD] == m->at;
-    if (m->type > LOG_COPY)
+    if (m->type - 1 >= LOG_COPY)
         return 0;
     if (m->number == 0) {
         uint32_t *b = log_batch(s, log_flags(m) & (LOG_BATCHES - 1));
@@ -6183,15 +6183,16 @@ MSC4203_APART uint32_t log_clean_step(struct msc4203_log_state *s)
     struct log_message m;
 
     while (place != start && seen <= s->units / 16 && !s->error) {
-        kept = log_load_at(s, place, &m);
-        if ((kept == 0 || (kept <= LOG_COPY && log_linked(s, &m, ~(uint32_t)0) !=
-                                                   log_waiting(s, &m))) && !healed++) {
+        if (log_load_at(s, place, &m) == 0)
+            m.units = 1;
+        kept = log_is_kept(s, &m);
+        if ((m.type == 0 || (m.type <= LOG_COPY && m.number != 0 && kept != log_waiting(s, &m))) &&
+            !healed++) {
             log_damage(s);
             log_heal(s);
+            kept = log_is_kept(s, &m);
         }
-        if (kept == 0) {
-            m.units = 1;
-        } else if ((kept = log_is_kept(s, &m)) != 0) {
+        if (kept != 0) {
             uint32_t cost = m.units, rest = s->units - (s->end - s->base);
 
             if (cost > rest)

@@ -104,6 +104,7 @@ struct slot {
 enum outgoing_state { OUTGOING_CLOSED, OUTGOING_OPEN, OUTGOING_BUSY };
 struct outgoing {
     int fd, state, reused, status, have_head, keep_alive;
+    int last;                    /* the connection is not to be used again: its address changed */
     uint64_t began, sent, total;
     size_t head_bytes, in_bytes;
     struct http_body body;
@@ -855,6 +856,7 @@ static int outgoing_begin(struct outgoing *o, int appservice, const char *method
     o->have_head = o->status = 0;
     o->began = g.now;
     o->reused = o->state == OUTGOING_OPEN;
+    o->last = 0;
     if (!o->reused) {
         o->fd = http_connect(&a->address);
         if (o->fd < 0)
@@ -961,7 +963,7 @@ static int outgoing_step(struct outgoing *o, outgoing_source *source, void *cont
 
     if (done == 0 && sent < 0)
         done = -1;
-    if (done > 0 && o->keep_alive)
+    if (done > 0 && o->keep_alive && !o->last)
         o->state = OUTGOING_OPEN;
     else if (done != 0)
         outgoing_close(o);
@@ -1343,12 +1345,14 @@ static void request_sync(struct connection *c, const msc4203_span *query,
     c->device = caller->device;
     c->since_bytes = 0;
     if (http_parameter(query, "since", &value)) {
-        size_t n = value.len <= sizeof c->since ? http_decode(c->since, value.ptr, value.len, 1)
-                                                : SIZE_MAX;
-        if (n == SIZE_MAX || n == 0) {
+        char text[3 * sizeof c->since]; /* it may be all percent-encoded */
+        size_t n = value.len <= sizeof text ? http_decode(text, value.ptr, value.len, 1)
+                                            : SIZE_MAX;
+        if (n > sizeof c->since || n == 0) {
             refuse(c, 400, "M_INVALID_PARAM", "since is not a token");
             return;
         }
+        memcpy(c->since, text, n);
         c->since_bytes = (unsigned char)n;
     }
     if (http_parameter(query, "timeout", &value))
@@ -1363,6 +1367,21 @@ static void request_sync(struct connection *c, const msc4203_span *query,
     sync_answer(c, timeout == 0);
 }
 
+/* A device was deleted: ends the requests being read that may hold messages for it, or are its own
+ * (`who`). They are sent again, and then know. */
+static void deleted_meanwhile(const uint8_t *who)
+{
+    int i;
+
+    for (i = 0; i < g.connection_count; i++) {
+        struct connection *c = &g.connections[i];
+        if (c->state == CONNECTION_BODY && c->slot >= 0 &&
+            (g.slots[c->slot].batch != 0 ||
+             memcmp(c->request.who, who, sizeof c->request.who) == 0))
+            refuse(c, 500, "M_UNKNOWN", "a device was deleted meanwhile: try again");
+    }
+}
+
 static void request_delete(struct connection *c, const msc4203_span *id,
                            const struct caller *caller)
 {
@@ -1373,8 +1392,12 @@ static void request_delete(struct connection *c, const msc4203_span *id,
     size_t n = id->len <= sizeof text ? http_decode(text, id->ptr, id->len, 0) : SIZE_MAX;
     int i, result;
 
+    if (n == SIZE_MAX || !http_utf8(text, n)) {
+        refuse(c, 400, "M_INVALID_PARAM", "the device id is not UTF-8");
+        return;
+    }
     device.ptr = text;
-    device.len = n == SIZE_MAX ? 0 : n;
+    device.len = n;
     i = config_device_of(g.config, &caller->user, &device);
     if (i < 0 || g.config->devices[i].deleted) {
         refuse(c, 404, "M_NOT_FOUND", "the user has no such device");
@@ -1392,6 +1415,8 @@ static void request_delete(struct connection *c, const msc4203_span *id,
         return;
     }
     g.config->devices[i].deleted = 1;
+    c->device = i;
+    deleted_meanwhile(c->request.who);
     committed(c);
 }
 
@@ -1858,6 +1883,14 @@ static void grant(int for_head)
 
 /* ---- the loop ---- */
 
+/* What a request did may not be durable. */
+static void committed_failed(struct connection *c)
+{
+    if (c->kind == REQUEST_DELETE && c->device >= 0)
+        g.config->devices[c->device].deleted = 0; /* or it could not ask again */
+    refuse(c, 500, "M_UNKNOWN", "the store failed");
+}
+
 /* Answers what has waited for a flush. */
 static void flush_and_answer(void)
 {
@@ -1874,7 +1907,7 @@ static void flush_and_answer(void)
         if (c->state != CONNECTION_COMMITTED)
             continue;
         if (g.failed)
-            refuse(c, 500, "M_UNKNOWN", "the store failed");
+            committed_failed(c);
         else
             answer(c);
         connection_go(c);
@@ -1897,6 +1930,12 @@ static void requests_abort(const char *error)
             send_user_ends(&g.slots[c->slot]);
             g.slots[c->slot].batch = g.failed ? 0 : g.slots[c->slot].batch;
             refuse(c, 500, "M_UNKNOWN", error);
+        } else if (c->state == CONNECTION_BODY && c->kind == REQUEST_PING) {
+            refuse(c, 500, "M_UNKNOWN", error); /* its appservice has another place in the next */
+        } else if (c->state == CONNECTION_DRAIN && c->status == 200 && g.failed) {
+            committed_failed(c);
+        } else if (c->state == CONNECTION_DRAIN && c->kind == REQUEST_DELETE) {
+            c->device = -1; /* as above */
         } else if (c->state == CONNECTION_SYNC && !g.failed) {
             sync_answer(c, 1);
             if (c->state == CONNECTION_SYNC_SLOT)
@@ -1944,6 +1983,11 @@ static void hangup_now(void)
     memcpy(next->store, old->store, sizeof next->store);
     g.config = next;
     g.hangup = 0;
+    for (i = 0; i < MSC4203_CHANNEL_PARKED; i++) { /* appservices may be elsewhere now */
+        g.channels[i].out.last = 1;
+        if (g.channels[i].out.state == OUTGOING_OPEN)
+            outgoing_close(&g.channels[i].out);
+    }
     msc4203_log_quotas(&g.log, next->appservice_bytes_max, next->device_bytes_max);
     if (change_over() != MSC4203_OK)
         storage_failed();

@@ -284,6 +284,8 @@ static int config_add_device(struct config *c, const msc4203_span *words, int co
         return config_mistake(c, "device needs a user, a device id and a token");
     if (words[1].len > 255 || words[1].ptr[0] != '@' || words[2].len > 255)
         return config_mistake(c, "not a user id, or too long a device id");
+    if (!http_utf8(words[1].ptr, words[1].len) || !http_utf8(words[2].ptr, words[2].len))
+        return config_mistake(c, "an id that is not UTF-8");
     if (config_device_of(c, &words[1], &words[2]) >= 0)
         return config_mistake(c, "this device is given twice");
     if (config_token_given(c, &words[3]))
@@ -380,7 +382,7 @@ static int config_line(struct config *c, const msc4203_span *words, int count)
         return config_add_namespace(c, words, appservice, words[0].ptr[0] == 'e');
     if (c->appservices[appservice].sender.ptr != NULL)
         return config_mistake(c, "this appservice has a sender already");
-    if (words[2].ptr[0] != '@' || words[2].len > 255)
+    if (words[2].ptr[0] != '@' || words[2].len > 255 || !http_utf8(words[2].ptr, words[2].len))
         return config_mistake(c, "not a user id");
     c->appservices[appservice].sender = words[2];
     return 1;

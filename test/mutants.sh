@@ -59,8 +59,9 @@ mutate() {
             }
             old = trimmed(old)
             new = trimmed(new)
+            RS = "\001" # all at once: to append line by line takes mawk a second
         }
-        { text = text $0 "\n" }
+        { text = text $0 }
         END {
             if (old == "" || old == new || !match(text, pattern(old))) exit 1
             at = RSTART

@@ -1789,8 +1789,8 @@ static void test_damaged_last(void)
     edge_free(&e);
 }
 
-/* Looking for what a dropped device has begins with moving on what lies at the ring's beginning: the
- * first of the chain, for one. */
+/* Looking for what a dropped device has begins with moving on what lies at the ring's beginning:
+ * the first of the chain, for one. */
 static void test_drop_moves_on(void)
 {
     static struct edge e;

@@ -36,6 +36,8 @@ MISTAKES = [ # lines behind the three of HEAD, and which of them is the mistake 
     ([APP, 'device @a:gw.example A t by irc'], 1),
     ([APP, r'exclusive irc @a:gw\.exampl', 'device @a:gw.example A t by irc'], 2),
     (['device @a:gw.example A t # good', 'x'], 1),
+    (['device @a\udcff:gw.example A t'], 0), (['device @a:gw.example A\udcff t'], 0), # no UTF-8
+    ([APP, 'sender irc @a\udcff:gw.example'], 1),
 ]
 
 
@@ -45,7 +47,7 @@ class Config(Case):
         self.path = os.path.join(self.folder, 'gateway.conf')
 
     def run_it(self, lines):
-        with open(self.path, 'w', encoding='utf-8') as f:
+        with open(self.path, 'w', encoding='utf-8', errors='surrogateescape') as f:
             f.write('\n'.join(lines) + '\n')
         process = subprocess.Popen([GATEWAY, self.path], stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, text=True)
