@@ -256,12 +256,12 @@
  * later version of this library.
  *
  * Cost. No operation's cost depends on how many messages wait, but expire()'s, drop()'s and, while
- * something dropped is in flight, that of opening and of a hold() that lets go. A message is written
- * behind what was written before, and changes 4 bytes in the last one of each chain that it joins, a
- * service's or its device's for /sync. Each takes 76 bytes beside its strings, and 8 for each
- * service that it waits for. When the ring's end comes round to messages that still wait, they are
- * copied to its end: that is little while the log is at most half full, and may be all of them for
- * one message when it is full to the brim.
+ * something dropped is in flight, that of opening and of a hold() that lets go. A message is
+ * written behind what was written before, and changes 4 bytes in the last one of each chain that
+ * it joins, a service's or its device's for /sync. Each takes 76 bytes beside its strings, and 8
+ * for each service that it waits for. When the ring's end comes round to messages that still wait,
+ * they are copied to its end: that is little while the log is at most half full, and may be all of
+ * them for one message when it is full to the brim.
  *
  * Memory. 48 bytes for each device that has waiting messages, 24 for each request and 16 for each
  * opening that is remembered, and 4 KiB.
