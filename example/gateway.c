@@ -1930,18 +1930,17 @@ static void requests_abort(const char *error)
             send_user_ends(&g.slots[c->slot]);
             g.slots[c->slot].batch = g.failed ? 0 : g.slots[c->slot].batch;
             refuse(c, 500, "M_UNKNOWN", error);
-        } else if (c->state == CONNECTION_BODY && c->kind == REQUEST_PING) {
-            refuse(c, 500, "M_UNKNOWN", error); /* its appservice has another place in the next */
         } else if (c->state == CONNECTION_DRAIN && c->status == 200 && g.failed) {
             committed_failed(c);
         } else if (c->state == CONNECTION_DRAIN && c->kind == REQUEST_DELETE) {
-            c->device = -1; /* as above */
+            c->device = -1; /* it has another place in the next configuration */
         } else if (c->state == CONNECTION_SYNC && !g.failed) {
             sync_answer(c, 1);
             if (c->state == CONNECTION_SYNC_SLOT)
                 refuse(c, 500, "M_UNKNOWN", error);
-        } else if (c->state == CONNECTION_SYNC || c->state == CONNECTION_SYNC_SLOT) {
-            refuse(c, 500, "M_UNKNOWN", error); /* the device is another one in the next */
+        } else if (c->state == CONNECTION_SYNC || c->state == CONNECTION_SYNC_SLOT ||
+                   (c->state == CONNECTION_BODY && c->kind == REQUEST_PING)) {
+            refuse(c, 500, "M_UNKNOWN", error); /* so have the device and the appservice */
         } else if (c->state == CONNECTION_PING) {
             if (c->ping >= 0)
                 ping_end(&g.pings[c->ping], -1);
