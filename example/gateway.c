@@ -1277,6 +1277,14 @@ static void request_who(const struct caller *caller, uint8_t who[8])
     memcpy(who, out, 8);
 }
 
+/* Decodes a part of a path. Returns its bytes, SIZE_MAX when it is no UTF-8, or too long. */
+static size_t path_text(char *text, size_t room, const msc4203_span *part)
+{
+    size_t n = part->len <= room ? http_decode(text, part->ptr, part->len, 0) : SIZE_MAX;
+
+    return n != SIZE_MAX && http_utf8(text, n) ? n : SIZE_MAX;
+}
+
 static void request_send(struct connection *c, const msc4203_span *type, const msc4203_span *txn,
                          const struct caller *caller)
 {
@@ -1284,18 +1292,18 @@ static void request_send(struct connection *c, const msc4203_span *type, const m
     unsigned char out[16];
     struct slot *slot;
     char text[HTTP_HEAD_MAX];
-    size_t type_bytes = http_decode(text, type->ptr, type->len, 0), txn_bytes;
+    size_t type_bytes = path_text(text, sizeof text, type), txn_bytes;
     int result;
 
-    if (type_bytes == SIZE_MAX || !http_utf8(text, type_bytes)) {
+    if (type_bytes == SIZE_MAX) {
         refuse(c, 400, "M_INVALID_PARAM", "the event type is not UTF-8");
         return;
     }
     msc4203_digest_init(&digest, msc4203_log_key(&g.log));
     msc4203_digest_add(&digest, text, type_bytes);
     msc4203_digest_add(&digest, "\377", 1);
-    txn_bytes = http_decode(text, txn->ptr, txn->len, 0);
-    if (txn_bytes == SIZE_MAX || !http_utf8(text, txn_bytes)) {
+    txn_bytes = path_text(text, sizeof text, txn);
+    if (txn_bytes == SIZE_MAX) {
         refuse(c, 400, "M_INVALID_PARAM", "the transaction id is not UTF-8");
         return;
     }
@@ -1389,15 +1397,14 @@ static void request_delete(struct connection *c, const msc4203_span *id,
     msc4203_span device;
     msc4203_device gone;
     struct caller who = *caller;
-    size_t n = id->len <= sizeof text ? http_decode(text, id->ptr, id->len, 0) : SIZE_MAX;
     int i, result;
 
-    if (n == SIZE_MAX || !http_utf8(text, n)) {
+    device.ptr = text;
+    device.len = path_text(text, sizeof text, id);
+    if (device.len == SIZE_MAX) {
         refuse(c, 400, "M_INVALID_PARAM", "the device id is not UTF-8");
         return;
     }
-    device.ptr = text;
-    device.len = n;
     i = config_device_of(g.config, &caller->user, &device);
     if (i < 0 || g.config->devices[i].deleted) {
         refuse(c, 404, "M_NOT_FOUND", "the user has no such device");
@@ -1982,7 +1989,7 @@ static void hangup_now(void)
     memcpy(next->store, old->store, sizeof next->store);
     g.config = next;
     g.hangup = 0;
-    for (i = 0; i < MSC4203_CHANNEL_PARKED; i++) { /* appservices may be elsewhere now */
+    for (i = 1; i < MSC4203_CHANNEL_PARKED; i++) { /* appservices may be elsewhere now */
         g.channels[i].out.last = 1;
         if (g.channels[i].out.state == OUTGOING_OPEN)
             outgoing_close(&g.channels[i].out);

@@ -169,6 +169,18 @@ static int edge_push(struct edge *e, unsigned device, uint32_t channels, uint32_
     return e->queue.commit(&e->log, batch, NULL, first != NULL ? first : &number);
 }
 
+/* Puts a message in and takes it out: the ring's end comes on. */
+static void edge_pass(struct edge *e, uint32_t seed)
+{
+    uint64_t number = 0;
+    int result = edge_push(e, 5, 1u << MSC4203_CHANNEL_PARKED, seed, 900, &number);
+
+    if (result == MSC4203_E_BATCH) /* mending gives batches up */
+        result = edge_push(e, 5, 1u << MSC4203_CHANNEL_PARKED, seed, 900, &number);
+    CHECK(result == MSC4203_OK && e->queue.flush(&e->log) == MSC4203_OK);
+    CHECK(e->queue.done(&e->log, MSC4203_CHANNEL_PARKED, NULL, number, NULL) == MSC4203_OK);
+}
+
 static int edge_next(struct edge *e, uint32_t channel, unsigned device, uint64_t after,
                      msc4203_message *got)
 {
@@ -1059,6 +1071,15 @@ static int edge_scan(struct edge *e, struct found *f, int kind, uint64_t number,
     return msc4203_log_scan(&e->storage, memory, bytes, see, f);
 }
 
+/* Damages the record of a message that was not moved. */
+static void edge_hurt(struct edge *e, uint64_t number)
+{
+    struct found f;
+
+    CHECK(edge_scan(e, &f, 1, number, 0, 3200) == MSC4203_OK && f.at != 0);
+    e->region[f.at + 13] ^= 1;
+}
+
 static void test_forged_headers(void)
 {
     static const struct {
@@ -1413,14 +1434,8 @@ static void test_links(void)
                 edge_device(0, &who);
                 CHECK(e.queue.drop(&e.log, &who, NULL) == MSC4203_OK);
             }
-            for (i = 0; how == 4 && i < 24; i++) { /* until the ring comes round to them */
-                int result = edge_push(&e, 5, 1u << MSC4203_CHANNEL_PARKED, i, 900, &number);
-                if (result == MSC4203_E_BATCH) /* mending gives batches up */
-                    result = edge_push(&e, 5, 1u << MSC4203_CHANNEL_PARKED, i, 900, &number);
-                CHECK(result == MSC4203_OK && e.queue.flush(&e.log) == MSC4203_OK);
-                CHECK(e.queue.done(&e.log, MSC4203_CHANNEL_PARKED, NULL, number, NULL) ==
-                      MSC4203_OK);
-            }
+            for (i = 0; how == 4 && i < 24; i++) /* until the ring comes round to them */
+                edge_pass(&e, i);
             for (i = 0; i < 2; i++) {
                 for (number = 0, steps = 0; steps < 10; steps++, number = got.number) {
                     result = edge_next(&e, i, 0, number, &got);
@@ -1589,7 +1604,7 @@ static void test_lost_device(void)
     msc4203_counts counts;
     msc4203_device who;
     struct found f;
-    uint64_t numbers[5], number;
+    uint64_t numbers[5];
     unsigned i, how;
     int result;
 
@@ -1598,10 +1613,8 @@ static void test_lost_device(void)
         for (i = 0; i < 5; i++)
             CHECK(edge_push(&e, i % 4 != 0, i & 1 ? 4 : 2, 1 + i, 40, &numbers[i]) == MSC4203_OK);
         CHECK(e.queue.flush(&e.log) == MSC4203_OK && edge_open(&e) == MSC4203_OK);
-        for (i = 1; i < 5; i += 2) {
-            CHECK(edge_scan(&e, &f, 1, numbers[i], 0, 3200) == MSC4203_OK && f.at != 0);
-            e.region[f.at + 13] ^= 1;
-        }
+        for (i = 1; i < 5; i += 2)
+            edge_hurt(&e, numbers[i]);
         CHECK(edge_next(&e, 2, 0, 0, &got) == MSC4203_END); /* which finds it out */
         CHECK(e.log.priv.damaged != 0);
         result = edge_next(&e, 1, 0, numbers[0], &got);
@@ -1612,13 +1625,8 @@ static void test_lost_device(void)
             CHECK(e.queue.move(&e.log, 1, NULL, numbers[2], 4, NULL) == MSC4203_OK);
         if (how == 1)
             CHECK(e.queue.done(&e.log, 1, NULL, numbers[2], NULL) == MSC4203_OK);
-        for (i = 0; how == 2 && i < 24; i++) {
-            result = edge_push(&e, 5, 1u << MSC4203_CHANNEL_PARKED, i, 900, &number);
-            if (result == MSC4203_E_BATCH) /* mending gives batches up */
-                result = edge_push(&e, 5, 1u << MSC4203_CHANNEL_PARKED, i, 900, &number);
-            CHECK(result == MSC4203_OK && e.queue.flush(&e.log) == MSC4203_OK);
-            CHECK(e.queue.done(&e.log, MSC4203_CHANNEL_PARKED, NULL, number, NULL) == MSC4203_OK);
-        }
+        for (i = 0; how == 2 && i < 24; i++)
+            edge_pass(&e, i);
         CHECK(edge_next(&e, 1, 0, numbers[2], &got) == MSC4203_ITEM && got.number == numbers[4]);
         CHECK(e.queue.flush(&e.log) == MSC4203_OK && edge_open(&e) == MSC4203_OK);
         edge_free(&e);
@@ -1639,8 +1647,7 @@ static void test_lost_device(void)
         forge_index(&e, e.log.priv.device_at + 8, 0);
         CHECK(edge_open(&e) == MSC4203_OK);
         CHECK(e.queue.move(&e.log, 1, NULL, numbers[0], 4, NULL) == MSC4203_E_DAMAGED);
-        CHECK(edge_scan(&e, &f, 1, numbers[1], 0, 3200) == MSC4203_OK && f.at != 0);
-        e.region[f.at + 13] ^= 1;
+        edge_hurt(&e, numbers[1]);
         CHECK(edge_next(&e, 1, 0, numbers[0], &got) == MSC4203_ITEM && got.number == numbers[2]);
         CHECK(edge_next(&e, 0, 0, 0, &got) == MSC4203_ITEM && got.number == numbers[0]);
         CHECK(edge_next(&e, 0, 0, numbers[0], &got) == MSC4203_ITEM && got.number == numbers[2]);
@@ -1658,7 +1665,6 @@ static void test_other_devices(void)
     msc4203_message got;
     msc4203_counts counts;
     msc4203_device who;
-    struct found f;
     uint64_t numbers[2];
     unsigned i, devices;
 
@@ -1671,8 +1677,7 @@ static void test_other_devices(void)
             CHECK(edge_push(&e, 0, 2, 1 + i, 40, &numbers[i]) == MSC4203_OK);
         CHECK(msc4203_log_close(&e.log) == MSC4203_OK);
         forge_index(&e, e.log.priv.device_at + 2, 0x01020304);
-        CHECK(edge_scan(&e, &f, 1, numbers[1], 0, 3200) == MSC4203_OK && f.at != 0);
-        e.region[f.at + 13] ^= 1;
+        edge_hurt(&e, numbers[1]);
         CHECK(edge_open(&e) == MSC4203_OK);
         CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == numbers[0]);
         CHECK(edge_is_whole(&got));
@@ -1727,27 +1732,18 @@ static void test_cut_off(void)
     static struct edge e;
     msc4203_message got;
     msc4203_log_usage usage;
-    struct found f;
-    uint64_t numbers[5], number, damaged = 0;
+    uint64_t numbers[5], damaged = 0;
     unsigned i, lap;
-    int result;
 
     edge_init(&e, 32 * 1024);
     for (i = 0; i < 5; i++)
         CHECK(edge_push(&e, 0, 2, 1 + i, 40, &numbers[i]) == MSC4203_OK);
     CHECK(e.queue.flush(&e.log) == MSC4203_OK);
-    for (i = 1; i < 5; i += 2) {
-        CHECK(edge_scan(&e, &f, 1, numbers[i], 0, 3200) == MSC4203_OK && f.at != 0);
-        e.region[f.at + 13] ^= 1;
-    }
+    for (i = 1; i < 5; i += 2)
+        edge_hurt(&e, numbers[i]);
     for (lap = 0; lap < 3; lap++) {
-        for (i = 0; i < 40; i++) {
-            result = edge_push(&e, 5, 1u << MSC4203_CHANNEL_PARKED, i, 900, &number);
-            if (result == MSC4203_E_BATCH) /* mending gives batches up */
-                result = edge_push(&e, 5, 1u << MSC4203_CHANNEL_PARKED, i, 900, &number);
-            CHECK(result == MSC4203_OK && e.queue.flush(&e.log) == MSC4203_OK);
-            CHECK(e.queue.done(&e.log, MSC4203_CHANNEL_PARKED, NULL, number, NULL) == MSC4203_OK);
-        }
+        for (i = 0; i < 40; i++)
+            edge_pass(&e, i);
         msc4203_log_usage_get(&e.log, &usage);
         CHECK(usage.damaged != 0 && (lap == 0 || usage.damaged == damaged));
         damaged = usage.damaged;
@@ -1767,7 +1763,6 @@ static void test_damaged_last(void)
     msc4203_log_usage usage;
     msc4203_counts counts;
     msc4203_device who;
-    struct found f;
     uint64_t numbers[4];
     unsigned i;
 
@@ -1776,8 +1771,7 @@ static void test_damaged_last(void)
         CHECK(edge_push(&e, 1, 7, 1 + i, 40, &numbers[i]) == MSC4203_OK);
     CHECK(e.queue.flush(&e.log) == MSC4203_OK);
     CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == numbers[0]);
-    CHECK(edge_scan(&e, &f, 1, numbers[0], 0, 3200) == MSC4203_OK && f.at != 0);
-    e.region[f.at + 13] ^= 1;
+    edge_hurt(&e, numbers[0]);
     CHECK(edge_next(&e, 1, 0, numbers[0], &got) == MSC4203_ITEM && got.number == numbers[1]);
     msc4203_log_usage_get(&e.log, &usage);
     CHECK(usage.messages == 3 && usage.damaged != 0); /* each once, though on three chains */
@@ -1796,7 +1790,7 @@ static void test_drop_moves_on(void)
     static struct edge e;
     msc4203_message got;
     msc4203_device who;
-    uint64_t numbers[6], number, parked = 0;
+    uint64_t numbers[6], number;
     unsigned takes, fill, i;
     unsigned long moved = 0;
     uint32_t tail;
@@ -1814,8 +1808,7 @@ static void test_drop_moves_on(void)
                                 &number) == MSC4203_OK);
             CHECK(e.queue.flush(&e.log) == MSC4203_OK);
             for (i = 0; i <= takes; i++) { /* which needs less room than a push does */
-                parked = number - 40 + i;
-                CHECK(e.queue.done(&e.log, MSC4203_CHANNEL_PARKED, NULL, parked, NULL) ==
+                CHECK(e.queue.done(&e.log, MSC4203_CHANNEL_PARKED, NULL, number - 40 + i, NULL) ==
                       MSC4203_OK);
                 CHECK(e.queue.flush(&e.log) == MSC4203_OK);
             }
@@ -1839,7 +1832,6 @@ static void test_mended_batch(void)
 {
     static struct edge e;
     msc4203_message message, got;
-    struct found f;
     uint64_t numbers[2], first;
     uint32_t batch, other;
     unsigned i;
@@ -1851,8 +1843,7 @@ static void test_mended_batch(void)
     CHECK(e.queue.begin(&e.log, &batch) == MSC4203_OK);
     edge_message(2, 2, 3, 40, &message);
     CHECK(e.queue.push(&e.log, batch, &message) == MSC4203_OK);
-    CHECK(edge_scan(&e, &f, 1, numbers[0], 0, 3200) == MSC4203_OK && f.at != 0);
-    e.region[f.at + 13] ^= 1;
+    edge_hurt(&e, numbers[0]);
     CHECK(edge_next(&e, 1, 0, 0, &got) == MSC4203_ITEM && got.number == numbers[1]);
     CHECK(e.queue.begin(&e.log, &other) == MSC4203_OK && other != batch);
     CHECK(e.queue.push(&e.log, other, &message) == MSC4203_OK);
@@ -1912,7 +1903,6 @@ static void test_damaged_ahead(void)
     msc4203_message got;
     uint64_t a, b, number, a_at, b_at, at;
     unsigned i, hit = 0, gone = 0;
-    int result;
 
     edge_init(&e, 128 * 1024);
     CHECK(edge_push(&e, 1, 1, 1, 40, &a) == MSC4203_OK);
@@ -1923,11 +1913,7 @@ static void test_damaged_ahead(void)
     a_at = edge_find(&e, a);
     b_at = edge_find(&e, b);
     for (i = 0; i < 400 && !gone; i++) {
-        result = edge_push(&e, 5, 1u << MSC4203_CHANNEL_PARKED, i, 900, &number);
-        if (result == MSC4203_E_BATCH) /* mending gives batches up */
-            result = edge_push(&e, 5, 1u << MSC4203_CHANNEL_PARKED, i, 900, &number);
-        CHECK(result == MSC4203_OK && e.queue.flush(&e.log) == MSC4203_OK);
-        CHECK(e.queue.done(&e.log, MSC4203_CHANNEL_PARKED, NULL, number, NULL) == MSC4203_OK);
+        edge_pass(&e, i);
         at = edge_find(&e, a);
         gone = hit && edge_find(&e, b) != b_at;
         if (!hit && at != a_at && at != 0 && edge_find(&e, b) == b_at) {
