@@ -158,6 +158,8 @@ static int edge_push(struct edge *e, unsigned device, uint32_t channels, uint32_
     uint64_t number = 0;
     int result = e->queue.begin(&e->log, &batch);
 
+    if (first != NULL)
+        *first = 0;
     if (result != MSC4203_OK)
         return result;
     edge_message(device, channels, seed, size, &message);
@@ -1790,7 +1792,7 @@ static void test_drop_moves_on(void)
     static struct edge e;
     msc4203_message got;
     msc4203_device who;
-    uint64_t numbers[6], number;
+    uint64_t numbers[6], number = 0;
     unsigned takes, fill, i;
     unsigned long moved = 0;
     uint32_t tail;
@@ -1938,6 +1940,7 @@ static int edge_push_many(struct edge *e, uint64_t *first)
     unsigned i;
     int result = e->queue.begin(&e->log, &batch);
 
+    *first = 0;
     for (i = 0; i < BATCH_LARGE && result == MSC4203_OK; i++) {
         edge_message(i % 5, 2, i, 8, &message);
         result = e->queue.push(&e->log, batch, &message);
