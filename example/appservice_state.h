@@ -20,6 +20,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#ifndef STATE_RECORDS
+#define STATE_RECORDS 64 /* pages of records; its test has fewer */
+#endif
+
 enum {
     STATE_TRANSACTIONS = 200, /* remembered, by the receiver */
     STATE_EVENTS = 8192,      /* remembered ids of room events */
@@ -27,7 +31,6 @@ enum {
     STATE_BLOCKS = 1175, /* of an image */
     STATE_PAGE = 4096,
     STATE_BASE = 19 * STATE_PAGE, /* the place of an image, with its head */
-    STATE_RECORDS = 64,           /* pages of records */
     STATE_HEAD = 40,
     STATE_CHANGED = 4 + STATE_BLOCK, /* a changed block: its number, and the block */
     STATE_CHANGES_MAX = 600          /* in one record */
@@ -245,7 +248,7 @@ static uint64_t state_base_at(uint64_t generation)
 
 static uint64_t state_record_at(unsigned page)
 {
-    return 2 * STATE_BASE + (uint64_t)page * STATE_PAGE;
+    return 2 * (uint64_t)STATE_BASE + (uint64_t)page * STATE_PAGE;
 }
 
 static unsigned state_record_pages(unsigned blocks)
