@@ -49,7 +49,7 @@ enum connection_at {
 
 struct connection {
     struct http_connection http;
-    int at, result;
+    int at, result, is_head; /* is_head: no body follows the answer's head */
     uint64_t active, began, bytes; /* when something came last; when it got there; of a body */
     char in[HTTP_HEAD_MAX], out[512];
 };
@@ -215,6 +215,8 @@ static void answer_with(struct connection *c, int status, const char *body, size
     if (c->http.body.state != HTTP_BODY_DONE)
         c->http.lingers = 1;
     http_answer(&c->http, c->out, status, body, bytes);
+    if (c->is_head)
+        c->http.out_bytes -= (uint32_t)bytes;
     connection_go_to(c, AT_WRITE);
     connection_write(c);
 }
@@ -271,6 +273,7 @@ static void request_begin(struct connection *c, size_t bytes)
     int result;
 
     c->http.lingers = 0;
+    c->is_head = 0;
     if (!http_parse(&head, c->in, bytes, 0)) {
         answer_wrong(c, 400, "{\"errcode\":\"M_UNKNOWN\",\"error\":\"not an HTTP request\"}");
         return;
@@ -278,6 +281,7 @@ static void request_begin(struct connection *c, size_t bytes)
     result = msc4203_receiver_request(&a.looker, &head.method, &head.target, &head.authorization,
                                       NULL, 0);
     token_report(result);
+    c->is_head = msc4203_span_equal(&head.method, "HEAD");
     if (result == MSC4203_MORE && a.owner >= 0) {
         connection_go_to(c, AT_WAIT);
         return;
@@ -561,27 +565,34 @@ static const char help_text[] =
     "                  [--fail N] [--rotated]\n"
     "       appservice --help | -h | --version\n"
     "\n"
-    "A Matrix application service that writes down what a homeserver sends it: each item of each\n"
-    "transaction once, as a line of JSON, before it acknowledges the transaction.\n"
+    "A Matrix application service that writes down what a homeserver sends it: each\n"
+    "item of each transaction once, as a line of JSON, before it acknowledges the\n"
+    "transaction.\n"
     "\n"
-    "  --listen HOST:PORT  where it waits for the homeserver; [HOST]:PORT for IPv6; port 0 takes a\n"
-    "                      free one. The registration's url leads there.\n"
-    "  --hs-token TOKEN    the registration's hs_token; a request without it is refused\n"
-    "  --state FILE        remembers the last transactions and room events, and how long the\n"
-    "                      output is. It is made when there is none, and belongs to that output.\n"
-    "  --out FILE          where the items go; what is there already stays. Each line is a\n"
-    "                      transaction with one item: `msc4203 convert --lines` joins them.\n"
-    "  --fail N            answers the first N requests with 500, to try out a homeserver\n"
-    "  --rotated           takes the output as it is now, though the state says that it was longer\n"
+    "  --listen HOST:PORT  where it waits for the homeserver; [HOST]:PORT for IPv6;\n"
+    "                      port 0 takes a free one. The registration's url leads\n"
+    "                      there.\n"
+    "  --hs-token TOKEN    the registration's hs_token; a request without it is\n"
+    "                      refused\n"
+    "  --state FILE        remembers the last transactions and room events, and how\n"
+    "                      long the output is. It is made when there is none, and\n"
+    "                      belongs to that output.\n"
+    "  --out FILE          where the items go; what is there already stays. Each\n"
+    "                      line is a transaction with one item: `msc4203 convert\n"
+    "                      --lines` joins them.\n"
+    "  --fail N            answers the first N requests with 500, to try out a\n"
+    "                      homeserver\n"
+    "  --rotated           takes the output as it is now, though the state says that\n"
+    "                      it was longer\n"
     "\n"
-    "An option's value may also follow a \"=\". Both files are locked: a second program with one of\n"
-    "them does not start. Items that can't be used are left out with a message; a transaction with\n"
-    "one of more than 1 MiB is refused with 413.\n"
+    "An option's value may also follow a \"=\". Both files are locked: a second program\n"
+    "does not start with one of them. Items that can't be used are left out with a\n"
+    "message; a transaction with an item of more than 1 MiB is refused with 413.\n"
     "\n"
-    "SIGTERM and SIGINT end it. SIGHUP says that the output was moved away or emptied: it goes on\n"
-    "with what is then at --out.\n"
+    "SIGTERM and SIGINT end it. SIGHUP says that the output was moved away or\n"
+    "emptied: it goes on with what is then at --out.\n"
     "\n"
-    "Exit status: 0 it was ended by a signal; 2 wrong usage, or it can't start.\n";
+    "Exit status: 0 a signal ended it; 2 wrong usage, or it can't start.\n";
 
 /* A mistake of whoever starts it. */
 static int wrong(const char *what, const char *why)
@@ -753,7 +764,8 @@ static int start(const char *token)
         return fail(a.state, "the state file is damaged");
     if (!output_start(random[1]))
         return fail(a.state, output.why);
-    say_plain(strchr(host, ':') != NULL ? "listening on [%s]:%u" : "listening on %s:%u", host, number);
+    say_plain(strchr(host, ':') != NULL ? "listening on [%s]:%u" : "listening on %s:%u", host,
+              number);
     return 0;
 }
 

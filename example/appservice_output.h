@@ -369,11 +369,11 @@ static const char *output_open(const char *path, int rotated)
 
     output.path = path;
     output.kept = state_get(state.now.image.out_bytes, 8);
+    if (file_is_at(state.fd, path))
+        return "it is the state file";
     why = output_open_file(path, is_other || output.kept == 0, &output.fd);
     if (why != NULL)
         return why;
-    if (file_is_at(state.fd, path))
-        return "it is the state file";
     why = output_length(output.fd, &bytes);
     if (is_other) {
         output.kept = output.bytes = bytes;
@@ -407,13 +407,15 @@ static int output_start(uint64_t random)
 static int output_rotate(void)
 {
     const char *why = NULL;
-    uint64_t bytes;
+    uint64_t bytes = 0;
     int fd = output.fd;
 
     output_cut();
     if (!state_settle(&output.why))
         return 0;
-    if (!file_is_at(output.fd, output.path))
+    if (file_is_at(state.fd, output.path))
+        why = "it is the state file";
+    else if (!file_is_at(output.fd, output.path))
         why = output_open_file(output.path, 1, &fd);
     if (why == NULL)
         why = output_length(fd, &bytes);

@@ -29,8 +29,8 @@ def event(id, age=0, **more):
 
 def put(txn, text, length=None):
     """A request as it is sent."""
-    return (b'PUT %s%s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer hs\r\nContent-Length: %d\r\n\r\n'
-            % (PATH.encode(), txn, len(text) if length is None else length) + text)
+    return (b'PUT %s%s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer hs\r\n'
+            b'Content-Length: %d\r\n\r\n' % (PATH.encode(), txn, len(text) if length is None else length) + text)
 
 
 class Appservice(Case):
@@ -536,6 +536,16 @@ class Clients(Appservice):
         s = self.connect(b'PUT /x HTTP/1.1\r\nA: ' + b'x' * 9000)
         self.assertEqual(read_answer(s.makefile('rb'))[0], 431)
 
+    def test_head(self):
+        """No body follows the head of an answer to HEAD: the next answer does."""
+        head = b'HEAD %s1 HTTP/1.1\r\nHost: x\r\n\r\n' % PATH.encode()
+        s = self.connect(head + put(b'1', json.dumps(body(1)).encode()))
+        with s.makefile('rb') as stream:
+            self.assertEqual(stream.readline().split()[1], b'405')
+            while stream.readline() != b'\r\n':
+                pass
+            self.assertEqual(read_answer(stream)[0], 200)
+
     def test_the_order_of_those_that_wait(self):
         first = self.connect(put(b'0', b'{', 13))
         time.sleep(0.1)
@@ -595,7 +605,8 @@ class Operator(Appservice):
                              stderr=subprocess.PIPE, text=True)
         self.p.process = p
         self.addCleanup(p.stderr.close)
-        self.assertEqual(p.stderr.readline(), 'appservice: listening on 127.0.0.1:%d\n' % self.p.port)
+        self.assertEqual(p.stderr.readline(),
+                         'appservice: listening on 127.0.0.1:%d\n' % self.p.port)
         self.refused(self.send('1', 1))
         self.ok(self.send('1', 1))
 
@@ -615,7 +626,8 @@ class Operator(Appservice):
         for line in lines[1:]:
             self.assertRegex(line, r'\A' + self.LINE + r'\Z')
         for what, times in (('hs_token', 1), ('item left out', 2), ('room event 0', 1),
-                            ('is refused: the input ends too early', 1), ('error: transactions are refused: ', 1),
+                            ('is refused: the input ends too early', 1),
+                            ('error: transactions are refused: ', 1),
                             ('kept again, after 5 failures', 1)):
             self.assertEqual(self.p.said().count(what), times, (what, self.p.said()))
 
