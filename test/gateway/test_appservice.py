@@ -536,6 +536,33 @@ class Clients(Appservice):
         s = self.connect(b'PUT /x HTTP/1.1\r\nA: ' + b'x' * 9000)
         self.assertEqual(read_answer(s.makefile('rb'))[0], 431)
 
+    def status(self, data):
+        s = self.connect(data)
+        with s.makefile('rb') as stream:
+            answer = read_answer(stream)
+        return answer and answer[0]
+
+    def test_requests(self):
+        """Requests that RFC 9110 and 9112 tell a server to take, or to refuse."""
+        text = json.dumps(body(1)).encode()
+        request = put(b'1', text)
+        self.assertEqual(self.status(request.replace(b'HTTP/1.1', b'HTTP/1.0')), 200)
+        self.assertEqual(self.status(request.replace(b' /', b' http://gw.example:1/', 1)), 200)
+        self.assertEqual(self.status(request.replace(b'Host: x\r\n', b'')), 400)
+        self.assertEqual(self.status(request.replace(b'Host: x', b'Host: x\r\nHost: y')), 400)
+        self.assertEqual(self.status(request.replace(b'Host: x', b'Transfer-Encoding: chunked')),
+                         400)
+        self.assertEqual(self.status(request.replace(b'Host: x', b'Host: x\r\nContent-Length: 1')),
+                         400)
+        self.assertEqual(self.got(), [1])
+        # HTTP/1.0 knows no 100: the first thing that comes is the answer.
+        head, _, text = put(b'2', json.dumps(body(2)).encode()).partition(b'\r\n\r\n')
+        s = self.connect(head.replace(b'HTTP/1.1', b'HTTP/1.0') +
+                         b'\r\nExpect: 100-continue\r\n\r\n')
+        s.sendall(text)
+        self.assertEqual(read_answer(s.makefile('rb'))[0], 200)
+        self.assertEqual(self.got(), [1, 2])
+
     def test_head(self):
         """No body follows the head of an answer to HEAD: the next answer does."""
         head = b'HEAD %s1 HTTP/1.1\r\nHost: x\r\n\r\n' % PATH.encode()
