@@ -112,6 +112,9 @@ class Start(Appservice):
             self.ok(self.p.transaction('b%d' % n, {'events': [None], KEY: [message(2 * n + 1)]}))
             self.assertEqual(self.got(), list(range(2 * n + 2)))
             self.p.stop()
+            for name in (self.p.out, self.p.state):
+                with open(name, 'rb') as f:
+                    self.assertNotIn(b'appservice: ', f.read(), closed)
             self.p.start()
             self.assertEqual(self.got(), list(range(2 * n + 2)))
 
@@ -521,7 +524,9 @@ class Clients(Appservice):
         s = self.connect(put(b'1', b'{', 9000))
         self.ok(self.p.request('POST', '/_matrix/app/v1/ping')) # that need not wait
         self.error(self.p.request('PUT', PATH + '2', body(2), 'x'), 403, 'M_FORBIDDEN')
+        began = time.monotonic()
         self.ok(self.send('3', 3))
+        self.assertLess(time.monotonic() - began, 30)
         self.assertEqual(read_answer(s.makefile('rb'))[0], 408)
         self.assertEqual(self.got(), [3])
 
