@@ -185,7 +185,7 @@ static int output_look(uint64_t bytes)
 {
     struct stat stat;
 
-    if (fstat(output.fd, &stat) != 0)
+    if (file_stat(output.fd, &stat) != 0)
         return output_failed("the output");
     output.why = NULL;
     if (!file_is_at(output.fd, output.path))
@@ -210,7 +210,7 @@ static void output_cut(void)
     output_link_all();
     if (!state_settle(&why))
         return;
-    if (fstat(output.fd, &stat) == 0 && (uint64_t)stat.st_size > output.kept)
+    if (file_stat(output.fd, &stat) == 0 && (uint64_t)stat.st_size > output.kept)
         (void)!ftruncate(output.fd, (off_t)output.kept);
     output.bytes = output.kept;
 }
@@ -334,7 +334,7 @@ static const char *output_length(int fd, uint64_t *bytes)
     struct stat stat;
     char last = '\n';
 
-    if (fstat(fd, &stat) != 0)
+    if (file_stat(fd, &stat) != 0)
         return strerror(errno);
     *bytes = (uint64_t)stat.st_size;
     if (*bytes != 0 && !file_read(fd, &last, 1, *bytes - 1))

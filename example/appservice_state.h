@@ -81,12 +81,19 @@ static void state_put(unsigned char *at, uint64_t value, int bytes)
 
 /* ---- files ---- */
 
+static int file_stat(int fd, struct stat *stat)
+{
+    memset(stat, 0, sizeof *stat); /* MemorySanitizer does not see fstat() fill it in */
+    return fstat(fd, stat);
+}
+
 /* Tells whether a path still leads to an open file. */
 static int file_is_at(int fd, const char *path)
 {
     struct stat there, here;
 
-    return stat(path, &there) == 0 && fstat(fd, &here) == 0 && there.st_dev == here.st_dev &&
+    memset(&there, 0, sizeof there);
+    return stat(path, &there) == 0 && file_stat(fd, &here) == 0 && there.st_dev == here.st_dev &&
            there.st_ino == here.st_ino;
 }
 
@@ -105,7 +112,7 @@ static int file_open(const char *path, int make, const char **why)
     lock.l_type = F_WRLCK;
     lock.l_whence = SEEK_SET;
     *why = NULL;
-    if (fstat(fd, &stat) != 0)
+    if (file_stat(fd, &stat) != 0)
         *why = strerror(errno);
     else if (!S_ISREG(stat.st_mode))
         *why = "not a regular file";
@@ -404,7 +411,7 @@ static const char *state_load(void)
     uint64_t generation = 0;
     unsigned place;
 
-    if (fstat(state.fd, &stat) != 0)
+    if (file_stat(state.fd, &stat) != 0)
         return strerror(errno);
     for (place = 0; place < 2; place++)
         if (state_read(state_base_magic, state_base_at(place), place, &generation) >= 0 &&
