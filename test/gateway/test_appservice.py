@@ -30,7 +30,8 @@ def event(id, age=0, **more):
 def put(txn, text, length=None):
     """A request as it is sent."""
     return (b'PUT %s%s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer hs\r\n'
-            b'Content-Length: %d\r\n\r\n' % (PATH.encode(), txn, len(text) if length is None else length) + text)
+            b'Content-Length: %d\r\n\r\n' %
+            (PATH.encode(), txn, len(text) if length is None else length) + text)
 
 
 class Appservice(Case):

@@ -25,7 +25,8 @@ class Minute(Case):
         cls.silent, cls.asleep = Program(), Program()
         cls.sockets = {}
         cls.began = time.monotonic()
-        for name, data in (('idle', b''), ('head', b'PUT /x HTT'), ('body', PUT % (b'1', 99) + b'{'),
+        for name, data in (('idle', b''), ('head', b'PUT /x HTT'),
+                           ('body', PUT % (b'1', 99) + b'{'),
                            ('refused', (PUT % (b'1', 99)).replace(b'hs', b'no') + b'{')):
             cls.sockets[name] = cls.connect(cls.silent, data)
         text = body(1)
