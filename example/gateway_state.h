@@ -1,0 +1,162 @@
+/* gateway_state.h - all that the gateway knows while it runs: its connections, the requests on their
+ * way in and out, its senders. One of it, `g`; the other headers of gateway.c work on that. */
+#ifndef GATEWAY_STATE_H
+#define GATEWAY_STATE_H
+
+#include "gateway_config.h"
+
+#include <poll.h>
+
+enum {
+    IN_BYTES = 768,          /* of a head, in the connection itself */
+    OUT_BYTES = 512,         /* of an answer */
+    CONTENT_MAX = 65536,     /* of a message, as sent */
+    SCRATCH_BYTES = CONTENT_MAX + 4096,
+    STAR_BYTES = CONTENT_MAX,
+    SLOT_BYTES = SCRATCH_BYTES + STAR_BYTES,
+    SLOTS_MAX = CONFIG_SLOTS, /* fewer than the batches that a log can have open */
+    HEADS = 16,
+    CONNECTIONS_MAX = 4000,
+    PIECE_BYTES = 16384,     /* read or written at a time */
+    WORK_BYTES = 163840,     /* a message twice: as the queue holds it, and as it is sent */
+    PINGS = CONFIG_APPSERVICES, /* one at a time for each */
+    SILENT_MS = 60000,       /* who says nothing for so long is given up */
+    SLOW_MS = 500,           /* after so long a slot, or head's place, is to be used at 1 KiB/s */
+    HANGUP_MS = 1000,        /* how long a changed configuration waits for requests */
+    LINGER_MS = 2000,
+    STORE_DEVICES = 4096     /* devices with waiting messages, in a log of 16 MiB or more */
+};
+
+/* ---- what there is ---- */
+
+enum connection_state {
+    CONNECTION_FREE,
+    CONNECTION_HEAD,      /* reads a head */
+    CONNECTION_WAIT_HEAD, /* its head is long, and no place for that is free */
+    CONNECTION_GATHER,    /* has a body, the first of which goes where the head is */
+    CONNECTION_WAIT_SLOT, /* has a body to be read */
+    CONNECTION_BODY,      /* reads it */
+    CONNECTION_DRAIN,     /* reads on to the end of a body that nobody needs */
+    CONNECTION_COMMITTED, /* will be answered after the next flush */
+    CONNECTION_SYNC,      /* waits for a message */
+    CONNECTION_SYNC_SLOT, /* has one, but no slot for the answer */
+    CONNECTION_STATUS_SLOT,
+    CONNECTION_PING,      /* waits for an appservice's answer */
+    CONNECTION_WRITE,     /* writes its answer */
+    CONNECTION_LINGER     /* was answered before its request had ended: reads a while, and closes */
+};
+
+enum request_kind { REQUEST_SEND, REQUEST_SYNC, REQUEST_DELETE, REQUEST_PING, REQUEST_STATUS };
+
+struct connection {
+    struct http_connection http;
+    uint8_t state;
+    uint8_t expects, continued;        /* sends its body when it is told to continue; it was */
+    int slot, head;                    /* borrowed, or -1 */
+    int status;                        /* that it will be answered with */
+    const char *errcode, *error;
+    unsigned kind;
+    uint64_t active;                   /* last read or written */
+    uint64_t begun, read;              /* when the slot was taken; bytes since */
+    uint64_t deadline;                 /* of a /sync, or a ping */
+    uint64_t ticket;                   /* its turn for a slot, or a head's place; 0: none */
+    uint64_t body_bytes;
+    msc4203_request request;
+    uint32_t kept;                     /* of a ping's body, in `out` */
+    int device, appservice;
+    int ping;                          /* that is on its way, or -1 */
+    unsigned char since_bytes;
+    char since[48];
+    char in[IN_BYTES], out[OUT_BYTES];
+};
+
+/* A body on its way in. The answer's bytes use scratch and star. */
+struct slot {
+    int connection;
+    uint32_t batch;
+    int starred;                 /* `star` has a content for all devices of `user` not named */
+    size_t star_bytes, user_bytes, sender_bytes, type_bytes;
+    msc4203_reader reader;
+    char user[CONFIG_USER_MAX], sender[CONFIG_USER_MAX], type[HTTP_HEAD_MAX];
+    char scratch[SCRATCH_BYTES], star[STAR_BYTES];
+};
+
+/* A request on its way out: a transaction, or a ping. */
+enum outgoing_state { OUTGOING_CLOSED, OUTGOING_OPEN, OUTGOING_BUSY };
+struct outgoing {
+    int fd, state, reused, status, have_head, keep_alive;
+    int last;                    /* the connection is not to be used again: its address changed */
+    uint64_t began, sent, total;
+    size_t head_bytes, in_bytes;
+    struct http_body body;
+    char head[1536], in[4096];
+};
+
+struct channel {
+    int appservice;              /* that it belongs to now, or CONFIG_NONE */
+    int started;
+    msc4203_sender_config config;
+    msc4203_sender sender;
+    struct outgoing out;
+    uint64_t next_poll;          /* not before that, unless something happened */
+};
+
+struct ping {
+    int connection;              /* that asked for it, or -1 */
+    uint64_t began;
+    size_t body_bytes, answer_bytes;
+    char body[512], answer[1024];
+    struct outgoing out;
+};
+
+static struct gateway {
+    const char *path;
+    struct config configs[2], *config;
+    msc4203_appservice services[CONFIG_APPSERVICES];
+
+    msc4203_file file;
+    msc4203_storage storage;
+    msc4203_log log;
+    msc4203_queue queue;
+    void *index;
+    size_t index_bytes;
+    int failed;                  /* the storage has */
+    uint64_t reopen_at;
+    int dirty;                   /* there is something to be flushed */
+    int news;                    /* and senders and /syncs to be told */
+
+    struct connection *connections;
+    int connection_count, used;
+    struct slot *slots;
+    int slot_count, waiting;     /* waiting: how many do, for a slot or a head's place */
+    int grants;                  /* it is the turn of who asks for one */
+    uint64_t tickets;
+    char (*heads)[HTTP_HEAD_MAX];
+    int head_owner[HEADS];
+    struct channel channels[MSC4203_CHANNELS];
+    struct ping pings[PINGS];
+    struct pollfd *polls;
+    int *poll_owner;
+    char *work, *response, *piece;
+
+    int listener, signals[2];
+    uint64_t now, hangup;        /* hangup: since when a changed configuration waits; 0: none */
+    uint64_t unmoved;            /* when to go on changing over; 0: it is done */
+    int ends;
+} g;
+
+static msc4203_span span_of(const char *string)
+{
+    msc4203_span span;
+    span.ptr = string;
+    span.len = strlen(string);
+    return span;
+}
+
+static void say(const char *text, const msc4203_span *name)
+{
+    fprintf(stderr, "gateway: %.*s%s%s\n", name != NULL ? (int)name->len : 0,
+            name != NULL ? name->ptr : "", name != NULL ? ": " : "", text);
+}
+
+#endif

@@ -1,0 +1,142 @@
+/* gateway_store.h - the gateway's store, and for whom a message waits: opens the log, and moves what
+ * a changed configuration moves. */
+#ifndef GATEWAY_STORE_H
+#define GATEWAY_STORE_H
+
+#include "gateway_state.h"
+
+/* ---- routing ---- */
+
+static int route_match(const msc4203_appservice *service, const msc4203_span *user)
+{
+    return config_match(g.config, (int)(service - g.services), user);
+}
+
+/* Whom a message for this device waits for. */
+static uint32_t route(void *context, const msc4203_device *device)
+{
+    const struct config *c = g.config;
+    int i = config_device_of(c, &device->user_id, &device->device_id);
+    size_t maker = i >= 0 && c->devices[i].maker >= 0 ? (size_t)c->devices[i].maker : SIZE_MAX;
+
+    (void)context;
+    return msc4203_route(g.services, (size_t)c->appservice_count, &device->user_id, maker,
+                         route_match);
+}
+
+static msc4203_device device_of(int i)
+{
+    msc4203_device device;
+    device.user_id = g.config->devices[i].user;
+    device.device_id = g.config->devices[i].device;
+    return device;
+}
+
+/* ---- the store ---- */
+
+static void storage_failed(void)
+{
+    if (!g.failed)
+        say("the store failed", NULL);
+    g.failed = 1;
+    g.reopen_at = g.now + 1000;
+}
+
+/* Opens the file, makes it when there is none, and tells how much memory its index needs. Returns a
+ * result. */
+static int store_open(void)
+{
+    const struct config *c = g.config;
+    msc4203_log_config shape;
+    uint64_t random;
+    int result = msc4203_file_open(&g.file, c->store, 1, &g.storage);
+
+    if (result == MSC4203_END) {
+        if (!http_random(&random, sizeof random))
+            return MSC4203_E_STORAGE;
+        memset(&shape, 0, sizeof shape);
+        shape.devices = c->store_bytes >> 12 < STORE_DEVICES ? (uint32_t)(c->store_bytes >> 12)
+                                                             : (uint32_t)STORE_DEVICES;
+        result = msc4203_file_create(&g.file, c->store, c->store_bytes, &shape, random);
+        if (result == MSC4203_OK)
+            result = msc4203_file_open(&g.file, c->store, 1, &g.storage);
+    }
+    if (result == MSC4203_OK) {
+        result = msc4203_log_inspect(&g.log, &g.storage, &shape);
+        g.index_bytes = msc4203_log_memory(&g.log, &shape, g.storage.bytes);
+    }
+    return result;
+}
+
+/* Opens the log in it. Returns a result. */
+static int store_open_log(void)
+{
+    uint64_t random;
+    int result;
+
+    if (!http_random(&random, sizeof random))
+        return MSC4203_E_STORAGE;
+    result = msc4203_log_open(&g.log, &g.storage, g.index, g.index_bytes, random);
+    msc4203_log_queue(&g.log, &g.queue);
+    msc4203_log_quotas(&g.log, g.config->appservice_bytes_max, g.config->device_bytes_max);
+    return result;
+}
+
+/* Gives each appservice its channel, moves what the configuration moves, and starts the senders.
+ * Returns a result. */
+static int change_over(void)
+{
+    const struct config *c = g.config;
+    uint64_t moved = 0, count;
+    uint32_t channel;
+    int i, result = MSC4203_OK;
+
+    for (channel = 1; channel < MSC4203_CHANNEL_PARKED; channel++)
+        g.channels[channel].appservice = CONFIG_NONE;
+    for (i = 0; i < c->appservice_count && result == MSC4203_OK; i++) {
+        msc4203_appservice *service = &g.services[i];
+
+        memset(service, 0, sizeof *service);
+        service->sender = c->appservices[i].sender;
+        result = g.queue.channel(g.queue.context, &c->appservices[i].id, 1, &channel);
+        if (result == MSC4203_E_QUEUE_FULL) {
+            say("has no channel: all are still in use", &c->appservices[i].id);
+            result = MSC4203_OK;
+            continue;
+        }
+        service->channel = channel;
+        service->opted_in = c->appservices[i].opted_in;
+        if (result == MSC4203_OK)
+            g.channels[channel].appservice = i;
+        g.channels[channel].next_poll = 0;
+    }
+    for (channel = 1; channel < MSC4203_CHANNEL_PARKED && result == MSC4203_OK; channel++) {
+        result = msc4203_change_channel(&g.queue, channel, route, NULL, g.work, WORK_BYTES, &count);
+        moved += count;
+        if (result == MSC4203_OK && g.channels[channel].appservice < 0) {
+            g.channels[channel].started = 0;
+            result = g.queue.release(g.queue.context, channel);
+            if (result == MSC4203_E_BUSY)
+                result = MSC4203_OK;
+        }
+    }
+    for (i = 0; i < c->device_count && result == MSC4203_OK; i++) {
+        msc4203_device device = device_of(i);
+        result = msc4203_change_device(&g.queue, &device, route(NULL, &device), g.work, WORK_BYTES,
+                                       &count);
+        moved += count;
+    }
+    g.unmoved = 0;
+    if (result == MSC4203_E_QUEUE_FULL) { /* the rest when there is room */
+        g.unmoved = g.now + 1000;
+        result = MSC4203_OK;
+    }
+    if (result == MSC4203_OK)
+        result = g.queue.flush(g.queue.context);
+    if (moved != 0)
+        fprintf(stderr, "gateway: the configuration moved %lu messages\n", (unsigned long)moved);
+    g.news = 1;
+    return result;
+}
+
+#endif
