@@ -105,8 +105,7 @@ static void hangup(void)
     if (config_read(next, g.path))
         g.hangup = g.now;
     else
-        fprintf(stderr, "gateway: goes on as before: %s:%u: %s\n", g.path, next->line,
-                next->reason);
+        say(SAY_ERROR, NULL, "goes on as before: %s:%u: %s", g.path, next->line, next->reason);
 }
 
 /* Puts it in force, once no request is in the middle of its body. */
@@ -120,9 +119,9 @@ static void hangup_now(void)
             return;
     requests_abort("the configuration has changed: try again");
     if (strcmp(old->store, next->store) != 0 || old->store_bytes != next->store_bytes ||
-        old->memory_bytes != next->memory_bytes || old->listen.bytes != next->listen.bytes ||
-        memcmp(&old->listen.address, &next->listen.address, old->listen.bytes) != 0)
-        say("listen, store and memory change with a restart only", NULL);
+        old->memory_bytes != next->memory_bytes || strcmp(old->host, next->host) != 0 ||
+        strcmp(old->port, next->port) != 0)
+        say(SAY_WARNING, NULL, "listen, store and memory change with a restart only");
     memcpy(next->store, old->store, sizeof next->store);
     g.config = next;
     g.hangup = 0;
@@ -135,7 +134,7 @@ static void hangup_now(void)
     if (change_over() != MSC4203_OK)
         storage_failed();
     config_free(old);
-    say("the configuration was read again", NULL);
+    say(SAY_INFO, NULL, "the configuration was read again");
 }
 
 /* After a failure of the store: opens it anew. */
@@ -158,7 +157,7 @@ static void store_reopen(void)
     if (change_over() != MSC4203_OK)
         return;
     g.failed = 0;
-    say("the store is open again", NULL);
+    say(SAY_INFO, NULL, "the store is open again");
 }
 
 static void poll_add(int *count, int fd, short events, int owner)
@@ -169,6 +168,14 @@ static void poll_add(int *count, int fd, short events, int owner)
     g.poll_owner[(*count)++] = owner;
 }
 
+static void poll_outgoing(int *count, const struct outgoing *o)
+{
+    if (o->state == OUTGOING_CONNECTING)
+        poll_add(count, o->fd, POLLOUT, -2);
+    else if (o->state == OUTGOING_BUSY)
+        poll_add(count, o->fd, o->sent < o->total ? POLLIN | POLLOUT : POLLIN, -2);
+}
+
 /* What is waited for; and for how long at most. */
 static int poll_all(int *count, uint64_t *until)
 {
@@ -176,6 +183,7 @@ static int poll_all(int *count, uint64_t *until)
 
     poll_add(count, g.signals[0], POLLIN, -1);
     poll_add(count, g.listener, POLLIN, -2);
+    poll_add(count, g.resolver.pid != 0 ? g.resolver.answers : -1, POLLIN, -2);
     for (i = 0; i < g.connection_count; i++) {
         struct connection *c = &g.connections[i];
         short events = POLLIN;
@@ -195,17 +203,13 @@ static int poll_all(int *count, uint64_t *until)
     }
     for (i = 1; i < MSC4203_CHANNEL_PARKED; i++) {
         struct channel *channel = &g.channels[i];
-        if (channel->appservice >= 0 && channel->out.state != OUTGOING_BUSY &&
+        if (channel->appservice >= 0 && channel->out.state <= OUTGOING_OPEN &&
             channel->next_poll < *until)
             *until = channel->next_poll;
-        if (channel->out.state == OUTGOING_BUSY)
-            poll_add(count, channel->out.fd,
-                     channel->out.sent < channel->out.total ? POLLIN | POLLOUT : POLLIN, -2);
+        poll_outgoing(count, &channel->out);
     }
     for (i = 0; i < PINGS; i++)
-        if (g.pings[i].out.state == OUTGOING_BUSY)
-            poll_add(count, g.pings[i].out.fd,
-                     g.pings[i].out.sent < g.pings[i].out.total ? POLLIN | POLLOUT : POLLIN, -2);
+        poll_outgoing(count, &g.pings[i].out);
     return waiting;
 }
 
@@ -219,6 +223,20 @@ static void take_signals(void)
             hangup();
         else
             g.ends = 1;
+    }
+}
+
+/* Hands on what has been found about names. */
+static void take_answers(void)
+{
+    struct resolve_answer answer;
+    int i;
+
+    while (resolver_take(&g.resolver, &answer)) {
+        for (i = 1; i < MSC4203_CHANNEL_PARKED; i++)
+            outgoing_found(&g.channels[i].out, &answer);
+        for (i = 0; i < PINGS; i++)
+            outgoing_found(&g.pings[i].out, &answer);
     }
 }
 
@@ -242,7 +260,9 @@ static void turn(void)
         take_signals();
     if (g.polls[1].revents != 0)
         connections_accept();
-    for (i = 2; i < count; i++) {
+    if (g.polls[2].revents != 0)
+        take_answers();
+    for (i = 3; i < count; i++) {
         struct connection *c;
         if (g.polls[i].revents == 0 || g.poll_owner[i] < 0)
             continue;
@@ -327,7 +347,7 @@ static int divide(void)
         n = CONNECTIONS_MAX;
     g.connection_count = (int)n;
     g.connections = (struct connection *)take(&at, &left, n * sizeof *g.connections);
-    n += MSC4203_CHANNELS + PINGS + 2;
+    n += MSC4203_CHANNELS + PINGS + 3;
     g.polls = (struct pollfd *)take(&at, &left, n * sizeof *g.polls);
     g.poll_owner = (int *)take(&at, &left, n * sizeof *g.poll_owner);
     n = left / (sizeof *g.slots + 64);
@@ -380,6 +400,7 @@ static int fail(const char *what, const char *why)
 
 int main(int argc, char **argv)
 {
+    struct http_address listen;
     unsigned port;
     int result;
 
@@ -393,6 +414,11 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s:%u: %s\n", g.path, g.config->line, g.config->reason);
         return 2;
     }
+    if (!http_resolve(g.config->host, g.config->port, 1, &listen)) {
+        fprintf(stderr, "%s:%u: this host is unknown\n", g.path, g.config->listen_line);
+        return 2;
+    }
+    resolver_start(&g.resolver); /* before there is anything that it would get a copy of */
     if (!start_signals())
         return fail("signals", strerror(errno));
     g.now = http_clock();
@@ -407,7 +433,7 @@ int main(int argc, char **argv)
         result = change_over();
     if (result != MSC4203_OK)
         return fail(g.config->store, msc4203_result_text(result));
-    g.listener = http_listen(&g.config->listen, &port);
+    g.listener = http_listen(&listen, &port);
     if (g.listener < 0)
         return fail("listen", strerror(errno));
     printf(strchr(g.config->host, ':') != NULL ? "gateway: listening on [%s]:%u\n"
@@ -418,6 +444,7 @@ int main(int argc, char **argv)
         turn();
     result = msc4203_log_close(&g.log);
     msc4203_file_close(&g.file);
+    resolver_stop(&g.resolver);
     config_free(&g.configs[0]);
     config_free(&g.configs[1]);
     return result == MSC4203_OK ? 0 : fail(g.config->store, msc4203_result_text(result));

@@ -1,8 +1,7 @@
 /* gateway_config.h - the gateway's configuration: reads it, and answers what a homeserver knows of
  * its users: whose token this is, which devices a user has, how a user stands to an appservice.
  *
- * All of it is in one mapping, made for a file of this size; regcomp() and getaddrinfo() have
- * memory of their own. */
+ * All of it is in one mapping, made for a file of this size; regcomp() has memory of its own. */
 #ifndef GATEWAY_CONFIG_H
 #define GATEWAY_CONFIG_H
 
@@ -24,7 +23,7 @@ enum { CONFIG_APPSERVICES = 30, CONFIG_USER_MAX = 1024, CONFIG_WORDS = 8,
 struct config_appservice {
     msc4203_span id, hs_token, as_token, sender;
     int opted_in, stable;
-    struct http_address address;
+    char name[256], port[6];
     char host[272];         /* for the Host header */
     msc4203_span prefix;    /* of the URL's path, without a slash at its end */
     int first_namespace;    /* index of the first, or CONFIG_NONE */
@@ -48,8 +47,9 @@ struct config {
     size_t bytes;
     char *text;
     msc4203_span server_name;
-    struct http_address listen;
-    char host[256], store[1024];
+    char host[256], port[6]; /* to listen on */
+    unsigned listen_line;
+    char store[1024];
     uint64_t store_bytes, memory_bytes, request_bytes_max, device_bytes_max, appservice_bytes_max;
     uint32_t retry_ms_min, retry_ms_max, txn_messages_max, txn_bytes_max;
     struct config_appservice appservices[CONFIG_APPSERVICES];
@@ -197,7 +197,6 @@ static int config_string(char *to, size_t room, const msc4203_span *word)
 
 static int config_url(struct config *c, struct config_appservice *a, const msc4203_span *url)
 {
-    char host[256], port[6];
     size_t begin = 7, end;
 
     if (url->len < 8 || memcmp(url->ptr, "http://", 7) != 0)
@@ -208,9 +207,9 @@ static int config_url(struct config *c, struct config_appservice *a, const msc42
         return config_mistake(c, "a host that is too long");
     memcpy(a->host, url->ptr + begin, end - begin);
     a->host[end - begin] = 0;
-    if (!http_split(a->host, end - begin, host, sizeof host, port)) {
+    if (!http_split(a->host, end - begin, a->name, sizeof a->name, a->port)) {
         strcpy(a->host + (end - begin), ":80");
-        if (!http_split(a->host, strlen(a->host), host, sizeof host, port))
+        if (!http_split(a->host, strlen(a->host), a->name, sizeof a->name, a->port))
             return config_mistake(c, "not a URL");
         a->host[end - begin] = 0;
     }
@@ -218,8 +217,6 @@ static int config_url(struct config *c, struct config_appservice *a, const msc42
     a->prefix.len = url->len - end;
     while (a->prefix.len != 0 && a->prefix.ptr[a->prefix.len - 1] == '/')
         a->prefix.len--;
-    if (!http_resolve(host, port, 0, &a->address))
-        return config_mistake(c, "the URL's host is unknown");
     return 1;
 }
 
@@ -338,12 +335,9 @@ static int config_number(struct config *c, const msc4203_span *words, int count)
 
 static int config_listen(struct config *c, const msc4203_span *words, int count)
 {
-    char port[6];
-
-    if (count != 2 || !http_split(words[1].ptr, words[1].len, c->host, sizeof c->host, port))
+    if (count != 2 || !http_split(words[1].ptr, words[1].len, c->host, sizeof c->host, c->port))
         return config_mistake(c, "not HOST:PORT");
-    if (!http_resolve(c->host, port, 1, &c->listen))
-        return config_mistake(c, "this host is unknown");
+    c->listen_line = c->line;
     return 1;
 }
 
@@ -418,7 +412,7 @@ static int config_lines(struct config *c, size_t bytes)
         if (count != 0 && !config_line(c, words, count))
             return 0;
     }
-    if (c->listen.bytes == 0 || c->server_name.len == 0 || c->store_bytes == 0)
+    if (c->listen_line == 0 || c->server_name.len == 0 || c->store_bytes == 0)
         return config_mistake(c, "listen, server_name and store must be there");
     if (c->retry_ms_max < c->retry_ms_min)
         return config_mistake(c, "retry_ms_max is less than retry_ms_min");

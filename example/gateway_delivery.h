@@ -2,152 +2,7 @@
 #ifndef GATEWAY_DELIVERY_H
 #define GATEWAY_DELIVERY_H
 
-#include "gateway_answers.h"
-
-/* ---- requests out ---- */
-
-static void outgoing_close(struct outgoing *o)
-{
-    if (o->state != OUTGOING_CLOSED)
-        close(o->fd);
-    o->state = OUTGOING_CLOSED;
-    o->fd = -1;
-}
-
-/* Begins a request, on the connection that is open or a new one. Returns 0 when that fails. */
-static int outgoing_begin(struct outgoing *o, int appservice, const char *method, const char *path,
-                          uint64_t body_bytes)
-{
-    const struct config_appservice *a = &g.config->appservices[appservice];
-    int n;
-
-    n = snprintf(o->head, sizeof o->head,
-                 "%s %.*s%s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %.*s\r\n"
-                 "Content-Type: application/json\r\nContent-Length: %llu\r\n\r\n", method,
-                 (int)a->prefix.len, a->prefix.ptr, path, a->host, (int)a->hs_token.len,
-                 a->hs_token.ptr, (unsigned long long)body_bytes);
-    if (n < 0 || (size_t)n >= sizeof o->head)
-        return 0;
-    o->head_bytes = (size_t)n;
-    o->total = (uint64_t)n + body_bytes;
-    o->sent = 0;
-    o->in_bytes = 0;
-    o->have_head = o->status = 0;
-    o->began = g.now;
-    o->reused = o->state == OUTGOING_OPEN;
-    o->last = 0;
-    if (!o->reused) {
-        o->fd = http_connect(&a->address);
-        if (o->fd < 0)
-            return 0;
-    }
-    o->state = OUTGOING_BUSY;
-    return 1;
-}
-
-/* Where the body of a request comes from: `at` counts from its beginning. Returns 0 on failure. */
-typedef int outgoing_source(void *context, uint64_t at, char *data, size_t room, size_t *got);
-
-/* Sends on. Returns -1 when the connection broke. */
-static int outgoing_send(struct outgoing *o, outgoing_source *source, void *context)
-{
-    while (o->sent < o->total) {
-        const char *data = o->head + o->sent;
-        size_t bytes = o->head_bytes - (size_t)o->sent;
-        ssize_t n;
-
-        if (o->sent >= o->head_bytes) {
-            data = g.piece;
-            if (!source(context, o->sent - o->head_bytes, g.piece, PIECE_BYTES, &bytes) ||
-                bytes == 0)
-                return -1;
-        }
-        n = send(o->fd, data, bytes, MSG_NOSIGNAL);
-        if (n < 0 && http_again())
-            return 0;
-        if (n <= 0)
-            return -1;
-        o->sent += (uint64_t)n;
-    }
-    return 0;
-}
-
-/* Takes in what came of an answer. Returns 1 when it is complete, -1 when it never will be. `kept`
- * bytes of its body, if it is not NULL, go to `keep`. */
-static int outgoing_receive(struct outgoing *o, char *keep, size_t room, size_t *kept)
-{
-    int turns;
-
-    for (turns = 0; turns < 16; turns++) { /* then others have their turn */
-        struct http_head head;
-        size_t end, used = 0;
-        msc4203_span piece;
-        ssize_t n = recv(o->fd, o->in + o->in_bytes, sizeof o->in - o->in_bytes, 0);
-
-        if (n < 0 && http_again())
-            return 0;
-        if (n <= 0) {
-            if (n == 0 && o->have_head && o->body.state == HTTP_BODY_ALL) {
-                o->keep_alive = 0;
-                return 1;
-            }
-            return -1;
-        }
-        o->in_bytes += (size_t)n;
-        while (!o->have_head) {
-            end = http_head_end(o->in, o->in_bytes, 0);
-            if (end == 0 && o->in_bytes == sizeof o->in)
-                return -1; /* no answer has so long a head */
-            if (end == 0)
-                break;
-            if (!http_parse(&head, o->in, end, 1))
-                return -1;
-            o->in_bytes -= end;
-            memmove(o->in, o->in + end, o->in_bytes);
-            if (head.status < 200)
-                continue; /* 100 Continue */
-            o->have_head = 1;
-            o->status = head.status;
-            o->keep_alive = head.keep_alive;
-            http_body_begin(&o->body, &head, 1);
-        }
-        if (!o->have_head)
-            continue;
-        while (used < o->in_bytes && o->body.state != HTTP_BODY_DONE &&
-               o->body.state != HTTP_BODY_WRONG) {
-            used += http_body_feed(&o->body, o->in + used, o->in_bytes - used, &piece);
-            if (kept != NULL) {
-                size_t take = piece.len < room - *kept ? piece.len : room - *kept;
-                memcpy(keep + *kept, piece.ptr, take);
-                *kept += take;
-            }
-        }
-        o->in_bytes -= used;
-        memmove(o->in, o->in + used, o->in_bytes);
-        if (o->body.state == HTTP_BODY_WRONG)
-            return -1;
-        if (o->body.state == HTTP_BODY_DONE) {
-            o->keep_alive = o->keep_alive && o->sent == o->total && o->in_bytes == 0;
-            return 1;
-        }
-    }
-    return 0;
-}
-
-/* One step of a request. Returns 1 when its answer is complete, -1 when it failed. */
-static int outgoing_step(struct outgoing *o, outgoing_source *source, void *context, char *keep,
-                         size_t room, size_t *kept)
-{
-    int sent = outgoing_send(o, source, context), done = outgoing_receive(o, keep, room, kept);
-
-    if (done == 0 && sent < 0)
-        done = -1;
-    if (done > 0 && o->keep_alive && !o->last)
-        o->state = OUTGOING_OPEN;
-    else if (done != 0)
-        outgoing_close(o);
-    return done;
-}
+#include "gateway_outgoing.h"
 
 /* ---- transactions ---- */
 
@@ -161,24 +16,50 @@ static int transaction_source(void *context, uint64_t at, char *data, size_t roo
     return result == MSC4203_OK;
 }
 
+/* Why an attempt has failed. */
+static void transaction_cause(const struct channel *channel, int status, char *text, size_t room)
+{
+    const char *hint = status == 401 || status == 403 ? ": is hs_token right?"
+                       : status == 404 || status == 405 ? ": is the URL right?" : "";
+
+    if (status == 0)
+        snprintf(text, room, "%s", channel->out.why);
+    else
+        snprintf(text, room, "it answered %d%s", status, hint);
+}
+
 static void transaction_trace(void *context, int what, const msc4203_transaction *t, int status)
 {
-    static const char *const texts[] = {
-        NULL, NULL, "a transaction is in flight from before", NULL, "delivered", "failed",
-        NULL, "too large: cut smaller", "a message was refused: parked", NULL, "damaged"};
-    const struct channel *channel = (const struct channel *)context;
+    struct channel *channel = (struct channel *)context;
+    const msc4203_span *id;
+    char cause[160];
 
-    (void)status;
-    if (channel->appservice < 0 || texts[what] == NULL)
+    if (channel->appservice < 0)
         return;
-    fprintf(stderr, "gateway: %.*s: transaction %s: %s",
-            (int)g.config->appservices[channel->appservice].id.len,
-            g.config->appservices[channel->appservice].id.ptr, t->id, texts[what]);
-    if (what == MSC4203_TRACE_DELIVERED)
-        fprintf(stderr, " (%lu messages)", (unsigned long)t->count);
-    if (what == MSC4203_TRACE_FAILED && status != 0)
-        fprintf(stderr, " (%d)", status);
-    fputc('\n', stderr);
+    id = &g.config->appservices[channel->appservice].id;
+    switch (what) {
+    case MSC4203_TRACE_RESUMED:
+        say(SAY_INFO, id, "transaction %s is in flight from before", t->id);
+        break;
+    case MSC4203_TRACE_DELIVERED:
+        say_good(&channel->bad, id, "delivers");
+        break;
+    case MSC4203_TRACE_FAILED:
+        transaction_cause(channel, status, cause, sizeof cause);
+        say_bad(&channel->bad, id, "delivery fails, and is tried again", cause);
+        break;
+    case MSC4203_TRACE_SPLIT:
+        say(SAY_INFO, id, "transaction %s is too large for it: cut smaller", t->id);
+        break;
+    case MSC4203_TRACE_PARKED:
+        say(SAY_WARNING, id, "a message was refused: parked");
+        break;
+    case MSC4203_TRACE_DAMAGED:
+        say(SAY_WARNING, id, "transaction %s is damaged in the store: made anew", t->id);
+        break;
+    default:
+        break;
+    }
 }
 
 static void transaction_result(struct channel *channel, int status)
@@ -234,7 +115,7 @@ static void transaction_step(struct channel *channel, uint32_t number)
     uint64_t wait;
     int done;
 
-    if (channel->out.state == OUTGOING_BUSY) {
+    if (channel->out.state > OUTGOING_OPEN) {
         done = outgoing_step(&channel->out, transaction_source, channel, NULL, 0, NULL);
         if (done == 0 && g.now - channel->out.began < SILENT_MS)
             return;
@@ -249,8 +130,10 @@ static void transaction_step(struct channel *channel, uint32_t number)
                                status.in_flight->bytes))
                 return;
         }
-        if (done == 0)
+        if (done == 0) {
             outgoing_close(&channel->out);
+            outgoing_why(&channel->out, "no answer within 60 s", "");
+        }
         transaction_result(channel, done > 0 ? channel->out.status : 0);
     }
     if (channel->appservice < 0)
@@ -325,7 +208,7 @@ static void ping_begin(struct connection *c)
     struct ping *ping = &g.pings[c->appservice];
     uint32_t channel = g.services[c->appservice].channel;
 
-    if (ping->connection >= 0 || ping->out.state == OUTGOING_BUSY)
+    if (ping->connection >= 0 || ping->out.state > OUTGOING_OPEN)
         return; /* an earlier one is on its way */
     ping->connection = (int)(c - g.connections);
     ping->began = g.now;
@@ -346,7 +229,7 @@ static void ping_step(struct ping *ping)
 {
     int done;
 
-    if (ping->out.state != OUTGOING_BUSY)
+    if (ping->out.state <= OUTGOING_OPEN)
         return;
     if (ping->connection < 0) { /* who asked has gone */
         outgoing_close(&ping->out);

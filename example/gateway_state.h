@@ -4,8 +4,7 @@
 #define GATEWAY_STATE_H
 
 #include "gateway_config.h"
-
-#include <poll.h>
+#include "gateway_resolve.h"
 
 enum {
     IN_BYTES = 768,          /* of a head, in the connection itself */
@@ -21,6 +20,8 @@ enum {
     WORK_BYTES = 163840,     /* a message twice: as the queue holds it, and as it is sent */
     PINGS = CONFIG_APPSERVICES, /* one at a time for each */
     SILENT_MS = 60000,       /* who says nothing for so long is given up */
+    CONNECT_MS = 5000,       /* an address that says nothing, when there is another one */
+    RESOLVE_MS = 30000,
     SLOW_MS = 500,           /* after so long a slot, or head's place, is to be used at 1 KiB/s */
     HANGUP_MS = 1000,        /* how long a changed configuration waits for requests */
     LINGER_MS = 2000,
@@ -82,10 +83,21 @@ struct slot {
 };
 
 /* A request on its way out: a transaction, or a ping. */
-enum outgoing_state { OUTGOING_CLOSED, OUTGOING_OPEN, OUTGOING_BUSY };
+enum outgoing_state {
+    OUTGOING_CLOSED,
+    OUTGOING_OPEN,       /* is connected, and has nothing to do */
+    OUTGOING_RESOLVING,  /* waits for addresses */
+    OUTGOING_CONNECTING, /* to one of them */
+    OUTGOING_BUSY
+};
 struct outgoing {
     int fd, state, reused, status, have_head, keep_alive;
     int last;                    /* the connection is not to be used again: its address changed */
+    uint32_t question;           /* id of the one that was asked */
+    uint32_t address;            /* the next one to be tried */
+    struct resolve_answer found;
+    uint64_t connects;           /* since when */
+    char why[120];               /* it failed */
     uint64_t began, sent, total;
     size_t head_bytes, in_bytes;
     struct http_body body;
@@ -99,6 +111,7 @@ struct channel {
     msc4203_sender sender;
     struct outgoing out;
     uint64_t next_poll;          /* not before that, unless something happened */
+    struct say_state bad;
 };
 
 struct ping {
@@ -140,6 +153,7 @@ static struct gateway {
     char *work, *response, *piece;
 
     int listener, signals[2];
+    struct resolver resolver;
     uint64_t now, hangup;        /* hangup: since when a changed configuration waits; 0: none */
     uint64_t unmoved;            /* when to go on changing over; 0: it is done */
     int ends;
@@ -151,12 +165,6 @@ static msc4203_span span_of(const char *string)
     span.ptr = string;
     span.len = strlen(string);
     return span;
-}
-
-static void say(const char *text, const msc4203_span *name)
-{
-    fprintf(stderr, "gateway: %.*s%s%s\n", name != NULL ? (int)name->len : 0,
-            name != NULL ? name->ptr : "", name != NULL ? ": " : "", text);
 }
 
 #endif

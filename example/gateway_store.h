@@ -37,7 +37,7 @@ static msc4203_device device_of(int i)
 static void storage_failed(void)
 {
     if (!g.failed)
-        say("the store failed", NULL);
+        say(SAY_ERROR, NULL, "the store failed");
     g.failed = 1;
     g.reopen_at = g.now + 1000;
 }
@@ -100,7 +100,7 @@ static int change_over(void)
         service->sender = c->appservices[i].sender;
         result = g.queue.channel(g.queue.context, &c->appservices[i].id, 1, &channel);
         if (result == MSC4203_E_QUEUE_FULL) {
-            say("has no channel: all are still in use", &c->appservices[i].id);
+            say(SAY_ERROR, &c->appservices[i].id, "has no channel: all are still in use");
             result = MSC4203_OK;
             continue;
         }
@@ -134,7 +134,7 @@ static int change_over(void)
     if (result == MSC4203_OK)
         result = g.queue.flush(g.queue.context);
     if (moved != 0)
-        fprintf(stderr, "gateway: the configuration moved %lu messages\n", (unsigned long)moved);
+        say(SAY_INFO, NULL, "the configuration moved %lu messages", (unsigned long)moved);
     g.news = 1;
     return result;
 }
