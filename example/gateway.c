@@ -182,7 +182,9 @@ static int poll_all(int *count, uint64_t *until)
     int i, waiting = 0;
 
     poll_add(count, g.signals[0], POLLIN, -1);
-    poll_add(count, g.listener, POLLIN, -2);
+    poll_add(count, g.now >= g.accept_at ? g.listener : -1, POLLIN, -2);
+    if (g.now < g.accept_at && g.accept_at < *until)
+        *until = g.accept_at;
     poll_add(count, g.resolver.pid != 0 ? g.resolver.answers : -1, POLLIN, -2);
     for (i = 0; i < g.connection_count; i++) {
         struct connection *c = &g.connections[i];
@@ -313,13 +315,36 @@ static void *take(char **at, size_t *left, size_t bytes)
     return taken;
 }
 
+/* How many connections the system's limit leaves room for, beside all that is open already, what
+ * the appservices need, and what is opened for a moment. */
+static size_t descriptors_left(void)
+{
+    const rlim_t want = CONNECTIONS_MAX + 2 * CONFIG_APPSERVICES + 32;
+    struct rlimit limit;
+    size_t left, out = 2 * CONFIG_APPSERVICES;
+    int fd;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return CONNECTIONS_MAX;
+    if (limit.rlim_cur < want && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max < want ? limit.rlim_max : want;
+        setrlimit(RLIMIT_NOFILE, &limit);
+        if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+            return CONNECTIONS_MAX;
+    }
+    left = limit.rlim_cur < want ? (size_t)limit.rlim_cur : (size_t)want;
+    for (fd = 0; fd < (int)want && left != 0; fd++)
+        left -= fcntl(fd, F_GETFD) >= 0;
+    left -= left < SPARE_DESCRIPTORS ? left : SPARE_DESCRIPTORS;
+    return left - (left / 2 < out ? left / 2 : out);
+}
+
 /* Divides the working memory. Returns 0 when there is too little. */
-static int divide(void)
+static int divide(size_t descriptors)
 {
     size_t left = (size_t)g.config->memory_bytes, each = sizeof(struct connection) +
                                                          sizeof(struct pollfd) + sizeof(int), n;
     char *at = (char *)mmap(NULL, left, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    struct rlimit limit;
     int i;
 
     if (at == (char *)MAP_FAILED)
@@ -334,15 +359,8 @@ static int divide(void)
         return 0;
     /* Half of the rest for connections; but for no more than there can be. */
     n = left / 2 / each;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        if (limit.rlim_cur < CONNECTIONS_MAX + 64 && limit.rlim_cur < limit.rlim_max) {
-            limit.rlim_cur = limit.rlim_max < CONNECTIONS_MAX + 64 ? limit.rlim_max
-                                                                   : CONNECTIONS_MAX + 64;
-            setrlimit(RLIMIT_NOFILE, &limit);
-        }
-        if (limit.rlim_cur > 64 + MSC4203_CHANNELS && n > limit.rlim_cur - 64 - MSC4203_CHANNELS)
-            n = limit.rlim_cur - 64 - MSC4203_CHANNELS;
-    }
+    if (n > descriptors)
+        n = descriptors;
     if (n > CONNECTIONS_MAX)
         n = CONNECTIONS_MAX;
     g.connection_count = (int)n;
@@ -353,7 +371,7 @@ static int divide(void)
     n = left / (sizeof *g.slots + 64);
     g.slot_count = n < SLOTS_MAX ? (int)n : (int)SLOTS_MAX;
     g.slots = (struct slot *)take(&at, &left, (size_t)g.slot_count * sizeof *g.slots);
-    if (g.connection_count < 4 || g.poll_owner == NULL || g.slot_count < 1 || g.slots == NULL)
+    if (g.connection_count < 1 || g.poll_owner == NULL || g.slot_count < 1 || g.slots == NULL)
         return 0;
     for (i = 0; i < g.slot_count; i++)
         g.slots[i].connection = -1;
@@ -401,6 +419,7 @@ static int fail(const char *what, const char *why)
 int main(int argc, char **argv)
 {
     struct http_address listen;
+    size_t descriptors;
     unsigned port;
     int result;
 
@@ -426,7 +445,10 @@ int main(int argc, char **argv)
     if (result != MSC4203_OK)
         return fail(g.config->store,
                     result == MSC4203_E_STORAGE ? strerror(errno) : msc4203_result_text(result));
-    if (!divide())
+    descriptors = descriptors_left();
+    if (descriptors == 0)
+        return fail("descriptors", "the limit is too low (ulimit -n)");
+    if (!divide(descriptors))
         return fail("memory", "too little for this store");
     result = store_open_log();
     if (result == MSC4203_OK)

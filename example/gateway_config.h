@@ -213,6 +213,8 @@ static int config_url(struct config *c, struct config_appservice *a, const msc42
             return config_mistake(c, "not a URL");
         a->host[end - begin] = 0;
     }
+    if (strchr(a->name, ':') != NULL && a->host[0] != '[')
+        return config_mistake(c, "not a URL");
     a->prefix.ptr = url->ptr + end;
     a->prefix.len = url->len - end;
     while (a->prefix.len != 0 && a->prefix.ptr[a->prefix.len - 1] == '/')

@@ -132,8 +132,9 @@ static void connection_read(struct connection *c)
 }
 
 /* The connection that has been silent longest, of those between requests or in a head, or of those
- * that wait for something; -1 when there is none. */
-static int connection_idle(int waiting)
+ * that wait for something; -1 when there is none. `early` ones too, or not those that have not been
+ * silent for long. */
+static int connection_idle(int waiting, int early)
 {
     int i, oldest = -1;
 
@@ -144,39 +145,60 @@ static int connection_idle(int waiting)
             idle = c->state == CONNECTION_WAIT_HEAD || c->state == CONNECTION_WAIT_SLOT ||
                    c->state == CONNECTION_GATHER || c->state == CONNECTION_DRAIN ||
                    c->state == CONNECTION_SYNC;
+        if (c->early && !early && g.now - c->active < EARLY_MS)
+            continue;
         if (idle && (oldest < 0 || c->active < g.connections[oldest].active))
             oldest = i;
     }
     return oldest;
 }
 
-/* Takes new connections. When there is no place, the one goes that has been idle longest, or, if
- * none is, that waits longest: its client may have gone without a word, or mean harm. */
+/* Closes a connection to make room: one that has been idle longest, or, if none is, that waits
+ * longest: its client may have gone without a word, or mean harm. Those that were there before the
+ * crowd came are the last to go. Returns 0 when there is none. */
+static int connection_make_room(void)
+{
+    int i = connection_idle(0, 0);
+
+    if (i < 0)
+        i = connection_idle(1, 0);
+    if (i < 0)
+        i = connection_idle(0, 1);
+    if (i < 0)
+        i = connection_idle(1, 1);
+    if (i < 0)
+        return 0;
+    connection_close(&g.connections[i]);
+    return 1;
+}
+
+/* Takes new connections. */
 static void connections_accept(void)
 {
-    int i, fd;
+    int i, fd, turns;
 
-    for (;;) {
+    for (turns = 0; turns < 64; turns++) { /* then others have their turn */
         fd = http_accept(g.listener);
+        if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
+                       errno == ENOMEM)) {
+            if (connection_make_room())
+                continue;
+            g.accept_at = g.now + ACCEPT_MS;
+        }
         if (fd < 0)
             return;
-        for (i = 0; i < g.connection_count && g.connections[i].state != CONNECTION_FREE; i++)
-            ;
-        if (i == g.connection_count) {
-            i = connection_idle(0);
-            if (i < 0)
-                i = connection_idle(1);
-            if (i < 0) {
-                close(fd);
-                return;
-            }
-            connection_close(&g.connections[i]);
+        if (g.used == g.connection_count && !connection_make_room()) {
+            close(fd);
+            return;
         }
+        for (i = 0; g.connections[i].state != CONNECTION_FREE; i++)
+            ;
         memset(&g.connections[i], 0, offsetof(struct connection, in));
         g.connections[i].http.fd = fd;
         g.connections[i].state = CONNECTION_HEAD;
         g.connections[i].slot = g.connections[i].head = g.connections[i].ping = -1;
         g.connections[i].active = g.now;
+        g.connections[i].early = g.used <= g.connection_count / 4;
         g.used++;
     }
 }

@@ -22,6 +22,19 @@ static void outgoing_why(struct outgoing *o, const char *what, const char *why)
     snprintf(o->why, sizeof o->why, "%s%s%s", what, why[0] != 0 ? ": " : "", why);
 }
 
+/* Closes a connection that is not in use, for another one. Returns 0 when there is none. */
+static int outgoing_make_room(void)
+{
+    int i;
+
+    for (i = 1; i < MSC4203_CHANNEL_PARKED; i++)
+        if (g.channels[i].out.state == OUTGOING_OPEN) {
+            outgoing_close(&g.channels[i].out);
+            return 1;
+        }
+    return 0;
+}
+
 /* Begins to connect to the next address. Returns 0 when there is none left. */
 static int outgoing_connect(struct outgoing *o)
 {
@@ -34,6 +47,8 @@ static int outgoing_connect(struct outgoing *o)
         to.bytes = a->bytes;
         o->connects = g.now;
         o->fd = http_connect(&to);
+        if (o->fd < 0 && errno == EMFILE && outgoing_make_room())
+            o->fd = http_connect(&to);
         if (o->fd >= 0) {
             o->state = OUTGOING_CONNECTING;
             return 1;

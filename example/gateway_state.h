@@ -25,6 +25,9 @@ enum {
     SLOW_MS = 500,           /* after so long a slot, or head's place, is to be used at 1 KiB/s */
     HANGUP_MS = 1000,        /* how long a changed configuration waits for requests */
     LINGER_MS = 2000,
+    EARLY_MS = 5000,         /* who came when there was room is not closed for another so soon */
+    ACCEPT_MS = 100,         /* how long nobody is let in when there is no descriptor */
+    SPARE_DESCRIPTORS = 6,   /* for what is opened for a moment: the configuration, say */
     STORE_DEVICES = 4096     /* devices with waiting messages, in a log of 16 MiB or more */
 };
 
@@ -53,6 +56,7 @@ struct connection {
     struct http_connection http;
     uint8_t state;
     uint8_t expects, continued;        /* sends its body when it is told to continue; it was */
+    uint8_t early;                     /* it came when there was room */
     int slot, head;                    /* borrowed, or -1 */
     int status;                        /* that it will be answered with */
     const char *errcode, *error;
@@ -153,6 +157,7 @@ static struct gateway {
     char *work, *response, *piece;
 
     int listener, signals[2];
+    uint64_t accept_at;          /* nobody is let in before */
     struct resolver resolver;
     uint64_t now, hangup;        /* hangup: since when a changed configuration waits; 0: none */
     uint64_t unmoved;            /* when to go on changing over; 0: it is done */

@@ -5,7 +5,8 @@ import random
 import socket
 import time
 
-from harness import Case, DEVICES, Gateway, V3, irc, read_answer, request, send_path
+from harness import (Case, DEVICES, FAST, Gateway, V3, irc, read_answer, request, send_path,
+                     until)
 
 BODY = b'{"messages":{"@alice:gw.example":{"PHONE":{"n":1}}}}'
 
@@ -295,6 +296,52 @@ class FewConnections(Case):
             self.assertEqual(g.send('bob1', n, {'@bob:gw.example': {'BOB': {}}})[0], 200)
         for s in held:
             s.close()
+
+    def idle(self, limit, clients):
+        """Idle clients take all that there is: the appservices, the configuration and a new client
+        have their share, and nobody spins."""
+        a = self.peer()
+        g = self.gateway(DEVICES + irc(a.url), start=False)
+        g.start('ulimit -n %d' % limit)
+        held = [g.connect() for _ in range(clients)]
+        time.sleep(0.2)
+        before = g.cpu()
+        time.sleep(1)
+        self.assertLess(g.cpu() - before, 0.2)
+        held[0].sendall(put('first', b'{"messages":{"@_irc_joe:gw.example":{"JOE":{}}}}'))
+        with held[0].makefile('rb') as stream: # who was there before the crowd
+            self.assertEqual(read_answer(stream)[0], 200)
+        until(lambda: a.messages)
+        self.assertEqual(g.send('bob1', 1, {'@bob:gw.example': {'BOB': {}}})[0], 200)
+        self.assertIn('was read again', g.hangup())
+        for n in range(10):
+            self.assertEqual(g.send('bob1', 'n%d' % n, {'@bob:gw.example': {'BOB': {}}})[0], 200)
+        for s in held:
+            s.close()
+
+    def test_few_descriptors(self):
+        for limit in (20, 24, 97, 98, 99):
+            self.idle(limit, limit + 10)
+
+    def test_too_few_descriptors(self):
+        g = self.gateway(start=False)
+        with self.assertRaises(AssertionError) as said:
+            g.start('ulimit -n 12')
+        self.assertIn('ulimit', str(said.exception))
+        g.process.wait()
+
+    def test_many_appservices_and_few_descriptors(self):
+        peers = [self.peer() for _ in range(12)]
+        lines = []
+        for n, a in enumerate(peers):
+            lines += irc(a.url, id='a%d' % n)
+        g = self.gateway(FAST + DEVICES + [l.replace(' hs ', ' hs%d ' % i) for i, l in
+                                           enumerate(lines) if 'team' not in l], start=False)
+        g.start('ulimit -n 24')
+        for n in range(12):
+            self.assertEqual(g.send('bob1', n, {'@_a%d_joe:gw.example' % n: {'JOE': {}}})[0], 200)
+        for a in peers:
+            until(lambda: a.messages)
 
     def test_waiting_syncs(self):
         self.crowd(SYNC.replace(b'/sync', b'/sync?timeout=60000'))
