@@ -77,6 +77,25 @@ static void transaction_result(struct channel *channel, int status)
         channel->next_poll = g.now + 1000;
 }
 
+/* With which status an attempt has ended. A success whose answer did not come to its end is none,
+ * for then nobody knows what happened; but where that is how it always answers, it must do, or the
+ * same would be sent for ever. */
+static int transaction_status(struct channel *channel, int done)
+{
+    struct outgoing *o = &channel->out;
+
+    if (done <= 0 && o->status / 100 == 2) {
+        if (++channel->halves < HALVES)
+            return 0;
+        if (channel->appservice >= 0)
+            say(SAY_WARNING, &g.config->appservices[channel->appservice].id,
+                "answers %d, but never to the end (%s): taken as delivered", o->status, o->why);
+        done = 1;
+    }
+    channel->halves = 0;
+    return done > 0 ? o->status : 0;
+}
+
 /* Starts a channel's sender, if it is not started or the configuration of it has changed; nothing
  * of its old one is on its way. */
 static void transaction_start(struct channel *channel, uint32_t number)
@@ -120,7 +139,7 @@ static void transaction_step(struct channel *channel, uint32_t number)
         if (done == 0 && g.now - channel->out.began < SILENT_MS)
             return;
         if (done < 0 && channel->out.reused && !channel->out.have_head &&
-            channel->out.in_bytes == 0 && channel->appservice >= 0) {
+            channel->out.got == 0 && channel->appservice >= 0) {
             /* The appservice had closed a connection that was idle: that is no failure. */
             char path[80];
             msc4203_sender_status status;
@@ -134,7 +153,7 @@ static void transaction_step(struct channel *channel, uint32_t number)
             outgoing_close(&channel->out);
             outgoing_why(&channel->out, "no answer within 60 s", "");
         }
-        transaction_result(channel, done > 0 ? channel->out.status : 0);
+        transaction_result(channel, transaction_status(channel, done));
     }
     if (channel->appservice < 0)
         return;

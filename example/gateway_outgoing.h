@@ -136,8 +136,10 @@ static int outgoing_begin(struct outgoing *o, int appservice, const char *method
     o->head_bytes = (size_t)n;
     o->total = (uint64_t)n + body_bytes;
     o->sent = 0;
-    o->in_bytes = 0;
+    o->got = 0;
     o->have_head = o->status = 0;
+    memset(&o->answer, 0, sizeof o->answer);
+    memset(&o->body, 0, sizeof o->body);
     o->began = g.now;
     if (o->state == OUTGOING_OPEN && g.now - o->connects >= SILENT_MS)
         outgoing_close(o); /* after so long the name may have another address */
@@ -177,66 +179,75 @@ static int outgoing_send(struct outgoing *o, outgoing_source *source, void *cont
     return 0;
 }
 
+/* Takes bytes of an answer. Returns as outgoing_receive() does. */
+static int outgoing_take(struct outgoing *o, const char *data, size_t bytes, char *keep,
+                         size_t room, size_t *kept)
+{
+    size_t used = 0;
+    msc4203_span piece;
+
+    while (!o->have_head && used < bytes) {
+        used += http_answer_feed(&o->answer, data + used, bytes - used);
+        if (o->answer.head.status >= 200)
+            o->status = o->answer.head.status;
+        if (o->answer.state == HTTP_ANSWER_WRONG) {
+            outgoing_why(o, "what it answered is not HTTP", "");
+            return -1;
+        }
+        if (o->answer.state == HTTP_ANSWER_MORE)
+            return 0;
+        if (o->answer.head.status < 200) { /* 100 Continue */
+            memset(&o->answer, 0, sizeof o->answer);
+            continue;
+        }
+        o->have_head = 1;
+        o->keep_alive = o->answer.head.keep_alive;
+        http_body_begin(&o->body, &o->answer.head, 1);
+    }
+    while (used < bytes && o->body.state != HTTP_BODY_DONE && o->body.state != HTTP_BODY_WRONG) {
+        used += http_body_feed(&o->body, data + used, bytes - used, &piece);
+        if (kept != NULL) {
+            size_t take = piece.len < room - *kept ? piece.len : room - *kept;
+            memcpy(keep + *kept, piece.ptr, take);
+            *kept += take;
+        }
+    }
+    if (o->body.state == HTTP_BODY_WRONG) {
+        outgoing_why(o, "what it answered is not HTTP", "");
+        return -1;
+    }
+    if (o->have_head && o->body.state == HTTP_BODY_DONE) {
+        o->keep_alive = o->keep_alive && o->sent == o->total && used == bytes;
+        return 1;
+    }
+    if (o->have_head && o->got > ANSWER_BYTES) {
+        o->keep_alive = 0;
+        return 1;
+    }
+    return 0;
+}
+
 /* Takes in what came of an answer. Returns 1 when it is complete, -1 when it never will be. `kept`
  * bytes of its body, if it is not NULL, go to `keep`. */
 static int outgoing_receive(struct outgoing *o, char *keep, size_t room, size_t *kept)
 {
-    int turns;
+    int turns, done = 0;
 
-    for (turns = 0; turns < 16; turns++) { /* then others have their turn */
-        struct http_head head;
-        size_t end, used = 0;
-        msc4203_span piece;
-        ssize_t n = recv(o->fd, o->in + o->in_bytes, sizeof o->in - o->in_bytes, 0);
+    for (turns = 0; turns < 4 && done == 0; turns++) { /* then others have their turn */
+        ssize_t n = recv(o->fd, g.piece, PIECE_BYTES, 0);
 
         if (n < 0 && http_again())
             return 0;
-        if (n <= 0) {
-            if (n == 0 && o->have_head && o->body.state == HTTP_BODY_ALL) {
-                o->keep_alive = 0;
-                return 1;
-            }
-            return -1;
-        }
-        o->in_bytes += (size_t)n;
-        while (!o->have_head) {
-            end = http_head_end(o->in, o->in_bytes, 0);
-            if (end == 0 && o->in_bytes == sizeof o->in)
-                return -1; /* no answer has so long a head */
-            if (end == 0)
-                break;
-            if (!http_parse(&head, o->in, end, 1))
-                return -1;
-            o->in_bytes -= end;
-            memmove(o->in, o->in + end, o->in_bytes);
-            if (head.status < 200)
-                continue; /* 100 Continue */
-            o->have_head = 1;
-            o->status = head.status;
-            o->keep_alive = head.keep_alive;
-            http_body_begin(&o->body, &head, 1);
-        }
-        if (!o->have_head)
-            continue;
-        while (used < o->in_bytes && o->body.state != HTTP_BODY_DONE &&
-               o->body.state != HTTP_BODY_WRONG) {
-            used += http_body_feed(&o->body, o->in + used, o->in_bytes - used, &piece);
-            if (kept != NULL) {
-                size_t take = piece.len < room - *kept ? piece.len : room - *kept;
-                memcpy(keep + *kept, piece.ptr, take);
-                *kept += take;
-            }
-        }
-        o->in_bytes -= used;
-        memmove(o->in, o->in + used, o->in_bytes);
-        if (o->body.state == HTTP_BODY_WRONG)
-            return -1;
-        if (o->body.state == HTTP_BODY_DONE) {
-            o->keep_alive = o->keep_alive && o->sent == o->total && o->in_bytes == 0;
+        if (n == 0 && o->have_head && o->body.state == HTTP_BODY_ALL) {
+            o->keep_alive = 0;
             return 1;
         }
+        if (n <= 0)
+            return -1;
+        o->got += (uint64_t)n;
+        done = outgoing_take(o, g.piece, (size_t)n, keep, room, kept);
     }
-    return 0;
+    return done;
 }
 
 /* One step of a request. Returns 1 when its answer is complete, -1 when it failed. */

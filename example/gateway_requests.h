@@ -540,7 +540,7 @@ static void request_begin(struct connection *c, size_t head_bytes)
     size_t i;
     int kind;
 
-    c->http.lingers = 0;
+    c->http.lingers = c->http.head_only = 0;
     c->kept = 0;
     if (!http_parse(&head, in_of(c), head_bytes, 0)) {
         c->http.keep_alive = 0;
@@ -549,6 +549,7 @@ static void request_begin(struct connection *c, size_t head_bytes)
         return;
     }
     c->http.keep_alive = (uint8_t)head.keep_alive;
+    c->http.head_only = msc4203_span_equal(&head.method, "HEAD") != 0;
     http_body_begin(&c->http.body, &head, 0);
     c->expects = head.expects && !c->continued && c->http.body.state != HTTP_BODY_DONE;
     path = query = head.target;

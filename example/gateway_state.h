@@ -22,6 +22,8 @@ enum {
     SILENT_MS = 60000,       /* who says nothing for so long is given up */
     CONNECT_MS = 5000,       /* an address that says nothing, when there is another one */
     RESOLVE_MS = 30000,
+    ANSWER_BYTES = 1 << 20,  /* of an appservice's answer: the rest need not come */
+    HALVES = 3,              /* a success that never comes to its end is believed after so many */
     SLOW_MS = 500,           /* after so long a slot, or head's place, is to be used at 1 KiB/s */
     HANGUP_MS = 1000,        /* how long a changed configuration waits for requests */
     LINGER_MS = 2000,
@@ -102,10 +104,11 @@ struct outgoing {
     struct resolve_answer found;
     uint64_t connects;           /* since when */
     char why[120];               /* it failed */
-    uint64_t began, sent, total;
-    size_t head_bytes, in_bytes;
+    uint64_t began, sent, total, got;
+    size_t head_bytes;
+    struct http_answer answer;
     struct http_body body;
-    char head[1536], in[4096];
+    char head[1536];
 };
 
 struct channel {
@@ -116,6 +119,7 @@ struct channel {
     struct outgoing out;
     uint64_t next_poll;          /* not before that, unless something happened */
     struct say_state bad;
+    int halves;                  /* how often it was answered with success, but not to the end */
 };
 
 struct ping {

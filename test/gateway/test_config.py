@@ -155,7 +155,7 @@ class Config(Case):
 
     def test_sigterm(self):
         g = self.gateway(DEVICES + irc())
-        sync = (b'GET /_matrix/client/v3/sync?timeout=60000 HTTP/1.1\r\n'
+        sync = (b'GET /_matrix/client/v3/sync?timeout=60000 HTTP/1.1\r\nHost: x\r\n'
                 b'Authorization: Bearer bob1\r\n\r\n')
         with g.connect(b'PUT /'), g.connect(sync):
             g.send('bob1', 1, {'@alice:gw.example': {'*': {}}})

@@ -28,7 +28,7 @@ class Send(Case):
         content = '{ "z":1e5 ,"a":[1.0,-0,"\\/\\u0041"],"a":{} }'
         self.g.request('PUT', send_path('1'), '{"messages":{"@bob:gw.example":{"BOB":%s}}}' %
                        content, 'bob1')
-        with self.g.connect(b'GET %s/sync HTTP/1.1\r\nAuthorization: Bearer bob1\r\n'
+        with self.g.connect(b'GET %s/sync HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer bob1\r\n'
                             b'Connection: close\r\n\r\n' % V3.encode()) as s:
             data = b''
             while True:

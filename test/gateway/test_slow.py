@@ -7,9 +7,9 @@ import unittest
 
 from harness import Appservice, Case, DEVICES, FAST, Gateway, V3, irc, read_answer, send_path, until
 
-PUT = b'PUT %s HTTP/1.1\r\nAuthorization: Bearer bob1\r\nContent-Length: 100\r\n\r\n{'
+PUT = b'PUT %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer bob1\r\nContent-Length: 100\r\n\r\n{'
 LONG = PUT.replace(b'100', b'10000') + b' ' * 900 # needs a slot
-PING = (b'POST /_matrix/client/v1/appservice/irc/ping HTTP/1.1\r\n'
+PING = (b'POST /_matrix/client/v1/appservice/irc/ping HTTP/1.1\r\nHost: x\r\n'
         b'Authorization: Bearer as_irc\r\n\r\n')
 
 
@@ -21,13 +21,13 @@ class Minute(Case):
         cls.began = time.monotonic()
         put = PUT % send_path('p').encode()
         cls.sockets = {'idle': cls.g.connect(), 'head': cls.g.connect(b'PUT /x HTTP'),
-                       'long': cls.g.connect(b'PUT /x HTTP/1.1\r\nA: ' + b'x' * 3000),
+                       'long': cls.g.connect(b'PUT /x HTTP/1.1\r\nHost: x\r\nA: ' + b'x' * 3000),
                        'body': cls.g.connect(put),
                        'long body': cls.g.connect(LONG % send_path('l').encode()),
                        'ping': cls.g.connect(PING),
                        'ping 2': cls.g.connect(PING),
                        'drain': cls.g.connect(put.replace(b'PUT', b'GET')),
-                       'sync': cls.g.connect(b'GET %s/sync?timeout=75000 HTTP/1.1\r\nAuthorization:'
+                       'sync': cls.g.connect(b'GET %s/sync?timeout=75000 HTTP/1.1\r\nHost: x\r\nAuthorization:'
                                              b' Bearer alice1\r\n\r\n' % V3.encode())}
         cls.g.send('bob1', 1, {'@_irc_joe:gw.example': {'JOE': {'n': 1}}})
 
@@ -104,7 +104,7 @@ class Slots(Case):
 
     def test_slow_heads_make_room(self):
         g = self.gateway(DEVICES)
-        slow = [g.connect(b'GET /status HTTP/1.1\r\nA: ' + b'x' * 1000) for i in range(40)]
+        slow = [g.connect(b'GET /status HTTP/1.1\r\nHost: x\r\nA: ' + b'x' * 1000) for i in range(40)]
         time.sleep(0.1)
         began = time.monotonic()
         status = g.request('GET', '/status', headers={'Cookie': 'y' * 2000})[0]
@@ -117,7 +117,7 @@ class Slots(Case):
         """1 KiB/s is enough, while others wait."""
         g = self.gateway(DEVICES)
         body = b'{"messages":{"@alice:gw.example":{"PHONE":{"x":"%s"}}}}' % (b'y' * 12000)
-        head = b'PUT %s HTTP/1.1\r\nAuthorization: Bearer bob1\r\nContent-Length: %d\r\n\r\n' % (
+        head = b'PUT %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer bob1\r\nContent-Length: %d\r\n\r\n' % (
             send_path('steady').encode(), len(body))
         stop = threading.Event()
 
