@@ -242,6 +242,16 @@ static void take_answers(void)
     }
 }
 
+/* Lets time pass. While the machine, or this process, was suspended nobody could be quick: what
+ * has come meanwhile is looked at before anything is called late. */
+static void time_passes(void)
+{
+    uint64_t clock = http_clock(), passed = clock - g.clock;
+
+    g.clock = clock;
+    g.now += passed < PAUSE_MS ? passed : PAUSE_MS / 20;
+}
+
 /* One turn of the loop. */
 static void turn(void)
 {
@@ -257,7 +267,7 @@ static void turn(void)
     if (poll(g.polls, (nfds_t)count, timeout) < 0)
         for (i = 0; i < count; i++)
             g.polls[i].revents = 0;
-    g.now = http_clock();
+    time_passes();
     if (g.polls[0].revents != 0)
         take_signals();
     if (g.polls[1].revents != 0)
@@ -440,7 +450,7 @@ int main(int argc, char **argv)
     resolver_start(&g.resolver); /* before there is anything that it would get a copy of */
     if (!start_signals())
         return fail("signals", strerror(errno));
-    g.now = http_clock();
+    g.now = g.clock = http_clock();
     result = store_open();
     if (result != MSC4203_OK)
         return fail(g.config->store,

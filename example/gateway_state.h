@@ -27,6 +27,7 @@ enum {
     SLOW_MS = 500,           /* after so long a slot, or head's place, is to be used at 1 KiB/s */
     HANGUP_MS = 1000,        /* how long a changed configuration waits for requests */
     LINGER_MS = 2000,
+    PAUSE_MS = 2000,         /* a turn that takes longer was not the clients' time */
     EARLY_MS = 5000,         /* who came when there was room is not closed for another so soon */
     ACCEPT_MS = 100,         /* how long nobody is let in when there is no descriptor */
     SPARE_DESCRIPTORS = 6,   /* for what is opened for a moment: the configuration, say */
@@ -163,7 +164,8 @@ static struct gateway {
     int listener, signals[2];
     uint64_t accept_at;          /* nobody is let in before */
     struct resolver resolver;
-    uint64_t now, hangup;        /* hangup: since when a changed configuration waits; 0: none */
+    uint64_t now, clock;         /* milliseconds that it has run; the system's when that was told */
+    uint64_t hangup;             /* since when a changed configuration waits; 0: none */
     uint64_t unmoved;            /* when to go on changing over; 0: it is done */
     int ends;
 } g;

@@ -127,6 +127,17 @@ class Gateway:
         with open(os.path.join(self.folder, 'clock'), 'r+b' if any(self.clock) else 'wb') as f:
             f.write(struct.pack('=2q', *self.clock))
 
+    def pass_slowly(self, ms):
+        """Has the clocks go on in steps, as for a program that is awake."""
+        for _ in range(0, ms, 1500):
+            self.pass_ms(1500)
+            self.status()
+
+    def state(self):
+        """Of its process: a letter, as of ps."""
+        with open('/proc/%d/stat' % self.process.pid) as f:
+            return f.read().rsplit(')', 1)[1].split()[0]
+
     def children(self):
         """Its processes."""
         with open('/proc/%d/task/%d/children' % ((self.process.pid,) * 2)) as f:

@@ -45,7 +45,7 @@ class Names(Case):
         g.send('bob1', 1, joe(1))
         until(lambda: a.messages)
         g.hosts({'bridge': '127.0.0.3'})
-        g.pass_ms(61000)
+        g.pass_slowly(61000)
         g.send('bob1', 2, joe(2))
         until(lambda: b.messages)
         self.assertEqual(len(a.messages), 1)
