@@ -380,6 +380,7 @@ static int divide(size_t descriptors)
     g.poll_owner = (int *)take(&at, &left, n * sizeof *g.poll_owner);
     n = left / (sizeof *g.slots + 64);
     g.slot_count = n < SLOTS_MAX ? (int)n : (int)SLOTS_MAX;
+    g.express = g.slot_count >= 4 * EXPRESS ? EXPRESS : 0;
     g.slots = (struct slot *)take(&at, &left, (size_t)g.slot_count * sizeof *g.slots);
     if (g.connection_count < 1 || g.poll_owner == NULL || g.slot_count < 1 || g.slots == NULL)
         return 0;

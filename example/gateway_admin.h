@@ -15,8 +15,9 @@ static void status_answer(struct connection *c)
     size_t at;
     int i;
 
-    if (c->slot < 0 && !slot_take(c)) {
+    if (c->slot < 0 && !slot_take(c, 1)) {
         wait_in(c, CONNECTION_STATUS_SLOT);
+        c->ready = 1;
         return;
     }
     msc4203_log_usage_get(&g.log, &usage);

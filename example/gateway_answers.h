@@ -61,11 +61,15 @@ static void slot_free(struct connection *c)
     c->slot = -1;
 }
 
-static int slot_take(struct connection *c)
+/* Takes a slot. Who is `ready` needs it for this turn only: for those there is always one, however
+ * many slow ones hold the others, or wait. */
+static int slot_take(struct connection *c, int ready)
 {
     int i;
 
-    for (i = 0; i < g.slot_count && (g.grants || g.waiting == 0); i++)
+    if (!ready && !g.grants && g.waiting != 0)
+        return 0;
+    for (i = ready ? 0 : g.express; i < g.slot_count; i++)
         if (g.slots[i].connection < 0) {
             g.slots[i].connection = (int)(c - g.connections);
             g.slots[i].batch = 0;
@@ -78,10 +82,55 @@ static int slot_take(struct connection *c)
     return 0;
 }
 
+/* Whether all of a request's body has come. */
+static int body_is_ready(const struct connection *c, const char *in)
+{
+    struct http_body body = c->http.body;
+    size_t at = c->http.in_at;
+    msc4203_span piece;
+    int available = 0;
+    ssize_t n;
+
+    if (body.state == HTTP_BODY_DONE)
+        return 1;
+    if (body.state == HTTP_BODY_LENGTH)
+        return ioctl(c->http.fd, FIONREAD, &available) == 0 &&
+               c->http.in_bytes - at + (size_t)available >= body.left;
+    while (at < c->http.in_bytes && body.state != HTTP_BODY_DONE && body.state != HTTP_BODY_WRONG)
+        at += http_body_feed(&body, in + at, c->http.in_bytes - at, &piece);
+    n = recv(c->http.fd, g.piece, PIECE_BYTES, MSG_PEEK);
+    for (at = 0; n > 0 && at < (size_t)n && body.state != HTTP_BODY_DONE &&
+                 body.state != HTTP_BODY_WRONG;)
+        at += http_body_feed(&body, g.piece + at, (size_t)n - at, &piece);
+    return body.state == HTTP_BODY_DONE;
+}
+
+/* Whether the system takes an answer of so many bytes at once: it then holds no slot for long. */
+static int answer_is_ready(const struct connection *c, size_t bytes)
+{
+    int room = 0;
+    socklen_t length = sizeof room;
+
+    return getsockopt(c->http.fd, SOL_SOCKET, SO_SNDBUF, &room, &length) == 0 &&
+           (size_t)room / 2 >= bytes;
+}
+
+/* Whether all of a head has come, the first part of which is in the connection. */
+static int head_is_ready(const struct connection *c)
+{
+    ssize_t n;
+
+    memcpy(g.piece, c->in, c->http.in_bytes);
+    n = recv(c->http.fd, g.piece + c->http.in_bytes, PIECE_BYTES - c->http.in_bytes, MSG_PEEK);
+    return n > 0 && http_head_end(g.piece, c->http.in_bytes + (size_t)n, 0) != 0;
+}
+
 /* Has a connection wait for a slot, or a place for its head, until its turn comes. */
 static void wait_in(struct connection *c, enum connection_state state)
 {
     c->state = (uint8_t)state;
+    c->ready = 0;
+    c->available = 0;
     if (c->ticket == 0)
         c->ticket = ++g.tickets;
 }

@@ -30,10 +30,10 @@ static int connection_step(struct connection *c)
             return 1;
         }
         if (c->head < 0 && c->http.in_bytes == IN_BYTES) {
-            int i;
-            for (i = 0; i < HEADS && g.head_owner[i] >= 0; i++)
+            int ready = head_is_ready(c), i;
+            for (i = ready ? 0 : (int)EXPRESS; i < HEADS && g.head_owner[i] >= 0; i++)
                 ;
-            if (i == HEADS || (g.waiting != 0 && !g.grants)) {
+            if (i == HEADS || (g.waiting != 0 && !g.grants && !ready)) {
                 wait_in(c, CONNECTION_WAIT_HEAD);
                 return 0;
             }
@@ -203,6 +203,26 @@ static void connections_accept(void)
     }
 }
 
+/* Looks whether what a connection waits to send has come meanwhile. */
+static void look_at_waiting(struct connection *c)
+{
+    int available = 0;
+
+    if (c->state != CONNECTION_WAIT_HEAD && c->state != CONNECTION_WAIT_SLOT) {
+        return;
+    }
+    if (ioctl(c->http.fd, FIONREAD, &available) != 0 || (uint32_t)available == c->available)
+        return;
+    c->available = (uint32_t)available;
+    if (c->state == CONNECTION_WAIT_HEAD) {
+        c->ready = head_is_ready(c) != 0;
+    } else {
+        c->http.in_at = c->head_bytes;
+        c->ready = body_is_ready(c, in_of(c)) != 0;
+        c->http.in_at = 0;
+    }
+}
+
 /* Looks after one connection: what has become possible for it, and what takes too long. */
 static void connection_care(struct connection *c)
 {
@@ -254,6 +274,12 @@ static void connection_care(struct connection *c)
         if (g.now >= c->deadline)
             connection_close(c);
         return;
+    case CONNECTION_WAIT_HEAD:
+    case CONNECTION_WAIT_SLOT:
+    case CONNECTION_SYNC_SLOT:
+    case CONNECTION_STATUS_SLOT:
+        look_at_waiting(c);
+        return;
     default:
         return;
     }
@@ -268,28 +294,31 @@ static int waits(const struct connection *c, int for_head)
            c->state == CONNECTION_STATUS_SLOT;
 }
 
-static int is_free(int for_head)
+static int is_free(int for_head, int ready)
 {
-    int i;
+    int i = ready ? 0 : for_head ? (int)EXPRESS : g.express;
 
-    for (i = 0; i < (for_head ? (int)HEADS : g.slot_count); i++)
+    for (; i < (for_head ? (int)HEADS : g.slot_count); i++)
         if ((for_head ? g.head_owner[i] : g.slots[i].connection) < 0)
             return 1;
     return 0;
 }
 
-/* Gives what is free to those that wait, in the order in which they came: so a crowd of slow ones
- * keeps nobody out for ever. */
+/* Gives what is free to those that wait: to those who are ready first, and then in the order in
+ * which they came. So a crowd of slow ones keeps nobody out for ever, and hardly anyone for long. */
 static void grant(int for_head)
 {
-    while (g.waiting != 0 && is_free(for_head)) {
+    while (g.waiting != 0 && is_free(for_head, 1)) {
+        int slow = is_free(for_head, 0), i, state;
         struct connection *c = NULL;
-        int i, state;
 
-        for (i = 0; i < g.connection_count; i++)
-            if (waits(&g.connections[i], for_head) &&
-                (c == NULL || g.connections[i].ticket < c->ticket))
-                c = &g.connections[i];
+        for (i = 0; i < g.connection_count; i++) {
+            struct connection *other = &g.connections[i];
+            if (waits(other, for_head) && (other->ready || slow) &&
+                (c == NULL || other->ready > c->ready ||
+                 (other->ready == c->ready && other->ticket < c->ticket)))
+                c = other;
+        }
         if (c == NULL)
             return;
         state = c->state;

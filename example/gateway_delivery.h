@@ -211,7 +211,7 @@ static void ping_end(struct ping *ping, int done)
                              ping->out.status);
         /* Without a slot it has to fit into the connection. */
         at = add_string(body, at, ping->answer,
-                        ping->answer_bytes < 30 || slot_take(c) ? ping->answer_bytes : 30);
+                        ping->answer_bytes < 30 || slot_take(c, 1) ? ping->answer_bytes : 30);
         at = add_text(body, at, "}");
         answer_body(c, 502, body, at);
         return;

@@ -217,8 +217,9 @@ static void sync_answer(struct connection *c, int must)
     }
     memcpy(g.response + bytes - 1, others, sizeof others - 1);
     bytes += sizeof others - 2;
-    if (bytes > OUT_BYTES - 200 && c->slot < 0 && !slot_take(c)) {
+    if (bytes > OUT_BYTES - 200 && c->slot < 0 && !slot_take(c, answer_is_ready(c, bytes))) {
         wait_in(c, CONNECTION_SYNC_SLOT);
+        c->ready = answer_is_ready(c, bytes) != 0;
         return;
     }
     answer_body(c, 200, g.response, bytes);
@@ -376,7 +377,8 @@ static void request_send(struct connection *c, const msc4203_span *type, const m
         go_on(c);
         return;
     }
-    if (g.hangup != 0 || !slot_take(c)) {
+    if (g.hangup != 0 || !slot_take(c, body_is_ready(c, in_of(c)))) {
+        c->head_bytes = c->http.in_at;
         wait_in(c, CONNECTION_WAIT_SLOT); /* the head is looked at again then */
         return;
     }

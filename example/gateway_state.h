@@ -6,6 +6,8 @@
 #include "gateway_config.h"
 #include "gateway_resolve.h"
 
+#include <sys/ioctl.h>
+
 enum {
     IN_BYTES = 768,          /* of a head, in the connection itself */
     OUT_BYTES = 512,         /* of an answer */
@@ -15,6 +17,7 @@ enum {
     SLOT_BYTES = SCRATCH_BYTES + STAR_BYTES,
     SLOTS_MAX = CONFIG_SLOTS, /* fewer than the batches that a log can have open */
     HEADS = 16,
+    EXPRESS = 2,             /* of the slots, and of the places for heads: for those who are ready */
     CONNECTIONS_MAX = 4000,
     PIECE_BYTES = 16384,     /* read or written at a time */
     WORK_BYTES = 163840,     /* a message twice: as the queue holds it, and as it is sent */
@@ -60,6 +63,9 @@ struct connection {
     uint8_t state;
     uint8_t expects, continued;        /* sends its body when it is told to continue; it was */
     uint8_t early;                     /* it came when there was room */
+    uint8_t ready;                     /* all that it waits to send has come */
+    uint32_t available;                /* bytes that had come when that was looked at */
+    uint32_t head_bytes;               /* of a head that waits with its body */
     int slot, head;                    /* borrowed, or -1 */
     int status;                        /* that it will be answered with */
     const char *errcode, *error;
@@ -152,6 +158,7 @@ static struct gateway {
     struct slot *slots;
     int slot_count, waiting;     /* waiting: how many do, for a slot or a head's place */
     int grants;                  /* it is the turn of who asks for one */
+    int express;                 /* so many of the slots are for those who are ready */
     uint64_t tickets;
     char (*heads)[HTTP_HEAD_MAX];
     int head_owner[HEADS];

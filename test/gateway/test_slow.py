@@ -113,6 +113,48 @@ class Slots(Case):
         for s in slow:
             s.close()
 
+    def test_nobody_waits_for_the_slow_ones(self):
+        """Hundreds of clients that send a byte now and then hold all there is to hold. Who sends a
+        whole request is answered within a second all the same."""
+        g = self.gateway(DEVICES)
+        long = b'GET /status HTTP/1.1\r\nHost: x\r\nA: ' + b'x' * 1000
+        chunks = (LONG % send_path('c').encode()).replace(b'Content-Length: 10000',
+                                                          b'Transfer-Encoding: chunked')
+        slow = [[g.connect(data), data] for n in range(100) for data in (
+            long, LONG % send_path('s%d' % n).encode(), chunks.replace(b'{', b'2000\r\n{'))]
+        stop = threading.Event()
+
+        def drip():
+            while not stop.wait(0.5):
+                for one in slow:
+                    try:
+                        one[0].sendall(b' ')
+                    except OSError: # it was too slow
+                        one[0].close()
+                        one[0] = g.connect(one[1])
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        worst = 0
+        for n in range(20):
+            for body, headers in (({'n': n}, {}), ({'x': 'y' * 9000}, {}), ({'x': 'y' * 60000}, {}),
+                                  ({'n': n}, {'Cookie': 'z' * 3000}),
+                                  ({'x': 'y' * 2000}, {'Cookie': 'z' * 3000})):
+                began = time.monotonic()
+                status, said = g.request('PUT', send_path('%d-%d-%d' % (
+                    n, len(str(body)), len(headers))), {'messages': {
+                        '@alice:gw.example': {'PHONE': body}}}, 'bob1', headers)
+                worst = max(worst, time.monotonic() - began)
+                self.assertEqual(status, 200, said)
+            began = time.monotonic()
+            g.status()
+            g.drain('alice1')
+            worst = max(worst, (time.monotonic() - began) / 3)
+        stop.set()
+        thread.join()
+        self.assertLess(worst, 1)
+        for one in slow:
+            one[0].close()
+
     def test_a_steady_body_is_not_cut_off(self):
         """1 KiB/s is enough, while others wait."""
         g = self.gateway(DEVICES)
