@@ -60,6 +60,7 @@ struct config {
     int device_count;
     int *tokens, *users;    /* buckets */
     unsigned char *named;   /* CONFIG_SLOTS for each device: is it named beside a star? */
+    uint16_t *seen;         /* as many: for a user's first device, the request that named the user */
     uint32_t mask;
     uint64_t key;           /* of the buckets' hash */
     unsigned line;          /* where a mistake is */
@@ -446,7 +447,7 @@ static int config_map(struct config *c, int fd, size_t bytes, size_t lines)
         buckets *= 2;
     c->mask = (uint32_t)(buckets - 1);
     c->bytes = at + lines * (sizeof *c->devices + sizeof *c->namespaces) +
-               2 * buckets * sizeof *c->tokens + lines * CONFIG_SLOTS;
+               2 * buckets * sizeof *c->tokens + lines * CONFIG_SLOTS * (1 + sizeof *c->seen);
     c->memory = mmap(NULL, c->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (c->memory == MAP_FAILED) {
         c->memory = NULL;
@@ -457,7 +458,8 @@ static int config_map(struct config *c, int fd, size_t bytes, size_t lines)
     c->namespaces = (struct config_namespace *)(void *)(c->devices + lines);
     c->tokens = (int *)(void *)(c->namespaces + lines);
     c->users = c->tokens + buckets;
-    c->named = (unsigned char *)(c->users + buckets);
+    c->seen = (uint16_t *)(void *)(c->users + buckets);
+    c->named = (unsigned char *)(c->seen + lines * CONFIG_SLOTS);
     for (i = 0; i < buckets; i++)
         c->tokens[i] = c->users[i] = CONFIG_NONE;
     for (i = 0; i < bytes;) {

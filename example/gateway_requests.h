@@ -4,6 +4,7 @@
 #define GATEWAY_REQUESTS_H
 
 #include "gateway_admin.h"
+#include "gateway_keys.h"
 
 /* ---- sendToDevice ---- */
 
@@ -57,29 +58,42 @@ static int send_user_ends(struct slot *slot)
     return result;
 }
 
+/* Begins with a user, who must not have been named before in this request. Returns a result. */
+static int send_user_begins(struct slot *slot, const msc4203_span *user)
+{
+    int first = config_next_device(g.config, CONFIG_NONE, user);
+    int result = send_user_ends(slot);
+    uint16_t *seen;
+
+    if (result != MSC4203_OK || first < 0 || user->len > sizeof slot->user)
+        return result; /* nobody of ours */
+    seen = &g.config->seen[(size_t)first * SLOTS_MAX + (size_t)(slot - g.slots)];
+    if (*seen == slot->request)
+        return MSC4203_E_FIELD_TWICE;
+    *seen = slot->request;
+    memcpy(slot->user, user->ptr, user->len);
+    slot->user_bytes = user->len;
+    return MSC4203_OK;
+}
+
 /* Takes one item of a request. Returns a result. */
 static int send_item(struct slot *slot, const msc4203_item *item)
 {
-    msc4203_span user;
     int result = msc4203_item_error(item), i;
 
     if (result != MSC4203_OK)
         return result;
     if (item->content.len > CONTENT_MAX)
         return MSC4203_E_TOO_LARGE;
-    user.ptr = slot->user;
-    user.len = slot->user_bytes;
-    if (!config_same(&user, &item->user_id)) {
-        result = send_user_ends(slot);
-        if (result != MSC4203_OK)
-            return result;
+    if (slot->keys.users != slot->users) {
+        slot->users = slot->keys.users;
+        result = send_user_begins(slot, &item->user_id);
     }
-    if (config_next_device(g.config, CONFIG_NONE, &item->user_id) < 0 ||
-        item->user_id.len > sizeof slot->user)
-        return MSC4203_OK; /* nobody of ours */
-    memcpy(slot->user, item->user_id.ptr, item->user_id.len);
-    slot->user_bytes = item->user_id.len;
+    if (result != MSC4203_OK || slot->user_bytes == 0)
+        return result;
     if (msc4203_span_equal(&item->device_id, "*")) {
+        if (slot->starred)
+            return MSC4203_E_FIELD_TWICE;
         slot->starred = 1;
         memcpy(slot->star, item->content.ptr, item->content.len);
         slot->star_bytes = item->content.len;
@@ -121,6 +135,7 @@ static void send_piece(struct connection *c, const msc4203_span *piece, int last
 {
     struct slot *slot = &g.slots[c->slot];
     const msc4203_item *item;
+    uint64_t from = c->body_bytes;
     int result;
 
     c->body_bytes += piece->len;
@@ -130,12 +145,26 @@ static void send_piece(struct connection *c, const msc4203_span *piece, int last
     }
     msc4203_reader_feed(&slot->reader, piece->ptr, piece->len, last);
     while ((result = msc4203_reader_next(&slot->reader, &item)) == MSC4203_ITEM) {
+        keys_look(&slot->keys, item->offset, piece->ptr, piece->len, from);
         result = send_item(slot, item);
         if (result != MSC4203_OK)
             break;
     }
+    keys_look(&slot->keys, c->body_bytes, piece->ptr, piece->len, from);
+    if ((result == MSC4203_MORE || result == MSC4203_END) && slot->keys.messages > 1)
+        result = MSC4203_E_FIELD_TWICE;
     if (result != MSC4203_MORE)
         send_end(c, result);
+}
+
+/* The numbers of a slot's requests begin again. Returns the first. */
+static uint16_t seen_clear(const struct slot *slot)
+{
+    int i;
+
+    for (i = 0; i < g.config->device_count; i++)
+        g.config->seen[(size_t)i * SLOTS_MAX + (size_t)(slot - g.slots)] = 0;
+    return 1;
 }
 
 /* Begins to read a request's body, with a slot. */
@@ -146,6 +175,10 @@ static void send_begin(struct connection *c)
 
     slot->starred = 0;
     slot->user_bytes = 0;
+    slot->users = 0;
+    keys_begin(&slot->keys);
+    if (++slot->request == 0)
+        slot->request = seen_clear(slot);
     if (result != MSC4203_OK) {
         slot->batch = 0;
         refuse_result(c, result);
@@ -280,6 +313,12 @@ static int authorize(struct connection *c, const struct http_head *head, const m
     return 1;
 }
 
+static int device_parameter(const msc4203_span *query, msc4203_span *value)
+{
+    return http_parameter(query, "device_id", value) ||
+           http_parameter(query, "org.matrix.msc3202.device_id", value);
+}
+
 /* For an appservice, finds the device that it speaks of. Returns 0 when it was refused. */
 static int caller_device(struct connection *c, const msc4203_span *query, struct caller *caller)
 {
@@ -289,8 +328,7 @@ static int caller_device(struct connection *c, const msc4203_span *query, struct
 
     if (caller->device >= 0)
         return 1;
-    if (!http_parameter(query, "device_id", &value) &&
-        !http_parameter(query, "org.matrix.msc3202.device_id", &value)) {
+    if (!device_parameter(query, &value)) {
         refuse(c, 400, "M_MISSING_PARAM", "device_id is missing");
         return 0;
     }
@@ -304,12 +342,12 @@ static int caller_device(struct connection *c, const msc4203_span *query, struct
     return 0;
 }
 
-/* The digest of who sends: a device, or a user of an appservice. */
+/* The digest of who sends: a device, or a user of an appservice without one. */
 static void request_who(const struct caller *caller, uint8_t who[8])
 {
     msc4203_digest digest;
     unsigned char out[16];
-    uint8_t kind = caller->appservice >= 0;
+    uint8_t kind = caller->device < 0;
     const msc4203_span *id;
 
     msc4203_digest_init(&digest, msc4203_log_key(&g.log));
@@ -537,7 +575,7 @@ static void request_begin(struct connection *c, size_t head_bytes)
 {
     static struct caller caller;
     struct http_head head;
-    msc4203_span path, query, parts[2];
+    msc4203_span path, query, parts[2], given;
     const char *method;
     size_t i;
     int kind;
@@ -599,6 +637,8 @@ static void request_begin(struct connection *c, size_t head_bytes)
     if (!authorize(c, &head, &query, &caller))
         return;
     if (kind == REQUEST_SEND) {
+        if (device_parameter(&query, &given) && !caller_device(c, &query, &caller))
+            return;
         request_send(c, &parts[0], &parts[1], &caller);
         if (c->state == CONNECTION_WAIT_SLOT || c->state == CONNECTION_GATHER)
             c->http.in_at = 0;

@@ -84,10 +84,21 @@ struct connection {
     char in[IN_BYTES], out[OUT_BYTES];
 };
 
+/* What is known of the keys of a body: see gateway_keys.h. */
+struct keys {
+    uint64_t at;                 /* byte that is looked at next */
+    unsigned depth, code;
+    unsigned messages, users;    /* how many there were so far: `messages`, and users in them */
+    uint8_t in_string, escape, matched, in_messages;
+};
+
 /* A body on its way in. The answer's bytes use scratch and star. */
 struct slot {
     int connection;
     uint32_t batch;
+    uint16_t request;            /* counts them, to tell which users this one has named */
+    unsigned users;              /* which of its users `user` is, from 1 */
+    struct keys keys;
     int starred;                 /* `star` has a content for all devices of `user` not named */
     size_t star_bytes, user_bytes, sender_bytes, type_bytes;
     msc4203_reader reader;
