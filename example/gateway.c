@@ -308,6 +308,7 @@ static void turn(void)
         hangup_now();
     if (g.failed && g.now >= g.reopen_at)
         store_reopen();
+    store_expire();
     if (!g.failed && g.unmoved != 0 && g.now >= g.unmoved && change_over() != MSC4203_OK)
         storage_failed();
 }
@@ -459,6 +460,7 @@ int main(int argc, char **argv)
     descriptors = descriptors_left();
     if (descriptors == 0)
         return fail("descriptors", "the limit is too low (ulimit -n)");
+    store_compare();
     if (!divide(descriptors))
         return fail("memory", "too little for this store");
     result = store_open_log();

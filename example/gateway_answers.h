@@ -281,7 +281,7 @@ static void refuse_result(struct connection *c, int result)
     if (result == MSC4203_E_STORAGE)
         storage_failed();
     if (result == MSC4203_E_TOO_LARGE)
-        refuse(c, 413, "M_TOO_LARGE", "a content is too large");
+        refuse(c, 413, "M_TOO_LARGE", "a content, or all of it, is too large ever to be taken");
     else
         refuse(c, msc4203_result_status(result), msc4203_result_errcode(result),
                msc4203_result_text(result));

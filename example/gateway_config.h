@@ -22,6 +22,7 @@ enum { CONFIG_APPSERVICES = 30, CONFIG_USER_MAX = 1024, CONFIG_WORDS = 8,
 
 struct config_appservice {
     msc4203_span id, hs_token, as_token, sender;
+    unsigned sender_line;
     int opted_in, stable;
     char name[256], port[6];
     char host[272];         /* for the Host header */
@@ -51,7 +52,7 @@ struct config {
     unsigned listen_line;
     char store[1024];
     uint64_t store_bytes, memory_bytes, request_bytes_max, device_bytes_max, appservice_bytes_max;
-    uint32_t retry_ms_min, retry_ms_max, txn_messages_max, txn_bytes_max;
+    uint32_t retry_ms_min, retry_ms_max, txn_messages_max, txn_bytes_max, devices_max, expire_days;
     struct config_appservice appservices[CONFIG_APPSERVICES];
     int appservice_count;
     struct config_namespace *namespaces;
@@ -63,6 +64,7 @@ struct config {
     uint16_t *seen;         /* as many: for a user's first device, the request that named the user */
     uint32_t mask;
     uint64_t key;           /* of the buckets' hash */
+    unsigned given;         /* which of the directives with a number */
     unsigned line;          /* where a mistake is */
     const char *reason;     /* and what it is */
 };
@@ -313,31 +315,40 @@ static int config_add_device(struct config *c, const msc4203_span *words, int co
 static int config_number(struct config *c, const msc4203_span *words, int count)
 {
     static const char *const names[] = {"retry_ms_min", "retry_ms_max", "txn_messages_max",
-                                        "txn_bytes_max", "request_bytes_max", "device_bytes_max",
+                                        "txn_bytes_max", "devices_max", "expire_days",
+                                        "request_bytes_max", "device_bytes_max",
                                         "appservice_bytes_max", "memory"};
-    uint32_t *small[] = {&c->retry_ms_min, &c->retry_ms_max, &c->txn_messages_max,
-                         &c->txn_bytes_max};
+    enum { SMALL = 6, ALL = 10 };
+    uint32_t *small[SMALL] = {&c->retry_ms_min, &c->retry_ms_max, &c->txn_messages_max,
+                              &c->txn_bytes_max, &c->devices_max, &c->expire_days};
     uint64_t *large[] = {&c->request_bytes_max, &c->device_bytes_max, &c->appservice_bytes_max,
                          &c->memory_bytes};
     uint64_t value;
     int i;
 
-    for (i = 0; i < 8 && !msc4203_span_equal(&words[0], names[i]); i++)
+    for (i = 0; i < ALL && !msc4203_span_equal(&words[0], names[i]); i++)
         ;
-    if (i == 8)
+    if (i == ALL)
         return 2;
+    if (c->given >> i & 1)
+        return config_mistake(c, "this directive is given twice");
+    c->given |= 1u << i;
     value = count == 2 ? config_size(&words[1]) : 0;
-    if (value == 0 || (i < 4 && value > 1000000000))
+    if ((value == 0 && !(count == 2 && small[i < SMALL ? i : 0] == &c->expire_days &&
+                         msc4203_span_equal(&words[1], "0"))) ||
+        (i < SMALL && value > 1000000000))
         return config_mistake(c, "not a number that it can have");
-    if (i < 4)
+    if (i < SMALL)
         *small[i] = (uint32_t)value;
     else
-        *large[i - 4] = value;
+        *large[i - SMALL] = value;
     return 1;
 }
 
 static int config_listen(struct config *c, const msc4203_span *words, int count)
 {
+    if (c->listen_line != 0)
+        return config_mistake(c, "listen is given twice");
     if (count != 2 || !http_split(words[1].ptr, words[1].len, c->host, sizeof c->host, c->port))
         return config_mistake(c, "not HOST:PORT");
     c->listen_line = c->line;
@@ -351,12 +362,14 @@ static int config_line(struct config *c, const msc4203_span *words, int count)
     if (msc4203_span_equal(&words[0], "listen"))
         return config_listen(c, words, count);
     if (msc4203_span_equal(&words[0], "server_name")) {
-        if (count != 2)
-            return config_mistake(c, "server_name needs one name");
+        if (count != 2 || c->server_name.len != 0)
+            return config_mistake(c, "server_name needs one name, once");
         c->server_name = words[1];
         return 1;
     }
     if (msc4203_span_equal(&words[0], "store")) {
+        if (c->store_bytes != 0)
+            return config_mistake(c, "store is given twice");
         c->store_bytes = count == 3 ? config_size(&words[2]) : 0;
         if (c->store_bytes == 0 || !config_string(c->store, sizeof c->store - 8, &words[1]))
             return config_mistake(c, "store needs a file and a size");
@@ -382,7 +395,21 @@ static int config_line(struct config *c, const msc4203_span *words, int count)
     if (words[2].ptr[0] != '@' || words[2].len > 255 || !http_utf8(words[2].ptr, words[2].len))
         return config_mistake(c, "not a user id");
     c->appservices[appservice].sender = words[2];
+    c->appservices[appservice].sender_line = c->line;
     return 1;
+}
+
+/* Whether a user id is of this server. */
+static int config_is_local(const struct config *c, const msc4203_span *user)
+{
+    const char *colon = (const char *)memchr(user->ptr, ':', user->len);
+    msc4203_span name;
+
+    if (colon == NULL)
+        return 0;
+    name.ptr = colon + 1;
+    name.len = user->len - (size_t)(name.ptr - user->ptr);
+    return config_same(&name, &c->server_name);
 }
 
 /* Takes the text apart, line by line. */
@@ -419,8 +446,19 @@ static int config_lines(struct config *c, size_t bytes)
         return config_mistake(c, "listen, server_name and store must be there");
     if (c->retry_ms_max < c->retry_ms_min)
         return config_mistake(c, "retry_ms_max is less than retry_ms_min");
+    if (c->device_bytes_max == 0)
+        c->device_bytes_max = c->store_bytes / 16;
+    if (c->appservice_bytes_max == 0)
+        c->appservice_bytes_max = c->store_bytes / 2;
+    for (i = 0; i < c->appservice_count; i++) {
+        c->line = c->appservices[i].sender_line;
+        if (c->line != 0 && !config_is_local(c, &c->appservices[i].sender))
+            return config_mistake(c, "a user of another server than server_name");
+    }
     for (i = 0; i < c->device_count; i++) {
         c->line = c->devices[i].line;
+        if (!config_is_local(c, &c->devices[i].user))
+            return config_mistake(c, "a user of another server than server_name");
         if (c->devices[i].maker >= 0 && !config_owns(c, c->devices[i].maker, &c->devices[i].user))
             return config_mistake(c, "the user is outside this appservice's namespaces");
     }
@@ -488,8 +526,7 @@ static int config_read(struct config *c, const char *path)
     c->txn_messages_max = 100;
     c->txn_bytes_max = 1000000;
     c->request_bytes_max = 8 << 20;
-    c->device_bytes_max = 1 << 20;
-    c->appservice_bytes_max = 8 << 20;
+    c->expire_days = 30;
     http_random(&c->key, sizeof c->key);
     fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {

@@ -8,6 +8,79 @@
 
 /* ---- sendToDevice ---- */
 
+/* Whether a message that waits for /sync alone would take what is kept for appservices: the last
+ * sixteenth of the places for devices, and the last eighth of the store. */
+static int send_is_kept(const msc4203_message *message)
+{
+    msc4203_log_usage usage;
+    msc4203_counts counts;
+    msc4203_device device;
+
+    if (message->channels != (uint32_t)1 << MSC4203_CHANNEL_SYNC)
+        return 0;
+    msc4203_log_usage_get(&g.log, &usage);
+    if (usage.used > usage.capacity - usage.capacity / 8)
+        return 1;
+    if (usage.devices < g.devices - g.devices / 16)
+        return 0;
+    device.user_id = message->item.user_id;
+    device.device_id = message->item.device_id;
+    return g.queue.count(g.queue.context, MSC4203_CHANNEL_SYNC, &device, &counts) != MSC4203_OK ||
+           counts.messages == 0;
+}
+
+/* Counts a message: a request that is refused for lack of room is read on, to see whether there
+ * could ever be room for it. */
+static void send_count(struct slot *slot, const msc4203_message *message)
+{
+    uint64_t bytes = MESSAGE_BYTES + message->item.sender.len + message->item.type.len +
+                     message->item.user_id.len + message->item.device_id.len +
+                     message->item.content.len;
+    msc4203_log_usage usage;
+    int i;
+
+    msc4203_log_usage_get(&g.log, &usage);
+    slot->bytes += bytes;
+    if (slot->bytes > usage.capacity || bytes > g.config->device_bytes_max ||
+        slot->devices > g.devices)
+        slot->never = 1;
+    for (i = MSC4203_CHANNEL_FIRST; i < MSC4203_CHANNEL_PARKED; i++)
+        if (message->channels >> i & 1) {
+            slot->channel_bytes[i] += bytes;
+            if (slot->channel_bytes[i] > g.config->appservice_bytes_max)
+                slot->never = 1;
+        }
+}
+
+/* A message has found no room. When nothing else has taken that, there never will be any. */
+static void send_refused(struct slot *slot, const msc4203_message *message, int result)
+{
+    msc4203_log_usage usage;
+    msc4203_counts counts;
+    msc4203_device device;
+    int i, alone = 1;
+
+    slot->refused = result;
+    g.queue.abort(g.queue.context, slot->batch);
+    slot->batch = 0;
+    for (i = 0; i < g.slot_count; i++)
+        alone = alone && g.slots[i].batch == 0;
+    device.user_id = message->item.user_id;
+    device.device_id = message->item.device_id;
+    msc4203_log_usage_get(&g.log, &usage);
+    if (result == MSC4203_E_QUEUE_FULL) {
+        alone = alone && usage.messages == 0 && slot->bytes > usage.capacity / 4 * 3;
+    } else {
+        alone = alone && g.queue.count(g.queue.context, MSC4203_CHANNEL_SYNC, &device, &counts) ==
+                             MSC4203_OK && counts.messages == 0;
+        for (i = MSC4203_CHANNEL_FIRST; i < MSC4203_CHANNEL_PARKED && alone; i++)
+            if (message->channels >> i & 1)
+                alone = g.queue.count(g.queue.context, (uint32_t)i, NULL, &counts) == MSC4203_OK &&
+                        counts.messages == 0;
+    }
+    slot->never |= alone;
+}
+
 /* Puts a message for one device into the request's batch. Returns a result. */
 static int send_push(struct slot *slot, int device, const msc4203_span *content)
 {
@@ -31,9 +104,18 @@ static int send_push(struct slot *slot, int device, const msc4203_span *content)
     result = msc4203_writer_begin(&check, MSC4203_SYNC, 0, NULL, 0);
     if (result == MSC4203_OK)
         result = msc4203_writer_item(&check, &message.item);
-    if (result == MSC4203_OK)
-        result = g.queue.push(g.queue.context, slot->batch, &message);
-    return result;
+    if (result != MSC4203_OK)
+        return result;
+    send_count(slot, &message);
+    if (slot->refused == MSC4203_OK) {
+        result = send_is_kept(&message) ? MSC4203_E_QUEUE_FULL
+                                        : g.queue.push(g.queue.context, slot->batch, &message);
+        if (result == MSC4203_E_QUEUE_FULL || result == MSC4203_E_QUOTA) {
+            send_refused(slot, &message, result);
+            result = MSC4203_OK;
+        }
+    }
+    return slot->never && slot->refused != MSC4203_OK ? MSC4203_E_TOO_LARGE : result;
 }
 
 /* Ends the devices of one user: a star goes to those that were not named. Returns a result. */
@@ -49,8 +131,10 @@ static int send_user_ends(struct slot *slot)
     for (i = config_next_device(g.config, CONFIG_NONE, &user); i >= 0;
          i = config_next_device(g.config, i, &user)) {
         unsigned char *named = &g.config->named[(size_t)i * SLOTS_MAX + (size_t)(slot - g.slots)];
-        if (slot->starred && !*named && !g.config->devices[i].deleted && result == MSC4203_OK)
+        if (slot->starred && !*named && !g.config->devices[i].deleted && result == MSC4203_OK) {
+            slot->devices++;
             result = send_push(slot, i, &content);
+        }
         *named = 0;
     }
     slot->starred = 0;
@@ -79,6 +163,7 @@ static int send_user_begins(struct slot *slot, const msc4203_span *user)
 /* Takes one item of a request. Returns a result. */
 static int send_item(struct slot *slot, const msc4203_item *item)
 {
+    unsigned char *named;
     int result = msc4203_item_error(item), i;
 
     if (result != MSC4203_OK)
@@ -102,7 +187,9 @@ static int send_item(struct slot *slot, const msc4203_item *item)
     i = config_device_of(g.config, &item->user_id, &item->device_id);
     if (i < 0 || g.config->devices[i].deleted)
         return MSC4203_OK;
-    g.config->named[(size_t)i * SLOTS_MAX + (size_t)(slot - g.slots)] = 1;
+    named = &g.config->named[(size_t)i * SLOTS_MAX + (size_t)(slot - g.slots)];
+    slot->devices += !*named;
+    *named = 1;
     return send_push(slot, i, &item->content);
 }
 
@@ -118,6 +205,8 @@ static void send_end(struct connection *c, int result)
     else
         slot->starred = 0;
     send_user_ends(slot); /* forgets whom it named */
+    if (result == MSC4203_OK)
+        result = slot->refused;
     if (result == MSC4203_OK) {
         slot->batch = 0;
         result = g.queue.commit(g.queue.context, batch, &c->request, &first);
@@ -176,6 +265,10 @@ static void send_begin(struct connection *c)
     slot->starred = 0;
     slot->user_bytes = 0;
     slot->users = 0;
+    slot->refused = slot->never = 0;
+    slot->devices = 0;
+    slot->bytes = 0;
+    memset(slot->channel_bytes, 0, sizeof slot->channel_bytes);
     keys_begin(&slot->keys);
     if (++slot->request == 0)
         slot->request = seen_clear(slot);

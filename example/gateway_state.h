@@ -34,7 +34,9 @@ enum {
     EARLY_MS = 5000,         /* who came when there was room is not closed for another so soon */
     ACCEPT_MS = 100,         /* how long nobody is let in when there is no descriptor */
     SPARE_DESCRIPTORS = 6,   /* for what is opened for a moment: the configuration, say */
-    STORE_DEVICES = 4096     /* devices with waiting messages, in a log of 16 MiB or more */
+    DEVICE_BYTES = 48,       /* of the index, for each device that has waiting messages */
+    MESSAGE_BYTES = 64,      /* of the store, for each message, at the least */
+    EXPIRE_MS = 300000       /* how often what waits too long is looked for */
 };
 
 /* ---- what there is ---- */
@@ -99,6 +101,10 @@ struct slot {
     uint16_t request;            /* counts them, to tell which users this one has named */
     unsigned users;              /* which of its users `user` is, from 1 */
     struct keys keys;
+    int refused;                 /* for lack of room: what follows is only counted */
+    int never;                   /* and there will never be room for it */
+    uint32_t devices;            /* that it has messages for */
+    uint64_t bytes, channel_bytes[MSC4203_CHANNELS]; /* of its messages; of those for each */
     int starred;                 /* `star` has a content for all devices of `user` not named */
     size_t star_bytes, user_bytes, sender_bytes, type_bytes;
     msc4203_reader reader;
@@ -161,6 +167,9 @@ static struct gateway {
     size_t index_bytes;
     int failed;                  /* the storage has */
     uint64_t reopen_at;
+    msc4203_expiry expiry;
+    uint64_t expire_at;
+    uint32_t devices;            /* that can have waiting messages */
     int dirty;                   /* there is something to be flushed */
     int news;                    /* and senders and /syncs to be told */
 

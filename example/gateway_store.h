@@ -42,6 +42,17 @@ static void storage_failed(void)
     g.reopen_at = g.now + 1000;
 }
 
+/* How many devices can have waiting messages: what the store has room for at 4 KiB each, and a
+ * quarter of the memory. */
+static uint32_t store_devices(const struct config *c)
+{
+    uint64_t store = c->store_bytes >> 12, memory = c->memory_bytes / 4 / DEVICE_BYTES;
+
+    if (c->devices_max != 0)
+        return c->devices_max;
+    return (uint32_t)(store < memory ? store : memory);
+}
+
 /* Opens the file, makes it when there is none, and tells how much memory its index needs. Returns a
  * result. */
 static int store_open(void)
@@ -55,17 +66,51 @@ static int store_open(void)
         if (!http_random(&random, sizeof random))
             return MSC4203_E_STORAGE;
         memset(&shape, 0, sizeof shape);
-        shape.devices = c->store_bytes >> 12 < STORE_DEVICES ? (uint32_t)(c->store_bytes >> 12)
-                                                             : (uint32_t)STORE_DEVICES;
+        shape.devices = store_devices(c);
         result = msc4203_file_create(&g.file, c->store, c->store_bytes, &shape, random);
         if (result == MSC4203_OK)
             result = msc4203_file_open(&g.file, c->store, 1, &g.storage);
     }
     if (result == MSC4203_OK) {
         result = msc4203_log_inspect(&g.log, &g.storage, &shape);
+        g.devices = shape.devices;
         g.index_bytes = msc4203_log_memory(&g.log, &shape, g.storage.bytes);
     }
     return result;
+}
+
+/* Says what CONFIG has otherwise than the store, which stays as it was made. */
+static void store_compare(void)
+{
+    const struct config *c = g.config;
+
+    if (g.storage.bytes != c->store_bytes)
+        say(SAY_WARNING, NULL, "%s has %llu bytes, as it was made, not the %llu that the "
+            "configuration says", c->store, (unsigned long long)g.storage.bytes,
+            (unsigned long long)c->store_bytes);
+    if (c->devices_max != 0 && g.devices != c->devices_max)
+        say(SAY_WARNING, NULL, "%s is for %lu devices, as it was made, not for devices_max %lu",
+            c->store, (unsigned long)g.devices, (unsigned long)c->devices_max);
+}
+
+/* Takes out what has waited for a /sync for too long, now and then. */
+static void store_expire(void)
+{
+    uint64_t expired = 0;
+    int result;
+
+    if (g.failed || g.config->expire_days == 0 || g.now < g.expire_at)
+        return;
+    g.expire_at = g.now + EXPIRE_MS;
+    result = msc4203_expire(&g.expiry, &g.queue, http_time(),
+                            (uint64_t)g.config->expire_days * 86400000, &expired);
+    if (result == MSC4203_E_STORAGE)
+        storage_failed();
+    if (result != MSC4203_OK || expired == 0)
+        return;
+    g.dirty = 1;
+    say(SAY_INFO, NULL, "%llu messages had waited %lu days for a /sync: given up",
+        (unsigned long long)expired, (unsigned long)g.config->expire_days);
 }
 
 /* Opens the log in it. Returns a result. */

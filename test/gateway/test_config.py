@@ -38,6 +38,14 @@ MISTAKES = [ # lines behind the three of HEAD, and which of them is the mistake 
     (['device @a:gw.example A t # good', 'x'], 1),
     (['device @a\udcff:gw.example A t'], 0), (['device @a:gw.example A\udcff t'], 0), # no UTF-8
     ([APP, 'sender irc @a\udcff:gw.example'], 1),
+    # Users of other servers, whose messages would go nowhere.
+    (['device @a:other A t'], 0), (['device @a A t'], 0), (['device @a:gw.example:80 A t'], 0),
+    (['device @a:gw.exampl A t'], 0), ([APP, 'sender irc @a:other'], 1),
+    (['device @b:gw.example B u', 'device @a:GW.example A t'], 1),
+    # Twice what is meant once.
+    (['listen 127.0.0.1:0'], 0), (['server_name gw.example'], 0), (['store x 1M'], 0),
+    (['memory 4M', 'memory 4M'], 1), (['expire_days 0', 'expire_days 1'], 1),
+    (['expire_days x'], 0), (['expire_days'], 0), (['devices_max 0'], 0), (['devices_max'], 0),
 ]
 
 

@@ -123,7 +123,7 @@ class Delivery(Case):
         self.assertEqual({e['type'] for e in events}, {type})
 
     def test_large_messages(self):
-        self.start()
+        self.start(store='32M')
         self.a.down()
         for n in range(15):
             self.send(n, x='y' * 65000)

@@ -349,7 +349,7 @@ class Errors(Case):
 
 class Sync(Case):
     def setUp(self):
-        self.g = self.gateway(LINES)
+        self.g = self.gateway(LINES, store='16M')
 
     def send(self, n, device='PHONE'):
         self.assertEqual(self.g.send('bob1', n, {'@alice:gw.example': {device: {'n': n}}})[0], 200)
