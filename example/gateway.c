@@ -141,23 +141,38 @@ static void hangup_now(void)
 static void store_reopen(void)
 {
     uint32_t channel;
-    int i;
+    int i, result;
 
-    g.reopen_at = g.now + 1000;
     requests_abort("the store failed");
     for (i = 0; i < g.slot_count; i++)
         g.slots[i].batch = 0;
-    msc4203_file_close(&g.file);
-    if (store_open() != MSC4203_OK || store_open_log() != MSC4203_OK)
+    if (g.lost && !store_look()) { /* what is open may be all that is left: it stays so */
+        storage_failed();
         return;
+    }
+    msc4203_file_close(&g.file);
+    g.store_why[0] = 0;
+    result = store_open(0);
+    if (result == MSC4203_OK)
+        result = store_open_log();
+    if (result != MSC4203_OK) {
+        if (result != MSC4203_E_STORAGE)
+            snprintf(g.store_why, sizeof g.store_why, "%s", msc4203_result_text(result));
+        g.lost = result == MSC4203_END; /* it was open, and is to come back as it was */
+        storage_failed();
+        return;
+    }
     for (channel = 1; channel < MSC4203_CHANNEL_PARKED; channel++) {
         outgoing_close(&g.channels[channel].out);
         g.channels[channel].started = 0;
     }
-    if (change_over() != MSC4203_OK)
+    if (change_over() != MSC4203_OK) {
+        storage_failed();
         return;
+    }
     g.failed = 0;
-    say(SAY_INFO, NULL, "the store is open again");
+    g.store_why[0] = 0;
+    say_good(&g.store_bad, NULL, "the store works");
 }
 
 static void poll_add(int *count, int fd, short events, int owner)
@@ -268,6 +283,8 @@ static void turn(void)
         for (i = 0; i < count; i++)
             g.polls[i].revents = 0;
     time_passes();
+    if (!g.failed && !store_look())
+        storage_failed();
     if (g.polls[0].revents != 0)
         take_signals();
     if (g.polls[1].revents != 0)
@@ -453,7 +470,7 @@ int main(int argc, char **argv)
     if (!start_signals())
         return fail("signals", strerror(errno));
     g.now = g.clock = http_clock();
-    result = store_open();
+    result = store_open(1);
     if (result != MSC4203_OK)
         return fail(g.config->store,
                     result == MSC4203_E_STORAGE ? strerror(errno) : msc4203_result_text(result));

@@ -165,6 +165,12 @@ static struct gateway {
     msc4203_queue queue;
     void *index;
     size_t index_bytes;
+    int (*sync)(void *context);  /* of the file */
+    dev_t store_device;          /* which file it is */
+    ino_t store_inode;
+    int lost;                    /* that file is not there any more as it was */
+    char store_why[160];         /* it failed */
+    struct say_state store_bad;
     int failed;                  /* the storage has */
     uint64_t reopen_at;
     msc4203_expiry expiry;

@@ -36,10 +36,56 @@ static msc4203_device device_of(int i)
 
 static void storage_failed(void)
 {
-    if (!g.failed)
-        say(SAY_ERROR, NULL, "the store failed");
+    if (!g.failed && g.store_why[0] == 0)
+        snprintf(g.store_why, sizeof g.store_why, "%s", strerror(errno));
     g.failed = 1;
     g.reopen_at = g.now + 1000;
+    say_bad(&g.store_bad, NULL, "the store failed, nothing is accepted or delivered",
+            g.store_why);
+}
+
+/* Looks whether the file is still the one that was opened, and as long. What is written to a file
+ * that was removed, or cut, seems to succeed. Returns 0 when it is not. */
+static int store_look(void)
+{
+    struct stat status;
+
+    g.lost = 1;
+    if (stat(g.config->store, &status) != 0)
+        snprintf(g.store_why, sizeof g.store_why, "%.100s: %s", g.config->store, strerror(errno));
+    else if (status.st_dev != g.store_device || status.st_ino != g.store_inode)
+        snprintf(g.store_why, sizeof g.store_why, "%.100s is another file now", g.config->store);
+    else if (S_ISREG(status.st_mode) && (uint64_t)status.st_size < g.storage.bytes)
+        snprintf(g.store_why, sizeof g.store_why, "%.100s was cut to %llu bytes", g.config->store,
+                 (unsigned long long)status.st_size);
+    else
+        g.lost = 0;
+    return !g.lost;
+}
+
+/* The storage's sync: believed when the file is still there. */
+static int store_sync(void *context)
+{
+    int failed = g.sync(context);
+
+    if (failed)
+        snprintf(g.store_why, sizeof g.store_why, "%s", strerror(errno));
+    return failed || !store_look() ? -1 : 0;
+}
+
+/* Looks after the file that was opened from now on. */
+static void store_guard(void)
+{
+    struct stat status;
+
+    memset(&status, 0, sizeof status);
+    if (stat(g.config->store, &status) == 0) {
+        g.store_device = status.st_dev;
+        g.store_inode = status.st_ino;
+    }
+    g.lost = 0;
+    g.sync = g.storage.sync;
+    g.storage.sync = store_sync;
 }
 
 /* How many devices can have waiting messages: what the store has room for at 4 KiB each, and a
@@ -53,16 +99,16 @@ static uint32_t store_devices(const struct config *c)
     return (uint32_t)(store < memory ? store : memory);
 }
 
-/* Opens the file, makes it when there is none, and tells how much memory its index needs. Returns a
- * result. */
-static int store_open(void)
+/* Opens the file, makes it when there is none (if it may), and tells how much memory its index
+ * needs. Returns a result. */
+static int store_open(int make)
 {
     const struct config *c = g.config;
     msc4203_log_config shape;
     uint64_t random;
     int result = msc4203_file_open(&g.file, c->store, 1, &g.storage);
 
-    if (result == MSC4203_END) {
+    if (result == MSC4203_END && make) {
         if (!http_random(&random, sizeof random))
             return MSC4203_E_STORAGE;
         memset(&shape, 0, sizeof shape);
@@ -73,6 +119,7 @@ static int store_open(void)
     }
     if (result == MSC4203_OK) {
         result = msc4203_log_inspect(&g.log, &g.storage, &shape);
+        store_guard();
         g.devices = shape.devices;
         g.index_bytes = msc4203_log_memory(&g.log, &shape, g.storage.bytes);
     }
