@@ -108,6 +108,21 @@ static void hangup(void)
         say(SAY_ERROR, NULL, "goes on as before: %s:%u: %s", g.path, next->line, next->reason);
 }
 
+/* Says what of it needs a restart. */
+static void hangup_compare(const struct config *next)
+{
+    const struct config *now = &g.running;
+
+    if (strcmp(now->store, next->store) != 0 || now->store_bytes != next->store_bytes)
+        say(SAY_WARNING, NULL, "store changes with a restart only");
+    if (now->memory_bytes != next->memory_bytes)
+        say(SAY_WARNING, NULL, "memory changes with a restart only");
+    if (strcmp(now->host, next->host) != 0 || strcmp(now->port, next->port) != 0)
+        say(SAY_WARNING, NULL, "listen changes with a restart only");
+    if (now->devices_max != next->devices_max)
+        say(SAY_WARNING, NULL, "devices_max is the store's, which keeps what it was made with");
+}
+
 /* Puts it in force, once no request is in the middle of its body. */
 static void hangup_now(void)
 {
@@ -118,10 +133,7 @@ static void hangup_now(void)
         if (g.slots[i].batch != 0 && g.now - g.hangup < HANGUP_MS)
             return;
     requests_abort("the configuration has changed: try again");
-    if (strcmp(old->store, next->store) != 0 || old->store_bytes != next->store_bytes ||
-        old->memory_bytes != next->memory_bytes || strcmp(old->host, next->host) != 0 ||
-        strcmp(old->port, next->port) != 0)
-        say(SAY_WARNING, NULL, "listen, store and memory change with a restart only");
+    hangup_compare(next);
     memcpy(next->store, old->store, sizeof next->store);
     g.config = next;
     g.hangup = 0;
@@ -416,6 +428,11 @@ static int divide(size_t descriptors)
 static void on_signal(int signal)
 {
     int error = errno;
+
+    if (g.making && signal != SIGHUP) { /* a large store takes long, and nothing is in it yet */
+        unlink(g.made);
+        _exit(0);
+    }
     (void)!write(g.signals[1], signal == SIGHUP ? "H" : "T", 1);
     errno = error;
 }
@@ -445,6 +462,18 @@ static int fail(const char *what, const char *why)
     return 1;
 }
 
+/* What is opened must not take the place of a standard stream that is closed: what is written to
+ * that would go there. */
+static void open_standard_streams(void)
+{
+    int fd = open("/dev/null", O_RDWR);
+
+    while (fd >= 0 && fd <= STDERR_FILENO)
+        fd = open("/dev/null", O_RDWR);
+    if (fd > STDERR_FILENO)
+        close(fd);
+}
+
 int main(int argc, char **argv)
 {
     struct http_address listen;
@@ -452,6 +481,7 @@ int main(int argc, char **argv)
     unsigned port;
     int result;
 
+    open_standard_streams();
     if (argc != 2) {
         fprintf(stderr, "usage: gateway CONFIG\n");
         return 2;
@@ -460,6 +490,12 @@ int main(int argc, char **argv)
     g.config = &g.configs[0];
     if (!config_read(g.config, g.path)) {
         fprintf(stderr, "%s:%u: %s\n", g.path, g.config->line, g.config->reason);
+        return 2;
+    }
+    g.running = *g.config;
+    if (!store_fits(g.config)) {
+        fprintf(stderr, "%s:%u: too small for a store, or too large\n", g.path,
+                g.config->store_line);
         return 2;
     }
     if (!http_resolve(g.config->host, g.config->port, 1, &listen)) {

@@ -49,7 +49,7 @@ struct config {
     char *text;
     msc4203_span server_name;
     char host[256], port[6]; /* to listen on */
-    unsigned listen_line;
+    unsigned listen_line, store_line;
     char store[1024];
     uint64_t store_bytes, memory_bytes, request_bytes_max, device_bytes_max, appservice_bytes_max;
     uint32_t retry_ms_min, retry_ms_max, txn_messages_max, txn_bytes_max, devices_max, expire_days;
@@ -371,6 +371,7 @@ static int config_line(struct config *c, const msc4203_span *words, int count)
         if (c->store_bytes != 0)
             return config_mistake(c, "store is given twice");
         c->store_bytes = count == 3 ? config_size(&words[2]) : 0;
+        c->store_line = c->line;
         if (c->store_bytes == 0 || !config_string(c->store, sizeof c->store - 8, &words[1]))
             return config_mistake(c, "store needs a file and a size");
         return 1;

@@ -360,9 +360,10 @@ struct caller {
     char text[CONFIG_USER_MAX];
 };
 
-/* Finds out who sends a request. Returns 0 when it was refused. */
+/* Finds out who sends a request; an appservice need not be a `user`. Returns 0 when it was
+ * refused. */
 static int authorize(struct connection *c, const struct http_head *head, const msc4203_span *query,
-                     struct caller *caller)
+                     int user, struct caller *caller)
 {
     static const char scheme[] = "bearer ";
     char token[1024];
@@ -393,6 +394,8 @@ static int authorize(struct connection *c, const struct http_head *head, const m
         return 0;
     }
     caller->user = g.config->appservices[caller->appservice].sender;
+    if (!user)
+        return 1;
     if (http_parameter(query, "user_id", &value)) {
         n = value.len <= sizeof caller->text
                 ? http_decode(caller->text, value.ptr, value.len, 1) : SIZE_MAX;
@@ -713,7 +716,7 @@ static void request_begin(struct connection *c, size_t head_bytes)
         msc4203_span name;
         size_t n = parts[0].len <= sizeof id ? http_decode(id, parts[0].ptr, parts[0].len, 0)
                                              : SIZE_MAX;
-        if (!authorize(c, &head, &query, &caller))
+        if (!authorize(c, &head, &query, 0, &caller))
             return;
         name.ptr = id;
         name.len = n == SIZE_MAX ? 0 : n;
@@ -727,7 +730,7 @@ static void request_begin(struct connection *c, size_t head_bytes)
         go_on(c);
         return;
     }
-    if (!authorize(c, &head, &query, &caller))
+    if (!authorize(c, &head, &query, 1, &caller))
         return;
     if (kind == REQUEST_SEND) {
         if (device_parameter(&query, &given) && !caller_device(c, &query, &caller))

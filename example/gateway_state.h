@@ -157,6 +157,7 @@ struct ping {
 static struct gateway {
     const char *path;
     struct config configs[2], *config;
+    struct config running;       /* of it counts what changes with a restart only */
     msc4203_appservice services[CONFIG_APPSERVICES];
 
     msc4203_file file;
@@ -201,6 +202,8 @@ static struct gateway {
     uint64_t hangup;             /* since when a changed configuration waits; 0: none */
     uint64_t unmoved;            /* when to go on changing over; 0: it is done */
     int ends;
+    char made[1040];             /* the store's file while it is being made */
+    volatile sig_atomic_t making;
 } g;
 
 static msc4203_span span_of(const char *string)

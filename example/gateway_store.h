@@ -99,6 +99,16 @@ static uint32_t store_devices(const struct config *c)
     return (uint32_t)(store < memory ? store : memory);
 }
 
+/* Whether a log can have this size. */
+static int store_fits(const struct config *c)
+{
+    msc4203_log_config shape;
+
+    memset(&shape, 0, sizeof shape);
+    shape.devices = store_devices(c);
+    return msc4203_log_memory(&g.log, &shape, c->store_bytes) != 0;
+}
+
 /* Opens the file, makes it when there is none (if it may), and tells how much memory its index
  * needs. Returns a result. */
 static int store_open(int make)
@@ -113,7 +123,10 @@ static int store_open(int make)
             return MSC4203_E_STORAGE;
         memset(&shape, 0, sizeof shape);
         shape.devices = store_devices(c);
+        snprintf(g.made, sizeof g.made, "%s.new", c->store);
+        g.making = 1;
         result = msc4203_file_create(&g.file, c->store, c->store_bytes, &shape, random);
+        g.making = 0;
         if (result == MSC4203_OK)
             result = msc4203_file_open(&g.file, c->store, 1, &g.storage);
     }

@@ -27,6 +27,11 @@ def folder():
     return tempfile.mkdtemp(dir=WORK)
 
 
+def open_text(path):
+    with open(path, encoding='utf-8') as f:
+        return f.read()
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
@@ -111,8 +116,7 @@ class Gateway:
         self.port = int(line.rsplit(':', 1)[1])
 
     def said(self):
-        with open(os.path.join(self.folder, 'stderr'), encoding='utf-8') as f:
-            return f.read()
+        return open_text(os.path.join(self.folder, 'stderr'))
 
     def hosts(self, hosts):
         """Says which words the shim knows of each name: see shim.c."""

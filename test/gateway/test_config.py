@@ -114,6 +114,22 @@ class Config(Case):
         self.assertIn('was read again', g.hangup(DEVICES + ['device @new:gw.example N new']))
         self.assertEqual(g.drain('new'), [])
 
+    def test_what_needs_a_restart(self):
+        """It is compared with what runs, not with what was read last."""
+        g = self.gateway(DEVICES)
+        for _ in range(2):
+            said = g.hangup(DEVICES + ['memory 5M'])
+            self.assertIn('memory changes with a restart only', said)
+            self.assertNotIn('listen changes', said)
+        self.assertNotIn('restart', g.hangup(DEVICES))
+        g.store = '8M'
+        for _ in range(2):
+            self.assertIn('store changes with a restart only', g.hangup(DEVICES))
+        g.store = '4M'
+        self.assertNotIn('restart', g.hangup(DEVICES))
+        said = g.hangup(['listen 127.0.0.1:1'] + DEVICES)
+        self.assertIn('listen changes with a restart only', said)
+
     def test_hangups_under_load(self):
         g = self.gateway(DEVICES + irc())
         failed, stop = [], threading.Event()

@@ -385,6 +385,12 @@ class Delivery(Case):
         self.assertEqual(json.loads(sent), {'transaction_id': 'mx'})
         self.assertEqual(self.ping(b'')[0], 200)
 
+    def test_ping_without_a_sender(self):
+        """It acts as nobody."""
+        self.a = self.peer()
+        self.g = self.gateway(DEVICES + ['appservice irc %s hs as_irc' % self.a.url])
+        self.assertEqual(self.ping()[0], 200)
+
     def test_ping_forbidden(self):
         self.start()
         self.error(self.ping(token='alice1'), 403, 'M_FORBIDDEN')

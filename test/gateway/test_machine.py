@@ -1,9 +1,12 @@
 """What happens to the machine: it is suspended, its clocks jump, its descriptors are gone."""
 import json
+import os
 import signal
+import subprocess
 import time
 
-from harness import Case, DEVICES, FAST, V3, irc, read_answer, send_path, until
+from harness import (Case, DEVICES, FAST, GATEWAY, V3, free_port, irc, read_answer, send_path,
+                     until)
 
 PUT = (b'PUT %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer bob1\r\nContent-Length: %d\r\n\r\n%s')
 BODY = b'{"messages":{"@alice:gw.example":{"PHONE":{"n":1}}}}'
@@ -72,3 +75,86 @@ class Suspended(Case):
         with sync, sync.makefile('rb') as stream:
             events = json.loads(read_answer(stream)[2])['to_device']['events']
         self.assertEqual(self.contents(events), [{'n': 1}])
+
+
+class Streams(Case):
+    """Standard streams that are closed, or that nobody reads."""
+
+    def start(self, command='exec "$@"', **streams):
+        port = free_port()
+        g = self.gateway(['listen 127.0.0.1:%d' % port] + DEVICES, start=False)
+        g.port, g.errors = port, open(g.folder + '/stderr', 'w')
+        g.process = subprocess.Popen(['sh', '-c', command, 'sh', GATEWAY, g.path],
+                                     **dict({'stdout': subprocess.PIPE}, **streams))
+
+        def answers():
+            try:
+                return g.status()
+            except OSError:
+                return None
+        until(answers)
+        return g
+
+    def works(self, g, txn):
+        self.assertEqual(g.send('bob1', txn, {'@alice:gw.example': {'PHONE': {}}})[0], 200)
+        g.process.send_signal(signal.SIGHUP)
+        g.status()
+        self.assertEqual(g.send('bob1', txn + 'b', {'@alice:gw.example': {'PHONE': {}}})[0], 200)
+        self.assertEqual(len(g.drain('alice1')), 2)
+
+    def test_closed(self):
+        for closed in ('0<&-', '1>&-', '2>&-', '0<&- 1>&- 2>&-'):
+            g = self.start('exec "$@" ' + closed, stderr=subprocess.DEVNULL)
+            for n in range(3):
+                self.works(g, 'n%d' % n)
+            with open(g.folder + '/gateway.log', 'rb') as f:
+                text = f.read()
+            self.assertNotIn(b'listening', text)
+            self.assertNotIn(b'gateway: ', text)
+            self.assertEqual(g.stop(), 0)
+
+    def test_nobody_reads_what_it_says(self):
+        ours, its = os.pipe()
+        os.set_blocking(its, False)
+        try:
+            while True:
+                os.write(its, b'x' * 4096)
+        except BlockingIOError:
+            os.set_blocking(its, True)
+        g = self.start(stderr=its)
+        os.close(its)
+        for n in range(5):
+            self.works(g, 'n%d' % n)
+        with open(ours, 'rb', buffering=0) as stream:
+            said = b''
+            while not said or set(said) == {ord('x')}:
+                said = stream.read(65536).lstrip(b'x')
+                g.process.send_signal(signal.SIGHUP)
+            while b'was read again' not in said:
+                said += stream.read(65536)
+        self.assertRegex(said.decode(), r'warning: \d+ lines could not be written\n')
+        self.works(g, 'gone') # now its other end is closed
+        self.assertEqual(g.stop(), 0)
+
+
+class Stores(Case):
+    def test_too_large(self):
+        """It is said before anything is written."""
+        g = self.gateway(store='100G', start=False)
+        done = subprocess.run([GATEWAY, g.path], capture_output=True, text=True, timeout=20)
+        self.assertEqual(done.returncode, 2)
+        self.assertTrue(done.stderr.startswith(g.path + ':3: '), done.stderr)
+        self.assertEqual(os.listdir(g.folder), ['gateway.conf'])
+        open(g.folder + '/stderr', 'w').close()
+
+    def test_ends_while_it_makes_one(self):
+        g = self.gateway(store='2G', start=False)
+        process = subprocess.Popen([GATEWAY, g.path], stdout=subprocess.PIPE)
+        until(lambda: os.path.exists(g.folder + '/gateway.log.new'))
+        began = time.monotonic()
+        process.terminate()
+        self.assertEqual(process.wait(10), 0)
+        self.assertLess(time.monotonic() - began, 1)
+        process.stdout.close()
+        self.assertEqual(os.listdir(g.folder), ['gateway.conf'])
+        open(g.folder + '/stderr', 'w').close()
