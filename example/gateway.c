@@ -24,6 +24,7 @@
 
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/un.h>
 
 /* ---- the loop ---- */
 
@@ -119,6 +120,8 @@ static void hangup_compare(const struct config *next)
         say(SAY_WARNING, NULL, "memory changes with a restart only");
     if (strcmp(now->host, next->host) != 0 || strcmp(now->port, next->port) != 0)
         say(SAY_WARNING, NULL, "listen changes with a restart only");
+    if (strcmp(now->admin, next->admin) != 0 || strcmp(now->admin_port, next->admin_port) != 0)
+        say(SAY_WARNING, NULL, "admin changes with a restart only");
     if (now->devices_max != next->devices_max)
         say(SAY_WARNING, NULL, "devices_max is the store's, which keeps what it was made with");
 }
@@ -212,6 +215,7 @@ static int poll_all(int *count, uint64_t *until)
     poll_add(count, g.now >= g.accept_at ? g.listener : -1, POLLIN, -2);
     if (g.now < g.accept_at && g.accept_at < *until)
         *until = g.accept_at;
+    poll_add(count, g.now >= g.accept_at ? g.admin : -1, POLLIN, -2);
     poll_add(count, g.resolver.pid != 0 ? g.resolver.answers : -1, POLLIN, -2);
     for (i = 0; i < g.connection_count; i++) {
         struct connection *c = &g.connections[i];
@@ -300,10 +304,12 @@ static void turn(void)
     if (g.polls[0].revents != 0)
         take_signals();
     if (g.polls[1].revents != 0)
-        connections_accept();
+        connections_accept(g.listener, 0);
     if (g.polls[2].revents != 0)
+        connections_accept(g.admin, 1);
+    if (g.polls[3].revents != 0)
         take_answers();
-    for (i = 3; i < count; i++) {
+    for (i = 4; i < count; i++) {
         struct connection *c;
         if (g.polls[i].revents == 0 || g.poll_owner[i] < 0)
             continue;
@@ -405,7 +411,7 @@ static int divide(size_t descriptors)
         n = CONNECTIONS_MAX;
     g.connection_count = (int)n;
     g.connections = (struct connection *)take(&at, &left, n * sizeof *g.connections);
-    n += MSC4203_CHANNELS + PINGS + 3;
+    n += MSC4203_CHANNELS + PINGS + 4;
     g.polls = (struct pollfd *)take(&at, &left, n * sizeof *g.polls);
     g.poll_owner = (int *)take(&at, &left, n * sizeof *g.poll_owner);
     n = left / (sizeof *g.slots + 64);
@@ -474,6 +480,51 @@ static void open_standard_streams(void)
         close(fd);
 }
 
+/* Listens on a socket in the file system, for this user alone. One that nobody listens on any more
+ * is replaced. Returns the socket, or -1. */
+static int listen_unix(const char *path)
+{
+    struct sockaddr_un at;
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    mode_t mask;
+
+    memset(&at, 0, sizeof at);
+    at.sun_family = AF_UNIX;
+    snprintf(at.sun_path, sizeof at.sun_path, "%.103s", path);
+    if (fd >= 0 && connect(fd, (const struct sockaddr *)&at, sizeof at) == 0) {
+        close(fd);
+        errno = EADDRINUSE;
+        return -1;
+    }
+    if (fd >= 0 && errno == ECONNREFUSED)
+        unlink(path);
+    mask = umask(0177);
+    if (fd >= 0 && (bind(fd, (const struct sockaddr *)&at, sizeof at) != 0 || listen(fd, 16) != 0)) {
+        close(fd);
+        fd = -1;
+    }
+    umask(mask);
+    if (fd >= 0)
+        http_nonblocking(fd);
+    return fd;
+}
+
+/* Listens on the operator's address. Returns 0 when that fails. */
+static int listen_admin(void)
+{
+    struct http_address at;
+    unsigned port;
+
+    g.admin = -1;
+    if (g.config->admin_line == 0)
+        return 1;
+    if (g.config->admin_port[0] == 0)
+        g.admin = listen_unix(g.config->admin);
+    else if (http_resolve(g.config->admin, g.config->admin_port, 1, &at))
+        g.admin = http_listen(&at, &port);
+    return g.admin >= 0;
+}
+
 int main(int argc, char **argv)
 {
     struct http_address listen;
@@ -524,6 +575,8 @@ int main(int argc, char **argv)
     g.listener = http_listen(&listen, &port);
     if (g.listener < 0)
         return fail("listen", strerror(errno));
+    if (!listen_admin())
+        return fail("admin", strerror(errno));
     printf(strchr(g.config->host, ':') != NULL ? "gateway: listening on [%s]:%u\n"
                                                : "gateway: listening on %s:%u\n",
            g.config->host, port);
@@ -533,6 +586,8 @@ int main(int argc, char **argv)
     result = msc4203_log_close(&g.log);
     msc4203_file_close(&g.file);
     resolver_stop(&g.resolver);
+    if (g.admin >= 0 && g.running.admin_port[0] == 0)
+        unlink(g.running.admin);
     config_free(&g.configs[0]);
     config_free(&g.configs[1]);
     return result == MSC4203_OK ? 0 : fail(g.config->store, msc4203_result_text(result));

@@ -49,7 +49,8 @@ struct config {
     char *text;
     msc4203_span server_name;
     char host[256], port[6]; /* to listen on */
-    unsigned listen_line, store_line;
+    char admin[256], admin_port[6]; /* HOST and PORT; or a socket's path, and no port */
+    unsigned listen_line, store_line, admin_line;
     char store[1024];
     uint64_t store_bytes, memory_bytes, request_bytes_max, device_bytes_max, appservice_bytes_max;
     uint32_t retry_ms_min, retry_ms_max, txn_messages_max, txn_bytes_max, devices_max, expire_days;
@@ -236,6 +237,8 @@ static int config_add_appservice(struct config *c, const msc4203_span *words, in
         return config_mistake(c, "this appservice is given twice");
     if (c->appservice_count == CONFIG_APPSERVICES || words[1].len > 255)
         return config_mistake(c, "too many appservices, or too long an id");
+    if (!http_utf8(words[1].ptr, words[1].len))
+        return config_mistake(c, "an id that is not UTF-8");
     memset(a, 0, sizeof *a);
     a->id = words[1];
     a->hs_token = words[3];
@@ -246,8 +249,9 @@ static int config_add_appservice(struct config *c, const msc4203_span *words, in
             a->opted_in = 1;
         else if (msc4203_span_equal(&words[i], "stable"))
             a->stable = 1;
-        else
-            return config_mistake(c, "neither to_device nor stable");
+        else if (!msc4203_span_equal(&words[i], "ephemeral_stable") &&
+                 !msc4203_span_equal(&words[i], "ephemeral_unstable"))
+            return config_mistake(c, "an unknown word behind AS_TOKEN");
     }
     if (config_same(&a->hs_token, &a->as_token) || config_token_given(c, &a->hs_token) ||
         config_token_given(c, &a->as_token))
@@ -355,6 +359,30 @@ static int config_listen(struct config *c, const msc4203_span *words, int count)
     return 1;
 }
 
+/* The operator's address is for this machine alone: whoever reaches it may do everything. */
+static int config_admin(struct config *c, const msc4203_span *words, int count)
+{
+    msc4203_span path;
+
+    if (c->admin_line != 0)
+        return config_mistake(c, "admin is given twice");
+    c->admin_line = c->line;
+    if (count == 2 && words[1].len > 5 && memcmp(words[1].ptr, "unix:", 5) == 0) {
+        path.ptr = words[1].ptr + 5;
+        path.len = words[1].len - 5;
+        if (!config_string(c->admin, 104, &path)) /* what every system takes */
+            return config_mistake(c, "too long a path for a socket");
+        return 1;
+    }
+    if (count != 2 || !http_split(words[1].ptr, words[1].len, c->admin, sizeof c->admin,
+                                  c->admin_port))
+        return config_mistake(c, "neither HOST:PORT nor unix:PATH");
+    if (strncmp(c->admin, "127.", 4) != 0 && strcmp(c->admin, "::1") != 0 &&
+        strcmp(c->admin, "localhost") != 0)
+        return config_mistake(c, "admin is for this machine alone: 127.0.0.1, [::1] or unix:PATH");
+    return 1;
+}
+
 static int config_line(struct config *c, const msc4203_span *words, int count)
 {
     int appservice, number;
@@ -376,6 +404,8 @@ static int config_line(struct config *c, const msc4203_span *words, int count)
             return config_mistake(c, "store needs a file and a size");
         return 1;
     }
+    if (msc4203_span_equal(&words[0], "admin"))
+        return config_admin(c, words, count);
     if (msc4203_span_equal(&words[0], "appservice"))
         return config_add_appservice(c, words, count);
     if (msc4203_span_equal(&words[0], "device"))

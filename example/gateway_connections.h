@@ -172,13 +172,13 @@ static int connection_make_room(void)
     return 1;
 }
 
-/* Takes new connections. */
-static void connections_accept(void)
+/* Takes new connections, of clients or of the operator. */
+static void connections_accept(int listener, int admin)
 {
     int i, fd, turns;
 
     for (turns = 0; turns < 64; turns++) { /* then others have their turn */
-        fd = http_accept(g.listener);
+        fd = http_accept(listener);
         if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
                        errno == ENOMEM)) {
             if (connection_make_room())
@@ -198,6 +198,7 @@ static void connections_accept(void)
         g.connections[i].state = CONNECTION_HEAD;
         g.connections[i].slot = g.connections[i].head = g.connections[i].ping = -1;
         g.connections[i].active = g.now;
+        g.connections[i].admin = admin != 0;
         g.connections[i].early = g.used <= g.connection_count / 4;
         g.used++;
     }
@@ -326,7 +327,7 @@ static void grant(int for_head)
         if (state == CONNECTION_SYNC_SLOT)
             sync_answer(c, 1);
         else if (state == CONNECTION_STATUS_SLOT)
-            status_answer(c);
+            admin_answer(c);
         else
             c->state = CONNECTION_HEAD;
         c->http.looked = 0;

@@ -46,6 +46,7 @@ static void transaction_trace(void *context, int what, const msc4203_transaction
         break;
     case MSC4203_TRACE_FAILED:
         transaction_cause(channel, status, cause, sizeof cause);
+        memcpy(channel->last_error, cause, sizeof cause);
         say_bad(&channel->bad, id, "delivery fails, and is tried again", cause);
         break;
     case MSC4203_TRACE_SPLIT:
@@ -53,6 +54,11 @@ static void transaction_trace(void *context, int what, const msc4203_transaction
         break;
     case MSC4203_TRACE_PARKED:
         say(SAY_WARNING, id, "a message was refused: parked");
+        break;
+    case MSC4203_TRACE_SKIPPED:
+        say(SAY_WARNING, id, "transaction %s was given up: %lu messages", t->id,
+            (unsigned long)t->count);
+        say_good(&channel->bad, id, "goes on");
         break;
     case MSC4203_TRACE_DAMAGED:
         say(SAY_WARNING, id, "transaction %s is damaged in the store: made anew", t->id);

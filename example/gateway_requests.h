@@ -624,6 +624,30 @@ static int path_part(msc4203_span *path, msc4203_span *part)
     return 1;
 }
 
+/* The same of the operator's requests. */
+static int request_find_admin(msc4203_span path, msc4203_span parts[2], const char **method)
+{
+    msc4203_span word;
+
+    *method = "GET";
+    if (msc4203_span_equal(&path, "/status"))
+        return REQUEST_STATUS;
+    if (msc4203_span_equal(&path, "/metrics"))
+        return REQUEST_METRICS;
+    if (msc4203_span_equal(&path, "/parked"))
+        return REQUEST_PARKED;
+    if (!path_part(&path, &word) || !path_part(&path, &parts[0]) || parts[0].len == 0)
+        return -1;
+    *method = "DELETE";
+    if (msc4203_span_equal(&word, "parked") && path.len == 0)
+        return REQUEST_DROP;
+    *method = "POST";
+    if (msc4203_span_equal(&word, "parked") && msc4203_span_equal(&path, "/retry"))
+        return REQUEST_RETRY;
+    return msc4203_span_equal(&word, "appservices") && msc4203_span_equal(&path, "/skip")
+               ? REQUEST_SKIP : -1;
+}
+
 /* Finds what a request asks for: of enum request_kind, -1 for nothing that is there. */
 static int request_find(msc4203_span path, msc4203_span parts[2], const char **method)
 {
@@ -633,8 +657,6 @@ static int request_find(msc4203_span path, msc4203_span parts[2], const char **m
     size_t i;
 
     *method = "GET";
-    if (msc4203_span_equal(&path, "/status"))
-        return REQUEST_STATUS;
     for (i = 0; i < 3; i++)
         if (path.len > 19 && memcmp(path.ptr, prefixes[i], 19) == 0)
             break;
@@ -666,6 +688,60 @@ static int request_find(msc4203_span path, msc4203_span parts[2], const char **m
     return -1;
 }
 
+/* Whether a connection may ask as an operator: on the address for that; and when there is none for
+ * /status alone, from this machine. */
+static int is_operator(const struct connection *c, const msc4203_span *path)
+{
+    struct sockaddr_storage peer;
+    const unsigned char *at;
+    socklen_t bytes = sizeof peer;
+
+    if (c->admin)
+        return 1;
+    memset(&peer, 0, sizeof peer);
+    if (g.admin >= 0 || !msc4203_span_equal(path, "/status") ||
+        getpeername(c->http.fd, (struct sockaddr *)&peer, &bytes) != 0)
+        return 0;
+    if (peer.ss_family == AF_INET)
+        return ((const unsigned char *)&((struct sockaddr_in *)&peer)->sin_addr)[0] == 127;
+    if (peer.ss_family != AF_INET6)
+        return 0;
+    at = (const unsigned char *)&((struct sockaddr_in6 *)&peer)->sin6_addr;
+    return memcmp(at, &in6addr_loopback, 16) == 0 ||
+           (memcmp(at, "\0\0\0\0\0\0\0\0\0\0\377\377\177", 13) == 0);
+}
+
+/* A request of the operator. */
+static void request_admin(struct connection *c, const msc4203_span *part,
+                          const msc4203_span *query)
+{
+    char text[256];
+    msc4203_span id, value;
+    size_t i;
+
+    if (c->kind == REQUEST_SKIP) {
+        id.ptr = text;
+        id.len = path_text(text, sizeof text, part);
+        id.len = id.len == SIZE_MAX ? 0 : id.len;
+        skip_answer(c, &id);
+        return;
+    }
+    c->after = 0;
+    value.len = 0;
+    if (c->kind == REQUEST_RETRY || c->kind == REQUEST_DROP)
+        value = *part;
+    else
+        http_parameter(query, "after", &value);
+    for (i = 0; i < value.len && http_is_digit(value.ptr[i]) && c->after < 1000000000000000000; i++)
+        c->after = c->after * 10 + (uint64_t)(value.ptr[i] - '0');
+    if (i != value.len)
+        c->after = 0;
+    if (c->kind == REQUEST_RETRY || c->kind == REQUEST_DROP)
+        parked_move(c, c->after, c->kind == REQUEST_RETRY);
+    else
+        admin_answer(c);
+}
+
 /* Takes a request whose head is complete. */
 static void request_begin(struct connection *c, size_t head_bytes)
 {
@@ -694,7 +770,9 @@ static void request_begin(struct connection *c, size_t head_bytes)
     path.len = i;
     query.ptr += i < query.len ? i + 1 : i;
     query.len -= i < query.len ? i + 1 : i;
-    kind = request_find(path, parts, &method);
+    kind = is_operator(c, &path) ? request_find_admin(path, parts, &method) : -1;
+    if (kind < 0 && !c->admin)
+        kind = request_find(path, parts, &method);
     c->http.in_at = (uint32_t)head_bytes;
     if (kind < 0) {
         refuse(c, 404, "M_UNRECOGNIZED", "no such path");
@@ -705,10 +783,10 @@ static void request_begin(struct connection *c, size_t head_bytes)
         return;
     }
     c->kind = (unsigned)kind;
-    if ((kind == REQUEST_STATUS || kind == REQUEST_SYNC) && c->http.body.state != HTTP_BODY_DONE)
+    if (((kind >= REQUEST_STATUS && kind <= REQUEST_PARKED) || kind == REQUEST_SYNC) && c->http.body.state != HTTP_BODY_DONE)
         c->http.lingers = 1; /* its body means nothing, and is not waited for */
-    if (kind == REQUEST_STATUS) {
-        status_answer(c);
+    if (kind >= REQUEST_STATUS) {
+        request_admin(c, &parts[0], &query);
         return;
     }
     if (kind == REQUEST_PING) {

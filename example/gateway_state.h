@@ -58,13 +58,26 @@ enum connection_state {
     CONNECTION_LINGER     /* was answered before its request had ended: reads a while, and closes */
 };
 
-enum request_kind { REQUEST_SEND, REQUEST_SYNC, REQUEST_DELETE, REQUEST_PING, REQUEST_STATUS };
+enum request_kind {
+    REQUEST_SEND,
+    REQUEST_SYNC,
+    REQUEST_DELETE,
+    REQUEST_PING,
+    REQUEST_STATUS,       /* from here on: of the operator */
+    REQUEST_METRICS,
+    REQUEST_PARKED,
+    REQUEST_RETRY,
+    REQUEST_DROP,
+    REQUEST_SKIP
+};
 
 struct connection {
     struct http_connection http;
     uint8_t state;
     uint8_t expects, continued;        /* sends its body when it is told to continue; it was */
     uint8_t early;                     /* it came when there was room */
+    uint8_t admin;                     /* it came on the operator's address */
+    uint64_t after;                    /* of /parked */
     uint8_t ready;                     /* all that it waits to send has come */
     uint32_t available;                /* bytes that had come when that was looked at */
     uint32_t head_bytes;               /* of a head that waits with its body */
@@ -143,6 +156,7 @@ struct channel {
     struct outgoing out;
     uint64_t next_poll;          /* not before that, unless something happened */
     struct say_state bad;
+    char last_error[160];
     int halves;                  /* how often it was answered with success, but not to the end */
 };
 
@@ -195,7 +209,7 @@ static struct gateway {
     int *poll_owner;
     char *work, *response, *piece;
 
-    int listener, signals[2];
+    int listener, admin, signals[2];
     uint64_t accept_at;          /* nobody is let in before */
     struct resolver resolver;
     uint64_t now, clock;         /* milliseconds that it has run; the system's when that was told */

@@ -668,6 +668,7 @@ static HTTP_UNUSED const char *http_reason(int status)
     case 403: return "Forbidden";
     case 404: return "Not Found";
     case 405: return "Method Not Allowed";
+    case 409: return "Conflict";
     case 408: return "Request Timeout";
     case 413: return "Content Too Large";
     case 429: return "Too Many Requests";
@@ -792,6 +793,7 @@ struct http_connection {
     int fd;
     uint8_t keep_alive, lingers;      /* lingers: is answered before its request has ended */
     uint8_t head_only;                /* it asked with HEAD: no body follows the answer's head */
+    uint8_t plain;                    /* the answer is text for Prometheus, not JSON */
     uint32_t in_bytes, in_at, looked; /* read; used up; looked at for the head's end */
     uint32_t out_bytes, out_at;       /* of an answer: all, and written */
     struct http_body body;            /* of the request */
@@ -880,8 +882,9 @@ static HTTP_UNUSED void http_continue(const struct http_connection *c)
 static HTTP_UNUSED void http_answer(struct http_connection *c, char *out, int status,
                                     const char *body, size_t bytes)
 {
-    int n = sprintf(out, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\n"
-                         "Content-Length: %lu\r\n%s\r\n", status, http_reason(status),
+    int n = sprintf(out, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %lu\r\n%s\r\n",
+                    status, http_reason(status),
+                    c->plain ? "text/plain; version=0.0.4; charset=utf-8" : "application/json",
                     (unsigned long)bytes,
                     c->keep_alive && !c->lingers ? "" : "Connection: close\r\n");
 
