@@ -3,7 +3,8 @@
  * and keeps everything in a log file. SPDX: 0BSD
  *
  *     cc -I. -o gateway example/gateway.c msc4203.c
- *     gateway CONFIG
+ *     gateway CONFIG           example/gateway.conf explains all that may be in there
+ *     gateway --check CONFIG
  *
  * One thread and one loop around poll(). Each turn of the loop reads what has come, puts it into
  * the queue, flushes once for all of it, and only then answers. All working memory is one mapping,
@@ -525,34 +526,87 @@ static int listen_admin(void)
     return g.admin >= 0;
 }
 
+static void print_help(void)
+{
+    printf("usage: gateway CONFIG           takes, keeps and delivers to-device messages\n"
+           "       gateway --check CONFIG   says what is wrong with a configuration: nothing if\n"
+           "                                nothing is\n"
+           "       gateway --help | --version\n\n"
+           "CONFIG is a text file, a directive a line; example/gateway.conf explains them all:\n\n"
+           "  listen HOST:PORT                 where clients ask; must be there\n"
+           "  server_name NAME                 of this server; must be there\n"
+           "  store FILE SIZE                  holds the messages; must be there\n"
+           "  admin HOST:PORT | unix:PATH      where an operator asks\n"
+           "  appservice ID URL HS_TOKEN AS_TOKEN [to_device] [stable]\n"
+           "  sender ID USER                   its own user\n"
+           "  exclusive ID REGEX, inclusive ID REGEX\n"
+           "                                   its namespaces\n"
+           "  device USER DEVICE TOKEN [by ID] a device, made by an appservice or not\n"
+           "  retry_ms_min N, retry_ms_max N   waits after a failure\n"
+           "  txn_messages_max N, txn_bytes_max N\n"
+           "                                   the largest transaction\n"
+           "  memory SIZE                      all working memory\n"
+           "  request_bytes_max SIZE           the largest request\n"
+           "  device_bytes_max SIZE, appservice_bytes_max SIZE, devices_max N\n"
+           "                                   what may wait\n"
+           "  expire_days N                    how long for a /sync\n\n"
+           "SIGHUP has it read CONFIG again, SIGTERM and SIGINT end it. Exit status: 0 it was ended,\n"
+           "1 it failed, 2 wrong usage or a mistake in CONFIG.\n");
+}
+
+/* Reads CONFIG, and looks at what it can tell without opening anything. Returns 0 when there is a
+ * mistake in it, which is said. */
+static int read_config(const char *path, struct http_address *listen)
+{
+    const char *reason = NULL;
+    unsigned line = 0;
+
+    g.path = path;
+    g.config = &g.configs[0];
+    if (!config_read(g.config, g.path)) {
+        reason = g.config->reason;
+        line = g.config->line;
+    } else if (!store_fits(g.config)) {
+        reason = "too small for a store, or too large";
+        line = g.config->store_line;
+    } else if (!http_resolve(g.config->host, g.config->port, 1, listen)) {
+        reason = "this host is unknown";
+        line = g.config->listen_line;
+    }
+    if (reason == NULL)
+        return 1;
+    if (line != 0)
+        fprintf(stderr, "%s:%u: %s\n", g.path, line, reason);
+    else
+        fprintf(stderr, "%s: %s\n", g.path, reason);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     struct http_address listen;
     size_t descriptors;
     unsigned port;
-    int result;
+    int result, check = argc == 3 && strcmp(argv[1], "--check") == 0;
 
     open_standard_streams();
-    if (argc != 2) {
-        fprintf(stderr, "usage: gateway CONFIG\n");
+    if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
+        print_help();
+        return 0;
+    }
+    if (argc == 2 && strcmp(argv[1], "--version") == 0) {
+        printf("gateway %s\n", MSC4203_VERSION);
+        return 0;
+    }
+    if ((argc != 2 && !check) || argv[argc - 1][0] == '-' || argv[argc - 1][0] == 0) {
+        fprintf(stderr, "gateway: wrong usage; see gateway --help\n");
         return 2;
     }
-    g.path = argv[1];
-    g.config = &g.configs[0];
-    if (!config_read(g.config, g.path)) {
-        fprintf(stderr, "%s:%u: %s\n", g.path, g.config->line, g.config->reason);
+    if (!read_config(argv[argc - 1], &listen))
         return 2;
-    }
+    if (check)
+        return 0;
     g.running = *g.config;
-    if (!store_fits(g.config)) {
-        fprintf(stderr, "%s:%u: too small for a store, or too large\n", g.path,
-                g.config->store_line);
-        return 2;
-    }
-    if (!http_resolve(g.config->host, g.config->port, 1, &listen)) {
-        fprintf(stderr, "%s:%u: this host is unknown\n", g.path, g.config->listen_line);
-        return 2;
-    }
     resolver_start(&g.resolver); /* before there is anything that it would get a copy of */
     if (!start_signals())
         return fail("signals", strerror(errno));

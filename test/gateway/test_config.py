@@ -1,9 +1,10 @@
 """Mistakes in the configuration."""
 import os
+import re
 import subprocess
 import threading
 
-from harness import Case, DEVICES, GATEWAY, folder, irc
+from harness import Case, DEVICES, GATEWAY, folder, irc, open_text
 
 APP = 'appservice irc http://127.0.0.1:9 hs as'
 HEAD = ['listen 127.0.0.1:0', 'server_name gw.example', 'store %s/x.log 1M']
@@ -99,6 +100,54 @@ class Config(Case):
         done = subprocess.run([GATEWAY, self.folder], stderr=subprocess.PIPE)
         self.assertEqual(done.returncode, 2)
         self.assertEqual(subprocess.run([GATEWAY], stderr=subprocess.PIPE).returncode, 2)
+
+    def test_the_commented_example(self):
+        """It is valid, has each directive that --help has, and states the defaults."""
+        path = os.path.join(os.path.dirname(__file__), '..', '..', 'example', 'gateway.conf')
+        done = subprocess.run([GATEWAY, '--check', path], capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, '', ''))
+        help = subprocess.run([GATEWAY, '--help'], capture_output=True, text=True).stdout
+        offered = set(re.findall(r'(?:^  |, )([a-z_]+) [A-Z]', help, re.M))
+        directives = [line.split() for line in open_text(path).splitlines()
+                      if line.strip() and line[0] != '#']
+        self.assertEqual({words[0] for words in directives}, offered)
+        self.assertIn('expire_days', offered)
+        # It runs, too, with another port and file.
+        lines = [' '.join(words) for words in directives
+                 if words[0] not in ('listen', 'server_name', 'store', 'admin')]
+        g = self.gateway(lines, store='16M')
+        self.assertEqual(g.send('ALICE_PHONE_TOKEN', 1, {'@alice:gw.example': {'*': {}}})[0], 200)
+        self.assertEqual(g.status()['devices_max'], 4096)
+
+    def test_check(self):
+        """Says the same as a start, and opens nothing."""
+        for lines in (HEAD, HEAD + ['nonsense'], HEAD[:2], HEAD[1:],
+                      HEAD[:2] + ['store %s/x.log 100G']):
+            with open(self.path, 'w', encoding='utf-8') as f:
+                f.write('\n'.join(lines).replace('%s', self.folder) + '\n')
+            done = subprocess.run([GATEWAY, '--check', self.path], capture_output=True, text=True)
+            self.assertEqual((done.returncode, done.stdout), (0 if lines == HEAD else 2, ''))
+            if lines != HEAD:
+                self.assertEqual(done.stderr, self.run_it(
+                    [l.replace('%s', self.folder) for l in lines]).stderr)
+                self.assertRegex(done.stderr, re.escape(self.path) + r':\d+: .*\n$')
+            self.assertEqual(os.listdir(self.folder), ['gateway.conf'])
+
+    def test_usage(self):
+        run = lambda *words: subprocess.run([GATEWAY, *words], capture_output=True, text=True)
+        for words in ((), ('--check',), ('a', 'b'), ('--none',), ('--check', '--help'), ('',),
+                      ('-c', 'a')):
+            done = run(*words)
+            self.assertEqual((done.returncode, done.stdout, done.stderr.count('\n')), (2, '', 1))
+            self.assertIn('--help', done.stderr)
+        header = open_text(os.path.join(os.path.dirname(__file__), '..', '..', 'msc4203.h'))
+        self.assertEqual(run('--version').stdout, 'gateway %s\n' % re.search(
+            r'define MSC4203_VERSION "(.*)"', header).group(1))
+        self.assertEqual(run('--help').stdout, run('-h').stdout)
+        self.assertTrue(all(len(l) <= 100 for l in run('--help').stdout.splitlines()))
+        done = run(self.folder + '/none')
+        self.assertEqual((done.returncode, done.stderr),
+                         (2, self.folder + '/none: No such file or directory\n'))
 
     def test_spellings(self):
         self.gateway(['  # a comment', '', '\tmemory   4M\t# behind', 'device\t@a:gw.example A t#',
