@@ -500,7 +500,8 @@ static int listen_unix(const char *path)
     if (fd >= 0 && errno == ECONNREFUSED)
         unlink(path);
     mask = umask(0177);
-    if (fd >= 0 && (bind(fd, (const struct sockaddr *)&at, sizeof at) != 0 || listen(fd, 16) != 0)) {
+    if (fd >= 0 &&
+        (bind(fd, (const struct sockaddr *)&at, sizeof at) != 0 || listen(fd, 16) != 0)) {
         close(fd);
         fd = -1;
     }
@@ -550,8 +551,8 @@ static void print_help(void)
            "  device_bytes_max SIZE, appservice_bytes_max SIZE, devices_max N\n"
            "                                   what may wait\n"
            "  expire_days N                    how long for a /sync\n\n"
-           "SIGHUP has it read CONFIG again, SIGTERM and SIGINT end it. Exit status: 0 it was ended,\n"
-           "1 it failed, 2 wrong usage or a mistake in CONFIG.\n");
+           "SIGHUP has it read CONFIG again, SIGTERM and SIGINT end it. Exit status: 0 it was\n"
+           "ended, 1 it failed, 2 wrong usage or a mistake in CONFIG.\n");
 }
 
 /* Reads CONFIG, and looks at what it can tell without opening anything. Returns 0 when there is a

@@ -269,8 +269,8 @@ static size_t parked_text(char *to, uint64_t after)
     }
 }
 
-/* Where a parked message goes when it is tried again: to the appservice that refused it, and if that
- * is not known any more to those that get what its device gets now. Returns a result. */
+/* Where a parked message goes when it is tried again: to the appservice that refused it, and if
+ * that is not known any more to those that get what its device gets now. Returns a result. */
 static int parked_channels(uint64_t number, uint32_t *channels)
 {
     msc4203_message message;

@@ -62,7 +62,7 @@ struct config {
     int device_count;
     int *tokens, *users;    /* buckets */
     unsigned char *named;   /* CONFIG_SLOTS for each device: is it named beside a star? */
-    uint16_t *seen;         /* as many: for a user's first device, the request that named the user */
+    uint16_t *seen;         /* as many: for a user's first device, which request named the user */
     uint32_t mask;
     uint64_t key;           /* of the buckets' hash */
     unsigned given;         /* which of the directives with a number */

@@ -306,7 +306,7 @@ static int is_free(int for_head, int ready)
 }
 
 /* Gives what is free to those that wait: to those who are ready first, and then in the order in
- * which they came. So a crowd of slow ones keeps nobody out for ever, and hardly anyone for long. */
+ * which they came. So a crowd of slow ones keeps nobody out for ever, and few for long. */
 static void grant(int for_head)
 {
     while (g.waiting != 0 && is_free(for_head, 1)) {

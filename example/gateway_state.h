@@ -1,5 +1,5 @@
-/* gateway_state.h - all that the gateway knows while it runs: its connections, the requests on their
- * way in and out, its senders. One of it, `g`; the other headers of gateway.c work on that. */
+/* gateway_state.h - all that the gateway knows while it runs: its connections, the requests on
+ * their way in and out, its senders. There is one, `g`; the other headers of gateway.c use it. */
 #ifndef GATEWAY_STATE_H
 #define GATEWAY_STATE_H
 
@@ -17,7 +17,7 @@ enum {
     SLOT_BYTES = SCRATCH_BYTES + STAR_BYTES,
     SLOTS_MAX = CONFIG_SLOTS, /* fewer than the batches that a log can have open */
     HEADS = 16,
-    EXPRESS = 2,             /* of the slots, and of the places for heads: for those who are ready */
+    EXPRESS = 2,             /* slots, and places for heads, that are for those who are ready */
     CONNECTIONS_MAX = 4000,
     PIECE_BYTES = 16384,     /* read or written at a time */
     WORK_BYTES = 163840,     /* a message twice: as the queue holds it, and as it is sent */

@@ -1,5 +1,5 @@
-/* gateway_store.h - the gateway's store, and for whom a message waits: opens the log, and moves what
- * a changed configuration moves. */
+/* gateway_store.h - the gateway's store, and for whom a message waits: opens the log, looks after
+ * its file, and moves what a changed configuration moves. */
 #ifndef GATEWAY_STORE_H
 #define GATEWAY_STORE_H
 

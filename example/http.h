@@ -265,7 +265,8 @@ enum http_answer_state { HTTP_ANSWER_MORE, HTTP_ANSWER_DONE, HTTP_ANSWER_WRONG }
 
 struct http_answer {
     struct http_head head;
-    int state, lines, cut, return_came; /* lines: taken; cut: the line is longer than what is kept */
+    int state, lines, return_came; /* lines: taken */
+    int cut;                       /* the line is longer than what is kept */
     uint32_t bytes, column;
     size_t kept;
     char line[HTTP_LINE_MAX];           /* the last one, with what is folded to it */
