@@ -603,10 +603,11 @@ int main(int argc, char **argv)
         fprintf(stderr, "gateway: wrong usage; see gateway --help\n");
         return 2;
     }
-    if (!read_config(argv[argc - 1], &listen))
-        return 2;
-    if (check)
-        return 0;
+    result = read_config(argv[argc - 1], &listen);
+    if (!result || check) {
+        config_free(g.config);
+        return result ? 0 : 2;
+    }
     g.running = *g.config;
     resolver_start(&g.resolver); /* before there is anything that it would get a copy of */
     if (!start_signals())

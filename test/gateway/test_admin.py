@@ -78,8 +78,8 @@ class Admin(Case):
                                  ('POST', '/appservices/irc/skip')):
                 self.error(self.g.request(method, path), 404, 'M_UNRECOGNIZED')
                 self.error(self.json('GET', path), 405, 'M_UNRECOGNIZED')
-            for path in ('/_matrix/client/v3/sync?access_token=bob1', '/', '/parked/', '/parked/1/x',
-                         '/appservices/irc', '/appservices//skip'):
+            for path in ('/_matrix/client/v3/sync?access_token=bob1', '/', '/parked/',
+                         '/parked/1/x', '/appservices/irc', '/appservices//skip'):
                 self.error(self.json('GET', path), 404, 'M_UNRECOGNIZED')
             if unix:
                 self.assertEqual(os.stat(self.socket).st_mode & 0o777, 0o600)

@@ -87,7 +87,8 @@ class Http(Case):
     def test_pipelined_of_all_kinds(self):
         te = b'Transfer-Encoding: chunked\r\n'
         one = put(self.txn) + SYNC + put(self.txn + 'b', b'', more=te, length=False) + \
-            chunked(BODY, 9) + b'GET /status HTTP/1.1\r\nHost: x\r\n\r\n' + put(self.txn + 'c', b'x') + \
+            chunked(BODY, 9) + b'GET /status HTTP/1.1\r\nHost: x\r\n\r\n' + \
+            put(self.txn + 'c', b'x') + \
             b'GET /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc' + \
             put(self.txn + 'd', b'y' * 3000)
         self.assertEqual([a[0] for a in self.g.raw(one * 5)],
@@ -168,9 +169,9 @@ class Http(Case):
     def test_expect_is_answered_at_once_when_refused(self):
         for path, token, status in ((b'/nowhere', b'bob1', 404), (b'/status', b'bob1', 405),
                                     (send_path(1).encode(), b'none', 401)):
-            with self.g.connect(b'PUT %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nExpect: '
-                                b'100-continue\r\nContent-Length: 10\r\n\r\n' % (path, token),
-                                timeout=5) as s, s.makefile('rb') as stream:
+            with self.g.connect(b'PUT %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n'
+                                b'Expect: 100-continue\r\nContent-Length: 10\r\n\r\n' % (
+                                    path, token), timeout=5) as s, s.makefile('rb') as stream:
                 self.assertEqual(read_answer(stream)[0], status)
 
     def test_too_long_is_answered_without_reading(self):
@@ -263,7 +264,8 @@ class Http(Case):
                      b'Content-Length: 99999999999999999999999\r\n', b'Content-Length: +5\r\n',
                      b'Content-Length: 52\r\nTransfer-Encoding: chunked\r\n',
                      b'Transfer-Encoding: chunked\r\nContent-Length: 52\r\n',
-                     b'Transfer-Encoding: gzip\r\n', b'Content-Length: 52, 52\r\n', b'Transfer-Encoding: chunked, gzip\r\n',
+                     b'Transfer-Encoding: gzip\r\n', b'Content-Length: 52, 52\r\n',
+                     b'Transfer-Encoding: chunked, gzip\r\n',
                      b'Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n'):
             self.one(put(self.txn, more=more, length=False), 400)
         self.one(put(self.txn, b'', b'1.0', b'Transfer-Encoding: chunked\r\n', False), 400)

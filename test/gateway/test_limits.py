@@ -1,5 +1,5 @@
-"""What there is room for, and what a refusal says: 429 that it may be tried again, 413 that it never
-will be taken."""
+"""What there is room for, and what a refusal says: 429 that it may be tried again, 413 that it
+never will be taken."""
 from harness import Case, DEVICES, irc, until
 
 BIG = ['device_bytes_max 100M', 'appservice_bytes_max 100M']

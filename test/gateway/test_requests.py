@@ -216,7 +216,7 @@ class Errors(Case):
                 ('"messages":{%s:{"BOB":{"n":1}},%s:{"BOB":{"n":2}}}' % (bob, bob), None),
                 ('"messages":{%s:{"*":{"n":1}},%s:{"BOB":{"n":2}}}' % (bob, bob), None),
                 ('"messages":{%s:{"BOB":{"n":1}},%s,%s:{"BOB":{"n":2}}}' % (bob, other, bob), None),
-                ('"messages":{%s:{"BOB":{"n":1}},%s:{"*":{}},%s:{"X":{}}}' % (bob, alice, bob), None),
+                ('"messages":{%s:{"BOB":{}},%s:{"*":{}},%s:{"X":{}}}' % (bob, alice, bob), None),
                 ('"messages":{%s:{"BOB":{"n":1}},"@\\u0062ob:gw.example":{"*":{}}}' % bob, None),
                 ('"messages":{%s:{"*":{"n":1},"*":{"n":2}}}' % bob, None),
                 ('"messages":{%s:{"*":{"n":1},"NONE":{},"\\u002a":{"n":2}}}' % bob, None),
@@ -265,8 +265,8 @@ class Errors(Case):
             self.assertEqual(g.send('ann', 'same', {'@bob:gw.example': {'BOB': {'n': 9}}})[0], 200)
         self.assertEqual([c['n'] for c in self.contents(g.drain('bob1'))], [0, 1, 2, 3])
         for device in ('X', 'PHONE', ''):
-            self.error(g.send('as_irc', 'other', {}, query='?user_id=@team_ann:gw.example&device_id='
-                              + device), 400, 'M_UNKNOWN_DEVICE')
+            query = '?user_id=@team_ann:gw.example&device_id=' + device
+            self.error(g.send('as_irc', 'other', {}, query=query), 400, 'M_UNKNOWN_DEVICE')
         self.assertEqual(g.request('DELETE', V3 + '/devices/BRIDGE2', token='ann')[0], 200)
         self.error(g.send('as_irc', 'other', {}, query='?user_id=@team_ann:gw.example&device_id='
                           'BRIDGE2'), 400, 'M_UNKNOWN_DEVICE')

@@ -27,8 +27,8 @@ class Minute(Case):
                        'ping': cls.g.connect(PING),
                        'ping 2': cls.g.connect(PING),
                        'drain': cls.g.connect(put.replace(b'PUT', b'GET')),
-                       'sync': cls.g.connect(b'GET %s/sync?timeout=75000 HTTP/1.1\r\nHost: x\r\nAuthorization:'
-                                             b' Bearer alice1\r\n\r\n' % V3.encode())}
+                       'sync': cls.g.connect(b'GET %s/sync?timeout=75000 HTTP/1.1\r\nHost: x\r\n'
+                                             b'Authorization: Bearer alice1\r\n\r\n' % V3.encode())}
         cls.g.send('bob1', 1, {'@_irc_joe:gw.example': {'JOE': {'n': 1}}})
 
     @classmethod
@@ -104,7 +104,8 @@ class Slots(Case):
 
     def test_slow_heads_make_room(self):
         g = self.gateway(DEVICES)
-        slow = [g.connect(b'GET /status HTTP/1.1\r\nHost: x\r\nA: ' + b'x' * 1000) for i in range(40)]
+        long = b'GET /status HTTP/1.1\r\nHost: x\r\nA: ' + b'x' * 1000
+        slow = [g.connect(long) for i in range(40)]
         time.sleep(0.1)
         began = time.monotonic()
         status = g.request('GET', '/status', headers={'Cookie': 'y' * 2000})[0]
@@ -159,8 +160,8 @@ class Slots(Case):
         """1 KiB/s is enough, while others wait."""
         g = self.gateway(DEVICES)
         body = b'{"messages":{"@alice:gw.example":{"PHONE":{"x":"%s"}}}}' % (b'y' * 12000)
-        head = b'PUT %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer bob1\r\nContent-Length: %d\r\n\r\n' % (
-            send_path('steady').encode(), len(body))
+        head = (b'PUT %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer bob1\r\n'
+                b'Content-Length: %d\r\n\r\n' % (send_path('steady').encode(), len(body)))
         stop = threading.Event()
 
         def others():
