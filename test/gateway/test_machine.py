@@ -1,6 +1,7 @@
 """What happens to the machine: it is suspended, its clocks jump, its descriptors are gone."""
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -104,14 +105,20 @@ class Streams(Case):
 
     def test_closed(self):
         for closed in ('0<&-', '1>&-', '2>&-', '0<&- 1>&- 2>&-'):
-            g = self.start('exec "$@" ' + closed, stderr=subprocess.DEVNULL)
+            g = self.start('exec "$@" ' + closed, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+            streams = [os.readlink('/proc/%d/fd/%d' % (g.process.pid, fd)) for fd in range(3)]
+            self.assertEqual([s == '/dev/null' for s in streams],
+                             [str(fd) in re.findall(r'\d', closed) for fd in range(3)])
             for n in range(3):
                 self.works(g, 'n%d' % n)
             with open(g.folder + '/gateway.log', 'rb') as f:
                 text = f.read()
             self.assertNotIn(b'listening', text)
             self.assertNotIn(b'gateway: ', text)
+            process = g.process
             self.assertEqual(g.stop(), 0)
+            process.stdin.close()
+            process.stderr.close()
 
     def test_nobody_reads_what_it_says(self):
         ours, its = os.pipe()
