@@ -1772,7 +1772,7 @@ static const char *sync_of(struct world *w, const char *name, char token[48], in
     }
     CHECK(n == most || result == MSC4203_END);
     msc4203_sync_token(&sync, token);
-    CHECK(strlen(token) == 30);
+    CHECK(strlen(token) == 39);
     return text;
 }
 
@@ -1840,11 +1840,13 @@ static void test_sync(void)
 static void test_sync_tokens(void)
 {
     static const char *const none[] = {
-        "s72594_4483_1934", "m", "m0123456789abcdef.00000000000", "m0123456789abcdef.0000000000001",
-        "M0123456789abcdef.000000000001", "m0123456789abcdeF.000000000001",
-        "m0123456789abcdeg.000000000001", "m0123456789abcdef,000000000001",
-        "m0123456789abcdef.00000000000x", "m0123456789abcdef.00000000000/",
-        "m0123456789abcdef.0000000000-1", "m0123456789abcd f.000000000001"};
+        "s72594_4483_1934", "m", "m0123456789abcdef.000000000001",
+        "m0123456789abcdef.000000000001.0123456", "m0123456789abcdef.000000000001.012345678",
+        "M0123456789abcdef.000000000001.01234567", "m0123456789abcdeF.000000000001.01234567",
+        "m0123456789abcdeg.000000000001.01234567", "m0123456789abcdef,000000000001.01234567",
+        "m0123456789abcdef.00000000000x.01234567", "m0123456789abcdef.00000000000/.01234567",
+        "m0123456789abcdef.0000000000-1.01234567", "m0123456789abcd f.000000000001.01234567",
+        "m0123456789abcdef.000000000001,01234567", "m0123456789abcdef.000000000001.0123456g"};
     static struct world w, other;
     char token[48] = "", future[48];
     size_t i;
@@ -1857,13 +1859,13 @@ static void test_sync_tokens(void)
         sprintf(error, "error %d", MSC4203_E_SINCE);
         SYNC(token, 100, error);
     }
-    strcpy(token, "m0123456789abcdef.000000000001"); /* another queue's */
+    strcpy(token, "m0123456789abcdef.000000000001.01234567"); /* another queue's */
     SYNC(token, 100, "1 2");
     strcpy(future, token);
-    strcpy(future + 18, "ffffffffffff");
+    memcpy(future + 18, "ffffffffffff", 12);
     SYNC(future, 100, "1 2"); /* from the future: acknowledges nothing */
     strcpy(future, token);
-    strcpy(future + 18, "000000000000");
+    memcpy(future + 18, "000000000000", 12);
     SYNC(future, 100, "1 2");
     world_init(&other, 128 * 1024);
     other.openings = 50;
@@ -1890,6 +1892,31 @@ static void test_sync_tokens(void)
         SYNC(token, 100, "5 6"); /* 1 and 2 had arrived; of 3 and 4 it knows nothing */
     }
     world_free(&other);
+    world_free(&w);
+}
+
+/* Another device's token, of the same user too, takes nothing out. */
+static void test_sync_of_others(void)
+{
+    static struct world w;
+    char phone[48] = "", laptop[48] = "", changed[48];
+    size_t i;
+
+    world_init(&w, 128 * 1024);
+    put_to(&w, sync_bit, alice, "LAPTOP", 1, 2, 0);
+    put_alice(&w, 3, 4);
+    flush(&w);
+    SYNC(phone, 100, "3 4");
+    strcpy(laptop, phone);
+    CHECK(strcmp(sync_of(&w, "LAPTOP", laptop, 100), "1 2") == 0);
+    CHECK(strcmp(laptop, phone) != 0);
+    for (i = 31; i < 39; i++) { /* nor does one that was changed */
+        strcpy(changed, laptop);
+        changed[i] = changed[i] == '0' ? '1' : '0';
+        CHECK(strcmp(sync_of(&w, "LAPTOP", changed, 100), "1 2") == 0);
+    }
+    CHECK(strcmp(sync_of(&w, "LAPTOP", laptop, 100), "") == 0);
+    SYNC(phone, 100, "");
     world_free(&w);
 }
 
@@ -2311,6 +2338,7 @@ int main(void)
     test_receiver_errors();
     test_sync();
     test_sync_tokens();
+    test_sync_of_others();
     test_sync_unread();
     test_change();
     test_change_dropped();
