@@ -422,7 +422,7 @@ class Sync(Case):
         self.send(2, 'LAPTOP')
         _, events = self.g.sync('alice2')
         token, _ = self.g.sync('alice2')
-        self.g.sync('alice1', token)
+        self.assertEqual(len(self.g.sync('alice1', token)[1]), 1)
         self.assertEqual(len(self.g.sync('alice2')[1]), 1)
 
     def test_a_hundred_at_most(self):
