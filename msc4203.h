@@ -8950,9 +8950,9 @@ MSC4203_API void msc4203_receiver_reject(msc4203_receiver *receiver)
 
 /* ---- sync ---- */
 
-/* A token: "m", the random of an opening in 16 digits, ".", a number in 12 digits, ".", a digest of
- * the device in 8 digits. */
-enum { SYNC_TOKEN = 39, SYNC_MAX = 100 };
+/* A token: "m", the random of an opening combined with a digest of the device, in 16 digits, ".", a
+ * number in 12 digits. So another device's token is of no opening that is known. */
+enum { SYNC_TOKEN = 30, SYNC_MAX = 100 };
 
 /* Reads digits of a token. Returns 0 when there is another character. */
 MSC4203_PRIVATE int sync_digits(const char *at, int digits, uint64_t *value)
@@ -8985,26 +8985,24 @@ MSC4203_PRIVATE int sync_is_ours(const msc4203_queue *q, uint64_t opening, uint6
 }
 
 /* By what a token knows its device. It need not be secret: a client can only take out what is its
- * own. */
-MSC4203_PRIVATE uint32_t sync_device(const msc4203_device *device, uint64_t opening)
+ * own. (The user ids of one server end alike: so it is clear where the device id begins.) */
+MSC4203_PRIVATE uint64_t sync_device(const msc4203_device *device)
 {
     msc4203_digest digest;
-    unsigned char length[8], out[16];
+    unsigned char out[16];
 
-    msc4203_digest_init(&digest, opening);
-    delivery_put(length, device->user_id.len, 8);
-    msc4203_digest_add(&digest, length, sizeof length);
+    msc4203_digest_init(&digest, 0);
     msc4203_digest_add(&digest, device->user_id.ptr, device->user_id.len);
     msc4203_digest_add(&digest, device->device_id.ptr, device->device_id.len);
     msc4203_digest_end(&digest, out);
-    return (uint32_t)delivery_get(out, 4);
+    return delivery_get(out, 8);
 }
 
 MSC4203_API int msc4203_sync_begin(msc4203_sync *sync, const msc4203_queue *queue,
                                    const msc4203_device *device, const msc4203_span *since)
 {
     struct msc4203_sync_state *s = &sync->priv;
-    uint64_t opening, number, owner;
+    uint64_t opening, number, owner = sync_device(device);
     int result;
 
     memset(s, 0, sizeof *s);
@@ -9013,14 +9011,13 @@ MSC4203_API int msc4203_sync_begin(msc4203_sync *sync, const msc4203_queue *queu
     result = queue->opening(queue->context, 0, &s->opening, &number);
     if (result != MSC4203_OK)
         return result;
+    s->opening ^= owner;
     if (since == NULL || since->len == 0)
         return MSC4203_OK;
     if (since->len != SYNC_TOKEN || since->ptr[0] != 'm' || since->ptr[17] != '.' ||
-        since->ptr[30] != '.' || !sync_digits(since->ptr + 1, 16, &opening) ||
-        !sync_digits(since->ptr + 18, 12, &number) || !sync_digits(since->ptr + 31, 8, &owner))
+        !sync_digits(since->ptr + 1, 16, &opening) || !sync_digits(since->ptr + 18, 12, &number))
         return MSC4203_E_SINCE;
-    if (number == 0 || owner != sync_device(device, opening) ||
-        !sync_is_ours(queue, opening, number))
+    if (number == 0 || !sync_is_ours(queue, opening ^ owner, number))
         return MSC4203_OK;
     s->after = s->before = number;
     return queue->done(queue->context, MSC4203_CHANNEL_SYNC, device, number, NULL);
@@ -9063,9 +9060,7 @@ MSC4203_API void msc4203_sync_token(const msc4203_sync *sync, char token[48])
     *at++ = 'm';
     at = delivery_hex(at, sync->priv.opening, 16);
     *at++ = '.';
-    at = delivery_hex(at, sync->priv.after, 12);
-    *at++ = '.';
-    delivery_hex(at, sync_device(&sync->priv.device, sync->priv.opening), 8);
+    delivery_hex(at, sync->priv.after, 12);
 }
 
 /* ---- changing over ---- */

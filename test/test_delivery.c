@@ -1772,7 +1772,7 @@ static const char *sync_of(struct world *w, const char *name, char token[48], in
     }
     CHECK(n == most || result == MSC4203_END);
     msc4203_sync_token(&sync, token);
-    CHECK(strlen(token) == 39);
+    CHECK(strlen(token) == 30);
     return text;
 }
 
@@ -1840,13 +1840,11 @@ static void test_sync(void)
 static void test_sync_tokens(void)
 {
     static const char *const none[] = {
-        "s72594_4483_1934", "m", "m0123456789abcdef.000000000001",
-        "m0123456789abcdef.000000000001.0123456", "m0123456789abcdef.000000000001.012345678",
-        "M0123456789abcdef.000000000001.01234567", "m0123456789abcdeF.000000000001.01234567",
-        "m0123456789abcdeg.000000000001.01234567", "m0123456789abcdef,000000000001.01234567",
-        "m0123456789abcdef.00000000000x.01234567", "m0123456789abcdef.00000000000/.01234567",
-        "m0123456789abcdef.0000000000-1.01234567", "m0123456789abcd f.000000000001.01234567",
-        "m0123456789abcdef.000000000001,01234567", "m0123456789abcdef.000000000001.0123456g"};
+        "s72594_4483_1934", "m", "m0123456789abcdef.00000000000", "m0123456789abcdef.0000000000001",
+        "M0123456789abcdef.000000000001", "m0123456789abcdeF.000000000001",
+        "m0123456789abcdeg.000000000001", "m0123456789abcdef,000000000001",
+        "m0123456789abcdef.00000000000x", "m0123456789abcdef.00000000000/",
+        "m0123456789abcdef.0000000000-1", "m0123456789abcd f.000000000001"};
     static struct world w, other;
     char token[48] = "", future[48];
     size_t i;
@@ -1859,7 +1857,7 @@ static void test_sync_tokens(void)
         sprintf(error, "error %d", MSC4203_E_SINCE);
         SYNC(token, 100, error);
     }
-    strcpy(token, "m0123456789abcdef.000000000001.01234567"); /* another queue's */
+    strcpy(token, "m0123456789abcdef.000000000001"); /* another queue's */
     SYNC(token, 100, "1 2");
     strcpy(future, token);
     memcpy(future + 18, "ffffffffffff", 12);
@@ -1910,7 +1908,7 @@ static void test_sync_of_others(void)
     strcpy(laptop, phone);
     CHECK(strcmp(sync_of(&w, "LAPTOP", laptop, 100), "1 2") == 0);
     CHECK(strcmp(laptop, phone) != 0);
-    for (i = 31; i < 39; i++) { /* nor does one that was changed */
+    for (i = 1; i < 17; i++) { /* nor does one that was changed */
         strcpy(changed, laptop);
         changed[i] = changed[i] == '0' ? '1' : '0';
         CHECK(strcmp(sync_of(&w, "LAPTOP", changed, 100), "1 2") == 0);

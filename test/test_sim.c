@@ -434,10 +434,9 @@ static int sync_step(struct device *device)
     } else if (!sim.healed && chance(8)) { /* another device's token, or another queue's */
         const struct device *other = &sim.devices[test_below(DEVICES)];
 
-        sprintf(wrong, "m%08lx%08lx.%012lx.%08lx", (unsigned long)(test_random() & 0xFFFFFFFF),
+        sprintf(wrong, "m%08lx%08lx.%012lx", (unsigned long)(test_random() & 0xFFFFFFFF),
                 (unsigned long)(test_random() & 0xFFFFFFFF),
-                (unsigned long)(chance(50) ? 0xFFFFFFF : test_below(1000)),
-                (unsigned long)(test_random() & 0xFFFFFFFF));
+                (unsigned long)(chance(50) ? 0xFFFFFFF : test_below(1000)));
         if (*other->token != 0 && chance(50))
             strcpy(wrong, other->token);
         since_text = wrong;
