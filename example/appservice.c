@@ -396,10 +396,9 @@ static void connection_wait(struct connection *c, uint64_t before, int others)
     uint64_t took = before > c->began ? before - c->began : 0;
     uint64_t silent = before > c->active ? before - c->active : 0;
 
-    if (c->at == AT_HEAD && c->http.in_bytes != 0 && took > HEAD_MS)
-        answer_wrong(c, 408, slow);
-    else if (c->at == AT_BODY &&
-             (silent > SILENT_MS || (others && took > SLOW_MS && c->bytes / SLOW_RATE < took)))
+    if ((c->at == AT_HEAD && c->http.in_bytes != 0 && took > HEAD_MS) ||
+        (c->at == AT_BODY &&
+         (silent > SILENT_MS || (others && took > SLOW_MS && c->bytes / SLOW_RATE < took))))
         answer_wrong(c, 408, slow);
     else if ((c->at != AT_WAIT && silent > SILENT_MS) ||
              (c->at == AT_LINGER && took > LINGER_MS))

@@ -365,7 +365,7 @@ static const char *output_open(const char *path, int rotated)
 {
     int is_other = state.generation == 0 || rotated; /* what is there is not of this state */
     const char *why;
-    uint64_t bytes;
+    uint64_t bytes = 0;
 
     output.path = path;
     output.kept = state_get(state.now.image.out_bytes, 8);

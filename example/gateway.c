@@ -562,6 +562,7 @@ static int read_config(const char *path, struct http_address *listen)
     const char *reason = NULL;
     unsigned line = 0;
 
+    memset(listen, 0, sizeof *listen);
     g.path = path;
     g.config = &g.configs[0];
     if (!config_read(g.config, g.path)) {
