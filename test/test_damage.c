@@ -68,7 +68,7 @@ static struct item *content_add(struct content *c, uint64_t number)
     size_t i = c->count;
 
     if (c->count == ITEMS) {
-        CHECK(!"not so many messages");
+        CHECK_CASE(0, "more messages than there can be");
         exit(1);
     }
     for (; i > 0 && c->list[i - 1].number > number; i--)
@@ -429,8 +429,8 @@ static void victim_compare(struct victim *v, uint64_t from, uint64_t to)
         return;
     if (hit + lost + back + records + (KNOWN - now->known) != 0) {
         v->silent++;
-        if (!CHECK(!"damage is counted"))
-            victim_case(v, "not counted", from, to);
+        CHECK_CASE(0, "damage is counted");
+        victim_case(v, "not counted", from, to);
     }
 }
 
