@@ -4731,15 +4731,17 @@ enum {
     FILE_STRETCH = 4194304 /* of a new file, between two syncs */
 };
 
-/* Reads or writes all bytes, also where a signal or the system's limit cuts a call short. Returns
- * how many: fewer where the file ends; SIZE_MAX after an error. */
-MSC4203_PRIVATE size_t file_all(int fd, uint64_t at, unsigned char *data, size_t bytes, int writes)
+/* Reads all bytes to `to` or, if that is NULL, writes all bytes from `from`, also where a signal or
+ * the system's limit cuts a call short. Returns how many: fewer where the file ends; SIZE_MAX after
+ * an error. */
+MSC4203_PRIVATE size_t file_all(int fd, uint64_t at, unsigned char *to, const unsigned char *from,
+                                size_t bytes)
 {
     size_t done = 0;
 
     while (done != bytes) {
-        ssize_t n = writes ? pwrite(fd, data + done, bytes - done, (off_t)(at + done))
-                           : pread(fd, data + done, bytes - done, (off_t)(at + done));
+        ssize_t n = to != NULL ? pread(fd, to + done, bytes - done, (off_t)(at + done))
+                               : pwrite(fd, from + done, bytes - done, (off_t)(at + done));
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
@@ -4755,14 +4757,15 @@ MSC4203_PRIVATE size_t file_all(int fd, uint64_t at, unsigned char *data, size_t
 MSC4203_PRIVATE int file_read(void *context, uint64_t at, void *data, size_t bytes)
 {
     msc4203_file *file = (msc4203_file *)context;
+    unsigned char *to = (unsigned char *)data;
     size_t got;
 
     if (file->priv.error)
         return -1;
-    got = file_all(file->priv.fd, at, (unsigned char *)data, bytes, 0);
+    got = file_all(file->priv.fd, at, to, NULL, bytes);
     if (got == SIZE_MAX)
         return -1;
-    memset((unsigned char *)data + got, 0, bytes - got);
+    memset(to + got, 0, bytes - got);
     return 0;
 }
 
@@ -4772,8 +4775,8 @@ MSC4203_PRIVATE int file_write(void *context, uint64_t at, const void *data, siz
 {
     msc4203_file *file = (msc4203_file *)context;
 
-    if (!file->priv.error && /* the cast: file_all() does not change what it writes */
-        file_all(file->priv.fd, at, (unsigned char *)data, bytes, 1) != bytes)
+    if (!file->priv.error &&
+        file_all(file->priv.fd, at, NULL, (const unsigned char *)data, bytes) != bytes)
         file->priv.error = 1;
     return file->priv.error ? -1 : 0;
 }
@@ -4920,7 +4923,7 @@ MSC4203_PRIVATE int file_fill(msc4203_file *file, uint64_t bytes)
         if (at % FILE_STRETCH == 0 && (file_sync_data(file->priv.fd) != 0 || file_is_interrupted()))
             return MSC4203_E_STORAGE;
         n = bytes - at < sizeof file->priv.buffer ? (size_t)(bytes - at) : sizeof file->priv.buffer;
-        if (file_all(file->priv.fd, at, file->priv.buffer, n, 1) != n)
+        if (file_all(file->priv.fd, at, NULL, file->priv.buffer, n) != n)
             return MSC4203_E_STORAGE;
     }
     return MSC4203_OK;
