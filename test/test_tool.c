@@ -1045,7 +1045,8 @@ static void log_push_lines(const char *name, uint32_t channels)
         CHECK(msc4203_reader_init(&reader, MSC4203_TRANSACTION, MSC4203_TO_DEVICE, NULL, 0) ==
               MSC4203_OK);
         CHECK(msc4203_reader_feed(&reader, line, (size_t)(end - line), 1) == MSC4203_OK);
-        CHECK(msc4203_reader_next(&reader, &item) == MSC4203_ITEM);
+        if (!CHECK(msc4203_reader_next(&reader, &item) == MSC4203_ITEM))
+            continue;
         CHECK(item->error == MSC4203_OK);
         log_item(5, channels, item);
         CHECK(msc4203_reader_next(&reader, &item) == MSC4203_END);
