@@ -80,7 +80,7 @@ static TEST_UNUSED int bench_format(struct bench *b)
 static TEST_UNUSED void bench_memory(struct bench *b, size_t more)
 {
     free(b->index);
-    b->index_bytes = msc4203_log_memory(b->storage, &b->config) + more;
+    b->index_bytes = msc4203_log_memory(&b->log, b->storage, &b->config) + more;
     b->index = malloc(b->index_bytes);
     if (!CHECK(b->index_bytes != more) || b->index == NULL)
         exit(2);
@@ -105,7 +105,7 @@ static TEST_UNUSED void bench_storage(struct bench *b, const struct shape *shape
     storage.sector = shape->told != 0 ? 512 : shape->sector;
     storage.block = shape->block;
     storage.memory = in_memory ? (unsigned char *)b : NULL; /* not used */
-    for (storage.bytes = bytes; msc4203_log_memory(&storage, &b->config) == 0;) {
+    for (storage.bytes = bytes; msc4203_log_memory(&b->log, &storage, &b->config) == 0;) {
         storage.bytes += shape->step;
         if (storage.bytes > 8 * bytes) {
             CHECK_CASE(0, "a log fits");
