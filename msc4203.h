@@ -7406,15 +7406,17 @@ MSC4203_PRIVATE void log_make_void(struct msc4203_log_state *s, uint32_t after, 
 }
 
 /* Goes back from the newest segment: each says where the one before it ended, and which are void
- * since they were written in vain. What is older than the oldest that is needed is free. */
+ * since they were written in vain. Where one is missing that was never durable the log ended before
+ * it. What is older than the oldest that is needed is free. */
 MSC4203_PRIVATE void log_go_back(struct msc4203_log_state *s)
 {
-    uint32_t word[LOG_HEADER_WORDS], at, i, before, end;
+    uint32_t word[LOG_HEADER_WORDS], at, i, k, before, end;
 
     for (at = s->sequence; log_before(s->oldest, at); at = before) {
         before = at - 1;
         end = s->segment_units;
         i = log_segment_with(s, at);
+        memset(word, 0, sizeof word);
         if (i < s->segments && log_header(s, log_address(s, i << s->shift), word) &&
             log_before(word[19], at)) {
             before = word[19];
@@ -7423,14 +7425,20 @@ MSC4203_PRIVATE void log_go_back(struct msc4203_log_state *s)
         }
         if (log_before(before, s->oldest))
             break;
-        i = log_segment_with(s, before);
-        if (i == s->segments) {
-            for (i = 0; i < s->segments && !log_is_segment(s, i, before); i++)
+        k = log_segment_with(s, before);
+        if (k == s->segments)
+            for (k = 0; k < s->segments && !log_is_segment(s, k, before); k++)
                 ;
-            s->damaged += i == s->segments; /* all of it is lost */
+        if (k < s->segments) {
+            s->segment[k].end = end;
+        } else if (i == s->segments || word[21] != 0 || log_was_durable(s, i, 0)) {
+            s->damaged++; /* all of it is lost */
+        } else {
+            log_make_void(s, before, s->sequence + 1);
+            while (log_before(s->oldest, before) && log_segment_with(s, before) == s->segments)
+                before--;
+            s->current = log_after(s, before - 1);
         }
-        if (i < s->segments)
-            s->segment[i].end = end;
     }
     log_make_void(s, s->oldest - ((uint32_t)1 << 30), s->oldest);
 }
