@@ -5987,10 +5987,10 @@ MSC4203_PRIVATE uint32_t log_capacity(const struct msc4203_log_state *s, uint32_
     return all > kept ? all - kept : 0;
 }
 
-/* Whether so many units more fit. Each message may need one more when it is moved. */
+/* Whether so many units more fit. */
 MSC4203_PRIVATE int log_fits(const struct msc4203_log_state *s, uint32_t units)
 {
-    return s->live + s->waiting + s->pending + 1 + units <= log_capacity(s, units > s->largest ? units : s->largest);
+    return s->live + units <= log_capacity(s, units > s->largest ? units : s->largest);
 }
 
 /* The segment with the next sequence number after this one; `segments` when there is none. */
@@ -6011,7 +6011,7 @@ MSC4203_APART void log_copy(struct msc4203_log_state *s, uint32_t i)
 {
     struct msc4203_log_entry *e = &s->entry[i];
     struct log_record r;
-    uint32_t old = log_units(e), units, position;
+    uint32_t units, position;
     uint64_t from;
 
     if (log_load(s, log_position(e), &r) == 0) {
@@ -6032,11 +6032,9 @@ MSC4203_APART void log_copy(struct msc4203_log_state *s, uint32_t i)
                   units * LOG_UNIT - LOG_MESSAGE_FIXED - r.bytes);
     log_put_from(s, from, r.bytes);
     log_put(s, NULL, units * LOG_UNIT - LOG_MESSAGE_FIXED - r.bytes);
-    log_tally_units(s, e, 0 - old);
-    log_tally(s, e->channels, 0, units - old);
+    log_tally_units(s, e, 0 - log_units(e));
     e->place = position | log_flags(e) << 29;
-    e->device = log_device_of(e) | units << 19;
-    log_tally_units(s, e, units);
+    log_tally_units(s, e, log_units(e));
     log_group_add(s, i);
 }
 
@@ -6854,12 +6852,9 @@ MSC4203_PRIVATE void log_write_moved(struct msc4203_log_state *s, uint32_t chann
     log_put_fixed(s, word, LOG_MOVED, channels & 1, units, spare);
     log_put_from(s, from, old->bytes);
     log_put(s, NULL, spare);
-    e.device = log_device_of(&e) | units << 19;
-    e.channels = channels;
-    log_tally_units(s, &e, units);
-    log_tally(s, channels, 0, units);
-    if (units > s->largest)
-        s->largest = units;
+    e.channels = channels; /* its units count as those of a copy, which it will be */
+    log_tally_units(s, &e, log_units(&e));
+    log_tally(s, channels, 0, log_units(&e));
     log_add(s, &e, s->next++);
 }
 
@@ -6895,7 +6890,7 @@ MSC4203_PRIVATE int log_move(void *context, uint32_t channel, const msc4203_devi
         return MSC4203_END;
     if (channels != 0) {
         alone = s->entry[i].channels == (uint32_t)1 << channel;
-        if (!alone && (!log_has_entry(s) || !log_fits(s, log_units(&s->entry[i]) + 1)))
+        if (!alone && (!log_has_entry(s) || !log_fits(s, log_units(&s->entry[i]))))
             return MSC4203_E_QUEUE_FULL;
         if (s->next >= LOG_NUMBER_MAX)
             return MSC4203_E_QUEUE_FULL;
@@ -7078,7 +7073,7 @@ MSC4203_PRIVATE int log_channel(void *context, const msc4203_span *name, int mak
     result = log_has_read(s, make ? log_is_closed(s) : MSC4203_END);
     if (result != MSC4203_OK)
         return result;
-    if (!log_fits(s, s->channel_units_max - 1))
+    if (!log_fits(s, s->channel_units_max))
         return MSC4203_E_QUEUE_FULL;
     log_room(s, s->channel_units_max);
     for (c = MSC4203_CHANNEL_FIRST; c < MSC4203_CHANNEL_PARKED; c++)
@@ -7691,7 +7686,7 @@ MSC4203_PRIVATE int log_entry_of(struct msc4203_log_state *s, const struct log_r
     }
     memset(e, 0, sizeof *e);
     e->place = r->position | flags << 29;
-    e->device = device | r->units << 19;
+    e->device = device | (r->units - (r->kind == LOG_MOVED)) << 19;
     e->channels = r->word[9];
     if (device == 0)
         s->damaged++;
