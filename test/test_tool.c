@@ -942,6 +942,7 @@ static struct {
     msc4203_queue queue;
     void *memory;
     uint32_t batch;
+    uint64_t first; /* message's number */
 } made;
 
 /* Makes a log file and opens it. */
@@ -1007,15 +1008,14 @@ static void log_push(uint64_t time, uint32_t channels, const char *user, const c
     log_item(time, channels, &item);
 }
 
-/* Makes all of it durable. The messages have numbers from 1 on. */
+/* Makes all of it durable. */
 static void log_flush(void)
 {
     msc4203_request request;
-    uint64_t first = 0;
 
     memset(&request, 0, sizeof request);
-    CHECK(made.queue.commit(made.queue.context, made.batch, &request, &first) == MSC4203_OK);
-    CHECK(first == 1 && made.queue.flush(made.queue.context) == MSC4203_OK);
+    CHECK(made.queue.commit(made.queue.context, made.batch, &request, &made.first) == MSC4203_OK);
+    CHECK(made.queue.flush(made.queue.context) == MSC4203_OK);
 }
 
 static void log_end(void)
@@ -1063,6 +1063,7 @@ static void test_log(void)
                     TO_DEVICE(MESSAGE("@a:x", "t", "@u:x", "F", "{}"))
                         TO_DEVICE(MESSAGE("@a:x", "t", "@u:x", "D", "{\"parked\":1}"));
     uint32_t irc, signal;
+    unsigned long n;
     uint64_t moved = 0;
     msc4203_span record = span_of("a record");
     const char *usage;
@@ -1085,26 +1086,29 @@ static void test_log(void)
     log_push(UINT64_C(1709164800000), irc, "@u:x", "D", "{\"parked\":1}");
     log_push(1000, irc, "@gone:x", "D", "{}");
     log_flush();
-    CHECK(made.queue.move(made.queue.context, MSC4203_CHANNEL_FIRST, NULL, 6,
+    n = (unsigned long)made.first;
+    CHECK(made.queue.move(made.queue.context, MSC4203_CHANNEL_FIRST, NULL, n + 5,
                           1u << MSC4203_CHANNEL_PARKED, &moved) == MSC4203_OK);
-    CHECK(moved == 8);
-    CHECK(made.queue.move(made.queue.context, MSC4203_CHANNEL_FIRST, NULL, 7, 0, NULL) ==
+    CHECK(moved == n + 7);
+    CHECK(made.queue.move(made.queue.context, MSC4203_CHANNEL_FIRST, NULL, n + 6, 0, NULL) ==
           MSC4203_OK);
-    CHECK(made.queue.hold(made.queue.context, MSC4203_CHANNEL_FIRST, 1, &record) == MSC4203_OK);
+    CHECK(made.queue.hold(made.queue.context, MSC4203_CHANNEL_FIRST, n, &record) == MSC4203_OK);
     CHECK(made.queue.flush(made.queue.context) == MSC4203_OK);
     usage = usage_line();
     RUN("cp one.log copy.log; " TOOL " log one.log", 0,
-        text(COLUMNS "1\t2023-11-14T22:13:20.123Z\tirc\t@u:x\tD\t@a:x\tt\t8\tok\n"
-                     "2\t2000-02-29T00:00:00.000Z\t/sync,irc,signal,\\x09\\x1b[31m\t@v:x\tE\t@a:x"
-                     "\tt\t2\tok\n"
-                     "3\t1970-01-01T00:00:00.001Z\t/sync\t@u:x\tD\t@a:x\tt\t2\tok\n"
-                     "4\t2100-02-28T23:59:59.999Z\tirc\t@w:x\t\t@a:x\tt\t12\tok\n"
-                     "5\t9999-12-31T23:59:59.999Z\tsignal,\\x09\\x1b[31m\t@u:x\tF\t@a:x\tt\t2\tok\n"
-                     "8\t2024-02-29T00:00:00.000Z\tparked\t@u:x\tD\t@a:x\tt\t12\tok\n%s",
-             usage),
+        text(COLUMNS
+             "%lu\t2023-11-14T22:13:20.123Z\tirc\t@u:x\tD\t@a:x\tt\t8\tok\n"
+             "%lu\t2000-02-29T00:00:00.000Z\t/sync,irc,signal,\\x09\\x1b[31m\t@v:x\tE\t@a:x"
+             "\tt\t2\tok\n"
+             "%lu\t1970-01-01T00:00:00.001Z\t/sync\t@u:x\tD\t@a:x\tt\t2\tok\n"
+             "%lu\t2100-02-28T23:59:59.999Z\tirc\t@w:x\t\t@a:x\tt\t12\tok\n"
+             "%lu\t9999-12-31T23:59:59.999Z\tsignal,\\x09\\x1b[31m\t@u:x\tF\t@a:x\tt\t2\tok\n"
+             "%lu\t2024-02-29T00:00:00.000Z\tparked\t@u:x\tD\t@a:x\tt\t12\tok\n%s",
+             n, n + 1, n + 2, n + 3, n + 4, n + 7, usage),
         "");
     RUN(TOOL " log --parked one.log", 0,
-        text(COLUMNS "8\t2024-02-29T00:00:00.000Z\tparked\t@u:x\tD\t@a:x\tt\t12\tok\n%s", usage),
+        text(COLUMNS "%lu\t2024-02-29T00:00:00.000Z\tparked\t@u:x\tD\t@a:x\tt\t12\tok\n%s", n + 7,
+             usage),
         "");
     RUN(TOOL " log one.log --each", 0, each, ""); /* while another process has it open */
     RUN(TOOL " log --each -- ./one.log", 0, each, "");
@@ -1132,6 +1136,7 @@ static void test_log(void)
 static void test_log_strings(void)
 {
     const char *usage;
+    unsigned long n;
 
     log_make("strings.log");
     log_push(1, SYNC_ONLY, "@\"u\\\xc2\x85:\xc3\xa9\x7f", "a\nb", "{}");
@@ -1139,24 +1144,25 @@ static void test_log_strings(void)
     log_push(1, SYNC_ONLY, "@u:x", "D", "[");
     log_push(1, SYNC_ONLY, "@u:x", "D", "{\"n\": 1}");
     log_flush();
+    n = (unsigned long)made.first;
     usage = usage_line();
     log_end();
     RUN(TOOL " log strings.log", 0,
         text(COLUMNS
-             "1\t1970-01-01T00:00:00.001Z\t/sync\t@\"u\\x5c\xc2\\x85:\xc3\xa9\\x7f\ta\\x0ab\t@a:x"
+             "%lu\t1970-01-01T00:00:00.001Z\t/sync\t@\"u\\x5c\xc2\\x85:\xc3\xa9\\x7f\ta\\x0ab\t@a:x"
              "\tt\t2\tok\n"
-             "2\t1970-01-01T00:00:00.001Z\t/sync\t@u:x\tD\t@a:x\tt\t11\tok\n"
-             "3\t1970-01-01T00:00:00.001Z\t/sync\t@u:x\tD\t@a:x\tt\t1\tok\n"
-             "4\t1970-01-01T00:00:00.001Z\t/sync\t@u:x\tD\t@a:x\tt\t8\tok\n%s",
-             usage),
+             "%lu\t1970-01-01T00:00:00.001Z\t/sync\t@u:x\tD\t@a:x\tt\t11\tok\n"
+             "%lu\t1970-01-01T00:00:00.001Z\t/sync\t@u:x\tD\t@a:x\tt\t1\tok\n"
+             "%lu\t1970-01-01T00:00:00.001Z\t/sync\t@u:x\tD\t@a:x\tt\t8\tok\n%s",
+             n, n + 1, n + 2, n + 3, usage),
         "");
     run(TOOL " log --each strings.log");
     CHECK(got.status == 1);
     CHECK(is(got.out, got.out_bytes,
              TO_DEVICE(MESSAGE("@a:x", "t", "@\\\"u\\\\\xc2\x85:\xc3\xa9\x7f", "a\\nb", "{}"))
                  TO_DEVICE(MESSAGE_1)));
-    CHECK(strstr(got.err, text(": message 2: %s\n", why(MSC4203_E_NUMBER))) != NULL);
-    CHECK(strstr(got.err, text(": message 3: %s\n", why(MSC4203_E_FIELD_TYPE))) != NULL);
+    CHECK(strstr(got.err, text(": message %lu: %s\n", n + 1, why(MSC4203_E_NUMBER))) != NULL);
+    CHECK(strstr(got.err, text(": message %lu: %s\n", n + 2, why(MSC4203_E_FIELD_TYPE))) != NULL);
 }
 
 /* What is in full.log: message n is for @user<n>:x, with 1,000 bytes that say its number. */
@@ -1219,6 +1225,7 @@ static unsigned rescued(int line, const char *what, unsigned lost)
 static void test_log_damage(void)
 {
     size_t bytes, i, k, length, share = test_share();
+    unsigned long number;
     char *data, *changed, *at, content[1000];
 
     full_make();
@@ -1239,14 +1246,16 @@ static void test_log_damage(void)
         RESCUED("a byte", k < length ? 1 : 2);
         if (k != 0)
             continue;
-        CHECK(strstr(got.out, "\n17\t") && strstr(got.out, "\tdamaged\n"));
+        number = (unsigned long)made.first + 16;
+        CHECK(strstr(got.out, text("\n%lu\t", number)) && strstr(got.out, "\tdamaged\n"));
         at = strstr(got.out, " bytes used, ");
         CHECK(at && strcmp(at, " bytes used, 1 damaged\n") == 0);
         CHECK(strcmp(got.err, "changed.log: 1 damaged\n") == 0);
         run(TOOL " log --parked changed.log");
-        CHECK(got.status == 1 && strstr(got.out, "\n17\t") == NULL);
+        CHECK(got.status == 1 && strstr(got.out, text("\n%lu\t", number)) == NULL);
         run(TOOL " log --each changed.log");
-        CHECK(strstr(got.err, ": message 17: ") && strstr(got.err, "changed.log: 1 damaged\n"));
+        CHECK(strstr(got.err, text(": message %lu: ", number)) != NULL);
+        CHECK(strstr(got.err, "changed.log: 1 damaged\n") != NULL);
     }
     /* A sector where messages are: a few of 1 KB each. */
     for (k = i - i % 4096, i = 0; i < 2; i++) {
