@@ -5973,7 +5973,7 @@ MSC4203_PRIVATE uint32_t log_capacity(const struct msc4203_log_state *s, uint32_
 /* Whether so many units more fit. Each message may need one more when it is moved. */
 MSC4203_PRIVATE int log_fits(const struct msc4203_log_state *s, uint32_t units)
 {
-    return s->live + s->waiting + s->pending + units <= log_capacity(s, units > s->largest ? units : s->largest);
+    return s->live + s->waiting + s->pending + 1 + units <= log_capacity(s, units > s->largest ? units : s->largest);
 }
 
 /* The segment with the next sequence number after this one; `segments` when there is none. */
@@ -7064,7 +7064,7 @@ MSC4203_PRIVATE int log_channel(void *context, const msc4203_span *name, int mak
     result = log_has_read(s, make ? log_is_closed(s) : MSC4203_END);
     if (result != MSC4203_OK)
         return result;
-    if (!log_fits(s, s->channel_units_max))
+    if (!log_fits(s, s->channel_units_max - 1))
         return MSC4203_E_QUEUE_FULL;
     log_room(s, s->channel_units_max);
     for (c = MSC4203_CHANNEL_FIRST; c < MSC4203_CHANNEL_PARKED; c++)
@@ -7191,7 +7191,7 @@ MSC4203_APART int log_sizes(struct msc4203_log_state *s, const msc4203_log_confi
     s->largest = s->message_units;
     if (s->messages > LOG_MESSAGES_MAX || s->devices > LOG_DEVICES_MAX ||
         s->items[LOG_REQUESTS] > region >> 6 || s->items[LOG_OPENINGS] > region >> 6 ||
-        log_capacity(s, s->message_units) < s->message_units)
+        log_capacity(s, s->message_units) < s->message_units + 4 * s->channel_units_max)
         return MSC4203_E_REGION;
     s->largest = 0;
     s->entries = s->messages + s->messages / 16 * 3 + 18;
