@@ -1179,14 +1179,25 @@ static const char *full_line(unsigned n)
                 full_content(n), n);
 }
 
+/* Four are flushed together, so that what comes later says of each that it was durable. */
 static void full_make(void)
 {
+    uint64_t first = 0;
     unsigned n;
 
     log_make("full.log");
-    for (n = 1; n <= FULL; n++)
+    for (n = 1; n <= FULL; n++) {
         log_push(n, SYNC_ONLY, text("@user%u:x", n), "D", full_content(n));
-    log_flush();
+        if (n % 4 != 0)
+            continue;
+        log_flush();
+        first = n == 4 ? made.first : first;
+        CHECK(made.first == first + n - 4);
+        CHECK(made.queue.begin(made.queue.context, &made.batch) == MSC4203_OK);
+    }
+    (void)log_channel("irc");
+    CHECK(made.queue.flush(made.queue.context) == MSC4203_OK);
+    made.first = first;
     log_end();
 }
 
