@@ -8555,18 +8555,17 @@ MSC4203_PRIVATE int file_open_folder(msc4203_file *file, const char *path)
     return open(file->priv.name, O_RDONLY | O_CLOEXEC);
 }
 
-/* Tells whether `name` is the name of this open file. */
+/* Tells whether `name` is the name of this open file. (A folder is on one device: there the number
+ * is enough.) */
 MSC4203_APART int file_has_name(int fd, const char *name)
 {
     struct stat status;
-    dev_t device;
     ino_t number;
 
     memset(&status, 0, sizeof status);
     (void)fstat(fd, &status);
-    device = status.st_dev;
     number = status.st_ino;
-    return stat(name, &status) == 0 && status.st_dev == device && status.st_ino == number;
+    return stat(name, &status) == 0 && status.st_ino == number;
 }
 
 /* Opens PATH.new, as a file that is empty and that nobody else is making. Between opening and
