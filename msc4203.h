@@ -1426,6 +1426,7 @@ struct msc4203_log_state {
     unsigned char *buffer;
     uint64_t buffer_at;                 /* bytes from the region's beginning */
     uint64_t next, settled;             /* the next number; numbers below are visible */
+    uint64_t expected;                  /* while the log is read: the next number so far */
     uint32_t key[2];
     /* how the log was made */
     uint32_t messages, devices, message_bytes, message_units, record_max, sector;
@@ -7723,11 +7724,10 @@ MSC4203_PRIVATE void log_read_message(struct msc4203_log_state *s, const struct 
     s->device[log_device_of(&e)].pending++;
 }
 
-/* The end of a batch: its messages get their numbers. */
-MSC4203_PRIVATE void log_read_commit(struct msc4203_log_state *s, const struct log_record *r)
+/* Gives the messages of a batch that was read the numbers from `first` on, below `end`. */
+MSC4203_PRIVATE void log_read_numbers(struct msc4203_log_state *s, struct msc4203_log_batch *b,
+                                      uint64_t first, uint64_t end)
 {
-    struct msc4203_log_batch *b = &s->batch[r->small % LOG_BATCHES];
-    uint64_t first = log_number64(r->word + 4);
     struct msc4203_log_entry e;
 
     while (b->first != 0) {
@@ -7740,13 +7740,40 @@ MSC4203_PRIVATE void log_read_commit(struct msc4203_log_state *s, const struct l
         log_pool_give(s, i);
         if (e.channels == 0)
             continue;
-        if (e.number < r->word[6])
+        if (first + e.number < end)
             log_keep(s, &e, first + e.number);
         s->device[log_device_of(&e)].pending--;
     }
     memset(b, 0, sizeof *b);
-    if (first + r->word[6] > s->next)
-        s->next = first + r->word[6];
+}
+
+/* The next number is known from a record. If as many are missing before it as a batch has messages,
+ * that batch was committed, and what said so is damaged. */
+MSC4203_PRIVATE void log_read_gap(struct msc4203_log_state *s, uint64_t next)
+{
+    uint64_t missing = next - s->expected;
+    uint32_t i;
+
+    for (i = 0; i < LOG_BATCHES && s->damaged != 0 && missing != 0; i++) {
+        struct msc4203_log_batch *b = &s->batch[i];
+        if (b->last != 0 && s->entry[b->last].number + 1 == missing) {
+            log_read_numbers(s, b, s->expected, next);
+            break;
+        }
+    }
+    s->expected = next;
+}
+
+/* The end of a batch. */
+MSC4203_PRIVATE void log_read_commit(struct msc4203_log_state *s, const struct log_record *r)
+{
+    uint64_t first = log_number64(r->word + 4), end = first + r->word[6];
+
+    log_read_gap(s, first);
+    log_read_numbers(s, &s->batch[r->small % LOG_BATCHES], first, end);
+    s->expected = end;
+    if (end > s->next)
+        s->next = end;
     if (r->word[2] > s->time)
         s->time = r->word[2];
     if ((r->word[8] | r->word[9] | r->word[10] | r->word[11]) != 0) {
@@ -7827,6 +7854,7 @@ MSC4203_APART void log_apply(struct msc4203_log_state *s, const struct log_recor
 {
     struct msc4203_log_entry e;
     uint32_t device;
+    uint64_t number;
 
     if (!whole && (r->kind < LOG_MESSAGE || r->kind > LOG_MOVED))
         return;
@@ -7838,10 +7866,13 @@ MSC4203_APART void log_apply(struct msc4203_log_state *s, const struct log_recor
         return;
     case LOG_COPY:
     case LOG_MOVED:
+        number = r->word[8] | (uint64_t)(r->word[7] >> 16) << 32;
         if (log_entry_of(s, r, &e, whole))
-            log_keep(s, &e, r->word[8] | (uint64_t)(r->word[7] >> 16) << 32);
+            log_keep(s, &e, number);
         if (r->kind == LOG_COPY)
             return;
+        log_read_gap(s, number);
+        s->expected = number + 1;
         memset(&e, 0, sizeof e);
         e.channels = (uint32_t)1 << (r->word[14] & 31);
         log_keep(s, &e, log_number64(r->word + 12));
@@ -7927,17 +7958,18 @@ MSC4203_APART int log_read_segment(struct msc4203_log_state *s, uint32_t segment
         units = log_load(s, segment << s->shift | at, &r);
         whole = units != 0 && log_is_whole(s, &r);
         if (!whole && !s->error) {
-            if (!log_was_durable(s, segment, at)) {
+            if (s->storage->write != NULL && !log_was_durable(s, segment, at)) {
                 s->segment[segment].end = at;
                 return 0;
             }
-            s->damaged++;
             if (units == 0) { /* go on with the next one that there is */
                 while (++at < s->segment[segment].end &&
                        log_load(s, segment << s->shift | at, &r) == 0)
                     ;
+                s->damaged += at < s->segment[segment].end || s->storage->write != NULL;
                 continue;
             }
+            s->damaged++;
         }
         if (!s->empty || (r.kind == LOG_REMEMBER && (r.small & 1) == LOG_OPENINGS))
             log_apply(s, &r, whole);
@@ -8323,7 +8355,7 @@ MSC4203_API int msc4203_log_close(msc4203_log *log)
     int result;
 
     if (s->phase != PHASE_OPEN)
-        return s->phase == PHASE_CLOSED ? MSC4203_E_STORAGE : MSC4203_OK;
+        return MSC4203_E_STORAGE;
     for (i = 0; i < LOG_BATCHES && !s->error; i++)
         if (s->batch[i].state != BATCH_FREE)
             log_give_up(s, i);
