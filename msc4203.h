@@ -1426,6 +1426,7 @@ struct msc4203_log_state {
     unsigned char *buffer;
     uint64_t buffer_at;                 /* bytes from the region's beginning */
     uint64_t next, settled;             /* the next number; numbers below are visible */
+    uint64_t expected;                  /* while the log is read: the next number so far */
     uint32_t key[2];
     /* how the log was made */
     uint32_t messages, devices, message_bytes, message_units, record_max, sector;
@@ -1437,6 +1438,7 @@ struct msc4203_log_state {
     uint32_t sequence, current, end, durable, fill;
     uint32_t oldest, safe, stated, unused, free; /* sequence numbers; how many are free */
     uint32_t previous, previous_end, previous_durable, image_end, opening_first;
+    uint32_t header_oldest;
     uint32_t counter[2], slot[2];       /* of requests and openings so far; where the last is */
     uint32_t time;                      /* the last one, in units of 1,024 ms */
     /* the index */
@@ -1444,7 +1446,7 @@ struct msc4203_log_state {
     uint32_t pack_to, pack_from;
     uint32_t devices_used, device_free;
     uint32_t live, largest, damaged;
-    uint32_t low, clean_segment, clean_entry, clean_unit, clean_first, clean_items;
+    uint32_t low, free_min, clean_segment, clean_entry, clean_unit, clean_first, clean_items;
     uint32_t channel_units_max;
     int32_t debt;
     uint32_t channel_units, device_units; /* quotas */
@@ -1469,7 +1471,8 @@ MSC4203_API size_t msc4203_log_memory(msc4203_log *log, const msc4203_storage *s
  * `memory`, of `bytes` bytes, is used only during the call: one sector, or 512 bytes where that is
  * more. `log` is also used only during the call. `random` are 64 random bits, which stay secret.
  *
- * After power loss there is either no log in the region, or the new one, and it is empty.
+ * After power loss there is the new log, and it is empty; or no log; or what was there before,
+ * which may be damaged.
  *
  * Returns MSC4203_OK; MSC4203_E_REGION when the region is too small for the configuration, or too
  * large, or the sizes of sector and block do not fit; MSC4203_E_INDEX when the memory is too small;
@@ -4819,8 +4822,9 @@ enum {
 /* Flags of a message: it is, or was, for /sync; its device was dropped while it was in flight; its
  * strings can't be read. */
 enum { LOG_FOR_SYNC = 1, LOG_SPARED = 2, LOG_DAMAGED = 4 };
-/* Flags of a channel's record: spared messages are let go of; the channel is given back. */
-enum { LOG_RELEASES = 0x80, LOG_GIVEN_BACK = 0x40 };
+/* Flags of a channel's record: spared messages are let go of; the channel is given back; the record
+ * is copied, to make room. */
+enum { LOG_RELEASES = 0x80, LOG_GIVEN_BACK = 0x40, LOG_COPIED = 0x20 };
 
 enum { LOG_REQUESTS = 0, LOG_OPENINGS = 1 }; /* what is remembered */
 
@@ -5125,6 +5129,16 @@ MSC4203_APART void log_write_out(struct msc4203_log_state *s)
     s->buffer_used = 0;
 }
 
+/* Writes what the buffer has, and makes all durable. */
+MSC4203_PRIVATE void log_sync_storage(struct msc4203_log_state *s)
+{
+    if (s->storage->memory != NULL)
+        return;
+    log_write_out(s);
+    if (!s->error && s->storage->sync(s->storage->context) != 0)
+        log_fail(s);
+}
+
 /* Writes bytes behind the last ones: `data`, or zeros when that is NULL. */
 MSC4203_APART void log_put(struct msc4203_log_state *s, const void *data, size_t bytes)
 {
@@ -5268,12 +5282,24 @@ MSC4203_APART void log_put_header(struct msc4203_log_state *s, uint32_t previous
     log_advance(s, LOG_HEADER_UNITS);
 }
 
+/* Erases a segment, if the storage asks for that. What is written next goes to its beginning. */
+MSC4203_PRIVATE void log_erase(struct msc4203_log_state *s, uint32_t segment)
+{
+    const msc4203_storage *storage = s->storage;
+    uint32_t at;
+
+    s->buffer_at = log_address(s, segment << s->shift);
+    for (at = 0; storage->block != 0 && at < s->segment_units * LOG_UNIT && !s->error;
+         at += storage->block)
+        if (storage->erase(storage->context, s->buffer_at + at, storage->block) != 0)
+            log_fail(s);
+}
+
 /* Begins a segment: the next free one behind the current one, so that all wear evenly. */
 MSC4203_APART void log_begin_segment(struct msc4203_log_state *s, uint32_t previous, uint32_t end,
                                      uint32_t durable)
 {
-    const msc4203_storage *storage = s->storage;
-    uint32_t i = s->current, n, at;
+    uint32_t i = s->current, n;
 
     for (n = 0; n < s->segments; n++) {
         i = i + 1 < s->segments ? i + 1 : 0;
@@ -5289,11 +5315,7 @@ MSC4203_APART void log_begin_segment(struct msc4203_log_state *s, uint32_t previ
     memset(&s->segment[i], 0, sizeof s->segment[i]);
     s->segment[i].sequence = s->sequence;
     s->current = i;
-    s->buffer_at = log_address(s, i << s->shift);
-    for (at = 0; storage->block != 0 && at < s->segment_units * LOG_UNIT && !s->error;
-         at += storage->block)
-        if (storage->erase(storage->context, s->buffer_at + at, storage->block) != 0)
-            log_fail(s);
+    log_erase(s, i);
     log_put_header(s, previous, end, durable);
 }
 
@@ -5337,7 +5359,6 @@ MSC4203_APART uint32_t log_append(struct msc4203_log_state *s, uint32_t *word, u
     for (i = 0; i < pieces; i++)
         log_put(s, body[i].ptr, body[i].len);
     log_put(s, NULL, units * LOG_UNIT - bytes);
-    s->empty = 0;
     return position;
 }
 
@@ -5355,11 +5376,8 @@ MSC4203_APART void log_sync(struct msc4203_log_state *s, int state)
         s->debt += (int32_t)((s->sector - s->fill) / LOG_UNIT);
         log_pad(s, s->sector - s->fill);
     }
-    if (s->end != s->durable && s->storage->memory == NULL) {
-        log_write_out(s);
-        if (!s->error && s->storage->sync(s->storage->context) != 0)
-            log_fail(s);
-    }
+    if (s->end != s->durable)
+        log_sync_storage(s);
     if (s->error)
         return;
     s->durable = s->end;
@@ -5970,10 +5988,10 @@ MSC4203_PRIVATE uint32_t log_capacity(const struct msc4203_log_state *s, uint32_
     return all > kept ? all - kept : 0;
 }
 
-/* Whether so many units more fit. Each message may need one more when it is moved. */
+/* Whether so many units more fit. */
 MSC4203_PRIVATE int log_fits(const struct msc4203_log_state *s, uint32_t units)
 {
-    return s->live + s->waiting + s->pending + units <= log_capacity(s, units > s->largest ? units : s->largest);
+    return s->live + units <= log_capacity(s, units > s->largest ? units : s->largest);
 }
 
 /* The segment with the next sequence number after this one; `segments` when there is none. */
@@ -5994,7 +6012,7 @@ MSC4203_APART void log_copy(struct msc4203_log_state *s, uint32_t i)
 {
     struct msc4203_log_entry *e = &s->entry[i];
     struct log_record r;
-    uint32_t old = log_units(e), units, position;
+    uint32_t units, position;
     uint64_t from;
 
     if (log_load(s, log_position(e), &r) == 0) {
@@ -6015,11 +6033,9 @@ MSC4203_APART void log_copy(struct msc4203_log_state *s, uint32_t i)
                   units * LOG_UNIT - LOG_MESSAGE_FIXED - r.bytes);
     log_put_from(s, from, r.bytes);
     log_put(s, NULL, units * LOG_UNIT - LOG_MESSAGE_FIXED - r.bytes);
-    log_tally_units(s, e, 0 - old);
-    log_tally(s, e->channels, 0, units - old);
+    log_tally_units(s, e, 0 - log_units(e));
     e->place = position | log_flags(e) << 29;
-    e->device = log_device_of(e) | units << 19;
-    log_tally_units(s, e, units);
+    log_tally_units(s, e, log_units(e));
     log_group_add(s, i);
 }
 
@@ -6100,7 +6116,6 @@ MSC4203_APART void log_write_channel(struct msc4203_log_state *s, uint32_t chann
     log_put_part(s, &part[0]);
     log_put_part(s, &part[1]);
     log_put(s, NULL, units * LOG_UNIT - bytes);
-    s->empty = 0;
     if (flags & LOG_GIVEN_BACK)
         c->position = 0;
 }
@@ -6123,7 +6138,7 @@ MSC4203_PRIVATE void log_clean_begin(struct msc4203_log_state *s)
     for (i = 1; i < MSC4203_CHANNELS; i++)
         if (s->channel[i].position != 0 &&
             log_segment_of(s, s->channel[i].position) == s->clean_segment)
-            log_write_channel(s, i, NULL, NULL, 0);
+            log_write_channel(s, i, NULL, NULL, LOG_COPIED);
     s->clean_entry = 1;
     s->clean_unit = LOG_HEADER_UNITS;
     s->clean_items = 0;
@@ -6201,30 +6216,29 @@ MSC4203_APART uint32_t log_clean_step(struct msc4203_log_state *s)
 }
 
 /* Before something is written that takes `units` at most: makes room while few segments are free.
- * Eight times as much is cleaned as is written, in small steps. When very few are free it cleans as
- * many as it takes, and syncs what it has copied. */
+ * More is cleaned than is written, in small steps. When very few are free, whole segments are
+ * cleaned, and what was copied is synced: a copy needs one segment at most, and what says that the
+ * old one is free may need another one. */
 MSC4203_APART void log_room(struct msc4203_log_state *s, uint32_t units)
 {
-    uint32_t i, cleaned;
+    uint32_t oldest;
 
     s->debt += (int32_t)units;
     if (s->free > s->low) {
         s->debt = 0;
         return;
     }
-    for (s->debt *= 8; s->debt > 0 && s->oldest != s->sequence && s->free > 1 && !s->error;)
+    for (s->debt *= 8; s->debt > 0 && s->oldest != s->sequence && s->free > s->free_min &&
+                       !s->error;)
         s->debt -= (int32_t)log_clean_step(s);
     s->debt = 0;
-    while (s->free < LOG_FREE_MIN && !s->error) {
-        for (cleaned = i = 0; i < s->segments; i++)
-            cleaned += s->segment[i].sequence != 0 && !log_is_free(s, i) &&
-                       log_before(s->segment[i].sequence, s->oldest);
-        if (cleaned != 0 && (s->free <= 1 || s->oldest == s->sequence)) {
-            log_sync(s, 1);
-            log_sync(s, 1);
-        } else if (s->oldest != s->sequence && s->free != 0) {
-            for (i = s->oldest; i == s->oldest && !s->error;)
+    while (s->free < s->free_min && !s->error) {
+        if (s->oldest != s->sequence && (s->end == s->durable || s->free > s->free_min / 2)) {
+            for (oldest = s->oldest; oldest == s->oldest && !s->error;)
                 log_clean_step(s);
+        } else if (s->oldest != s->unused) {
+            log_sync(s, 0);
+            log_sync(s, 1);
         } else {
             log_fail(s); /* unreachable: the limit of what may wait leaves room for this */
         }
@@ -6839,13 +6853,9 @@ MSC4203_PRIVATE void log_write_moved(struct msc4203_log_state *s, uint32_t chann
     log_put_fixed(s, word, LOG_MOVED, channels & 1, units, spare);
     log_put_from(s, from, old->bytes);
     log_put(s, NULL, spare);
-    s->empty = 0;
-    e.device = log_device_of(&e) | units << 19;
-    e.channels = channels;
-    log_tally_units(s, &e, units);
-    log_tally(s, channels, 0, units);
-    if (units > s->largest)
-        s->largest = units;
+    e.channels = channels; /* its units count as those of a copy, which it will be */
+    log_tally_units(s, &e, log_units(&e));
+    log_tally(s, channels, 0, log_units(&e));
     log_add(s, &e, s->next++);
 }
 
@@ -6881,7 +6891,7 @@ MSC4203_PRIVATE int log_move(void *context, uint32_t channel, const msc4203_devi
         return MSC4203_END;
     if (channels != 0) {
         alone = s->entry[i].channels == (uint32_t)1 << channel;
-        if (!alone && (!log_has_entry(s) || !log_fits(s, log_units(&s->entry[i]) + 1)))
+        if (!alone && (!log_has_entry(s) || !log_fits(s, log_units(&s->entry[i]))))
             return MSC4203_E_QUEUE_FULL;
         if (s->next >= LOG_NUMBER_MAX)
             return MSC4203_E_QUEUE_FULL;
@@ -7156,7 +7166,8 @@ MSC4203_APART int log_shape(struct msc4203_log_state *s, const msc4203_storage *
     halvings = s->segments / 4;
     for (step = sector; step < bytes && halvings != 0; step += step)
         halvings /= 2;
-    s->low = LOG_FREE_MIN + 1 + s->segments / 16 + halvings;
+    s->free_min = LOG_FREE_MIN + (bytes < 2 * sector ? 2u : bytes < 4 * sector ? 1u : 0u);
+    s->low = s->free_min + 1 + s->segments / 16 + halvings;
     s->record_max = (s->segment_units - LOG_HEADER_UNITS) * (LOG_UNIT / 2) - LOG_CHANNEL_FIXED -
                     LOG_NAME_MAX;
     if (s->record_max > LOG_RECORD_MAX)
@@ -7191,7 +7202,7 @@ MSC4203_APART int log_sizes(struct msc4203_log_state *s, const msc4203_log_confi
     s->largest = s->message_units;
     if (s->messages > LOG_MESSAGES_MAX || s->devices > LOG_DEVICES_MAX ||
         s->items[LOG_REQUESTS] > region >> 6 || s->items[LOG_OPENINGS] > region >> 6 ||
-        log_capacity(s, s->message_units) < s->message_units)
+        log_capacity(s, s->message_units) < s->message_units + 4 * s->channel_units_max)
         return MSC4203_E_REGION;
     s->largest = 0;
     s->entries = s->messages + s->messages / 16 * 3 + 18;
@@ -7370,37 +7381,61 @@ MSC4203_APART int log_is_segment(struct msc4203_log_state *s, uint32_t segment, 
     return is;
 }
 
+/* The segment with this sequence number; `segments` when there is none. */
+MSC4203_PRIVATE uint32_t log_segment_with(const struct msc4203_log_state *s, uint32_t sequence)
+{
+    uint32_t i = log_after(s, sequence - 1);
+
+    return i < s->segments && s->segment[i].sequence == sequence ? i : s->segments;
+}
+
+/* Takes segments whose sequence numbers are behind `after` and before `before` for void. */
+MSC4203_PRIVATE void log_make_void(struct msc4203_log_state *s, uint32_t after, uint32_t before)
+{
+    uint32_t i;
+
+    for (i = 0; i < s->segments; i++)
+        if (s->segment[i].sequence != 0 && log_before(after, s->segment[i].sequence) &&
+            log_before(s->segment[i].sequence, before))
+            s->segment[i].sequence = 0;
+}
+
 /* Goes back from the newest segment: each says where the one before it ended, and which are void
- * since they were written in vain. What is older than the oldest that is needed is free. */
+ * since they were written in vain. Where one is missing that was never durable the log ended before
+ * it. What is older than the oldest that is needed is free. */
 MSC4203_PRIVATE void log_go_back(struct msc4203_log_state *s)
 {
-    uint32_t word[LOG_HEADER_WORDS], at = s->sequence, i, k, before;
+    uint32_t word[LOG_HEADER_WORDS], at, i, k, before, end;
 
-    while (log_before(s->oldest, at)) {
-        i = log_after(s, at - 1);
+    for (at = s->sequence; log_before(s->oldest, at); at = before) {
         before = at - 1;
-        if (i < s->segments && log_header(s, log_address(s, i << s->shift), word)) {
+        end = s->segment_units;
+        i = log_segment_with(s, at);
+        memset(word, 0, sizeof word);
+        if (i < s->segments && log_header(s, log_address(s, i << s->shift), word) &&
+            log_before(word[19], at)) {
             before = word[19];
-            for (k = 0; k < s->segments; k++)
-                if (s->segment[k].sequence != 0 && log_before(before, s->segment[k].sequence) &&
-                    log_before(s->segment[k].sequence, at))
-                    s->segment[k].sequence = 0;
+            end = log_clip(word[20], 0, end);
+            log_make_void(s, before, at);
         }
         if (log_before(before, s->oldest))
             break;
-        k = log_after(s, before - 1);
-        if (k == s->segments || s->segment[k].sequence != before) {
+        k = log_segment_with(s, before);
+        if (k == s->segments)
             for (k = 0; k < s->segments && !log_is_segment(s, k, before); k++)
                 ;
-            s->damaged += k == s->segments; /* all of it is lost */
+        if (k < s->segments) {
+            s->segment[k].end = end;
+        } else if (i == s->segments || word[21] != 0 || log_was_durable(s, i, 0)) {
+            s->damaged++; /* all of it is lost */
+        } else {
+            log_make_void(s, before, s->sequence + 1);
+            while (log_before(s->oldest, before) && log_segment_with(s, before) == s->segments)
+                before--;
+            s->current = log_after(s, before - 1);
         }
-        if (k < s->segments && i < s->segments && before == word[19])
-            s->segment[k].end = log_clip(word[20], 0, s->segment_units);
-        at = before;
     }
-    for (k = 0; k < s->segments; k++)
-        if (s->segment[k].sequence != 0 && log_before(s->segment[k].sequence, s->oldest))
-            s->segment[k].sequence = 0;
+    log_make_void(s, s->oldest - ((uint32_t)1 << 30), s->oldest);
 }
 
 /* Goes through the newest segment, as far as it can be followed: to what it says of the oldest one,
@@ -7409,10 +7444,12 @@ MSC4203_PRIVATE void log_go_back(struct msc4203_log_state *s)
 MSC4203_PRIVATE void log_look_through(struct msc4203_log_state *s, uint32_t *image)
 {
     struct log_record r;
-    uint32_t at = LOG_HEADER_UNITS, units;
+    uint32_t at;
 
     *image = 0;
-    for (; (units = log_load(s, s->current << s->shift | at, &r)) != 0; at += units) {
+    for (at = LOG_HEADER_UNITS; at < s->segment_units; at += r.units) {
+        if (log_load(s, s->current << s->shift | at, &r) == 0)
+            break;
         if (r.kind == LOG_PAD && log_before(s->oldest, r.word[2]))
             s->oldest = r.word[2];
         else if (r.kind != LOG_PAD)
@@ -7440,7 +7477,7 @@ MSC4203_APART void log_survey(struct msc4203_log_state *s, uint32_t *image)
             continue;
         s->current = i;
         s->sequence = word[17];
-        s->oldest = word[18];
+        s->oldest = s->header_oldest = word[18];
         s->previous = word[19];
         s->previous_end = word[20];
         s->previous_durable = word[21];
@@ -7650,7 +7687,7 @@ MSC4203_PRIVATE int log_entry_of(struct msc4203_log_state *s, const struct log_r
     }
     memset(e, 0, sizeof *e);
     e->place = r->position | flags << 29;
-    e->device = device | r->units << 19;
+    e->device = device | (r->units - (r->kind == LOG_MOVED)) << 19;
     e->channels = r->word[9];
     if (device == 0)
         s->damaged++;
@@ -7687,11 +7724,10 @@ MSC4203_PRIVATE void log_read_message(struct msc4203_log_state *s, const struct 
     s->device[log_device_of(&e)].pending++;
 }
 
-/* The end of a batch: its messages get their numbers. */
-MSC4203_PRIVATE void log_read_commit(struct msc4203_log_state *s, const struct log_record *r)
+/* Gives the messages of a batch that was read the numbers from `first` on, below `end`. */
+MSC4203_PRIVATE void log_read_numbers(struct msc4203_log_state *s, struct msc4203_log_batch *b,
+                                      uint64_t first, uint64_t end)
 {
-    struct msc4203_log_batch *b = &s->batch[r->small % LOG_BATCHES];
-    uint64_t first = log_number64(r->word + 4);
     struct msc4203_log_entry e;
 
     while (b->first != 0) {
@@ -7704,13 +7740,40 @@ MSC4203_PRIVATE void log_read_commit(struct msc4203_log_state *s, const struct l
         log_pool_give(s, i);
         if (e.channels == 0)
             continue;
-        if (e.number < r->word[6])
+        if (first + e.number < end)
             log_keep(s, &e, first + e.number);
         s->device[log_device_of(&e)].pending--;
     }
     memset(b, 0, sizeof *b);
-    if (first + r->word[6] > s->next)
-        s->next = first + r->word[6];
+}
+
+/* The next number is known from a record. If as many are missing before it as a batch has messages,
+ * that batch was committed, and what said so is damaged. */
+MSC4203_PRIVATE void log_read_gap(struct msc4203_log_state *s, uint64_t next)
+{
+    uint64_t missing = next - s->expected;
+    uint32_t i;
+
+    for (i = 0; i < LOG_BATCHES && s->damaged != 0 && missing != 0; i++) {
+        struct msc4203_log_batch *b = &s->batch[i];
+        if (b->last != 0 && s->entry[b->last].number + 1 == missing) {
+            log_read_numbers(s, b, s->expected, next);
+            break;
+        }
+    }
+    s->expected = next;
+}
+
+/* The end of a batch. */
+MSC4203_PRIVATE void log_read_commit(struct msc4203_log_state *s, const struct log_record *r)
+{
+    uint64_t first = log_number64(r->word + 4), end = first + r->word[6];
+
+    log_read_gap(s, first);
+    log_read_numbers(s, &s->batch[r->small % LOG_BATCHES], first, end);
+    s->expected = end;
+    if (end > s->next)
+        s->next = end;
     if (r->word[2] > s->time)
         s->time = r->word[2];
     if ((r->word[8] | r->word[9] | r->word[10] | r->word[11]) != 0) {
@@ -7791,23 +7854,25 @@ MSC4203_APART void log_apply(struct msc4203_log_state *s, const struct log_recor
 {
     struct msc4203_log_entry e;
     uint32_t device;
+    uint64_t number;
 
     if (!whole && (r->kind < LOG_MESSAGE || r->kind > LOG_MOVED))
         return;
     if (s->used + 4 >= s->pool)
         log_squeeze(s);
-    if (r->kind != LOG_PAD && (r->kind != LOG_REMEMBER || (r->small & 1) != LOG_OPENINGS))
-        s->empty = 0;
     switch (r->kind) {
     case LOG_MESSAGE:
         log_read_message(s, r, whole);
         return;
     case LOG_COPY:
     case LOG_MOVED:
+        number = r->word[8] | (uint64_t)(r->word[7] >> 16) << 32;
         if (log_entry_of(s, r, &e, whole))
-            log_keep(s, &e, r->word[8] | (uint64_t)(r->word[7] >> 16) << 32);
+            log_keep(s, &e, number);
         if (r->kind == LOG_COPY)
             return;
+        log_read_gap(s, number);
+        s->expected = number + 1;
         memset(&e, 0, sizeof e);
         e.channels = (uint32_t)1 << (r->word[14] & 31);
         log_keep(s, &e, log_number64(r->word + 12));
@@ -7849,6 +7914,37 @@ MSC4203_APART void log_apply(struct msc4203_log_state *s, const struct log_recor
     }
 }
 
+/* Whether nothing is lost without the newest segment but openings: it has only what making room has
+ * copied from segments that are still there, and messages of batches that were not committed. */
+MSC4203_PRIVATE int log_is_void(struct msc4203_log_state *s, uint32_t segment)
+{
+    struct log_record r;
+    uint32_t at;
+
+    for (at = LOG_HEADER_UNITS; at < s->segment_units; at += r.units) {
+        if (log_load(s, segment << s->shift | at, &r) == 0 || !log_is_whole(s, &r))
+            return !log_was_durable(s, segment, at);
+        switch (r.kind) {
+        case LOG_PAD:
+            if (r.word[2] != s->header_oldest) /* those may be gone */
+                return 0;
+            break;
+        case LOG_CHANNEL:
+            if ((r.small & LOG_COPIED) == 0)
+                return 0;
+            break;
+        case LOG_MESSAGE:
+        case LOG_COPY:
+        case LOG_ABORT:
+        case LOG_REMEMBER:
+            break;
+        default:
+            return 0;
+        }
+    }
+    return 1;
+}
+
 /* Reads the records of a segment. Returns 0 where the log ends in it. */
 MSC4203_APART int log_read_segment(struct msc4203_log_state *s, uint32_t segment)
 {
@@ -7856,25 +7952,27 @@ MSC4203_APART int log_read_segment(struct msc4203_log_state *s, uint32_t segment
     uint32_t at = LOG_HEADER_UNITS, units;
     int whole;
 
-    s->empty = 1;
     s->opening_first = 0;
+    s->empty = s->segment[segment].sequence == s->sequence && log_is_void(s, segment);
     while (at < s->segment[segment].end && !s->error) {
         units = log_load(s, segment << s->shift | at, &r);
         whole = units != 0 && log_is_whole(s, &r);
         if (!whole && !s->error) {
-            if (!log_was_durable(s, segment, at)) {
+            if (s->storage->write != NULL && !log_was_durable(s, segment, at)) {
                 s->segment[segment].end = at;
                 return 0;
             }
-            s->damaged++;
             if (units == 0) { /* go on with the next one that there is */
                 while (++at < s->segment[segment].end &&
                        log_load(s, segment << s->shift | at, &r) == 0)
                     ;
+                s->damaged += at < s->segment[segment].end || s->storage->write != NULL;
                 continue;
             }
+            s->damaged++;
         }
-        log_apply(s, &r, whole);
+        if (!s->empty || (r.kind == LOG_REMEMBER && (r.small & 1) == LOG_OPENINGS))
+            log_apply(s, &r, whole);
         at += units;
     }
     return 1;
@@ -7950,7 +8048,7 @@ MSC4203_PRIVATE void log_write_image(struct msc4203_log_state *s)
         log_image_part(s, part, kept, &words);
         units += words / 4 + 3u * (1 + words / 256);
     }
-    for (n = LOG_FREE_MIN; units != 0 && n < s->free; n++)
+    for (n = s->free_min; units != 0 && n < s->free; n++)
         units = units > s->segment_units / 2 ? units - s->segment_units / 2 : 0;
     if (units != 0)
         return;
@@ -7997,21 +8095,22 @@ MSC4203_PRIVATE int log_read_image_record(struct msc4203_log_state *s, const str
 /* Reads the index that was written when the log was closed. Returns 0 when there is none. */
 MSC4203_APART int log_read_image(struct msc4203_log_state *s, uint32_t first)
 {
-    uint32_t kept[IMAGE_WORDS_KEPT], i, at, units = 0, count = 0;
+    uint32_t kept[IMAGE_WORDS_KEPT], i, at, count = 0;
     struct log_record r;
+    int ended = 0;
 
     memset(kept, 0, sizeof kept);
     if (first == 0)
         return 0;
-    for (i = log_after(s, first - 1); units == 0; i = log_after(s, s->segment[i].sequence)) {
+    for (i = log_after(s, first - 1); !ended; i = log_after(s, s->segment[i].sequence)) {
         if (i == s->segments)
             return 0;
-        for (at = LOG_HEADER_UNITS; (units = log_load(s, i << s->shift | at, &r)) != 0;
-             at += units) {
+        for (at = LOG_HEADER_UNITS; at < s->segment_units && !ended; at += r.units) {
+            if (log_load(s, i << s->shift | at, &r) == 0)
+                break;
             if (r.kind == LOG_IMAGE && !log_read_image_record(s, &r, count++, kept))
                 return 0;
-            if (r.kind == LOG_IMAGE && r.small != 0)
-                break;
+            ended = r.kind == LOG_IMAGE && r.small != 0;
         }
     }
     log_survey(s, &first); /* the segments that it is in were not in it */
@@ -8056,27 +8155,19 @@ MSC4203_API size_t msc4203_log_memory(msc4203_log *log, const msc4203_storage *s
     return log_layout(s, NULL) + log_buffer_min(s);
 }
 
-/* Writes zeros where segments begin, or erases all of them, so that no header of an earlier log
- * stays. */
-MSC4203_PRIVATE void log_wipe(struct msc4203_log_state *s)
+/* Erases a segment; or, where that is not needed, writes zeros where its header would be. */
+MSC4203_PRIVATE void log_wipe(struct msc4203_log_state *s, uint32_t segment)
 {
-    const msc4203_storage *storage = s->storage;
-    uint64_t at, end = log_address(s, s->segments << s->shift);
-    uint32_t i, n;
+    uint32_t n;
 
-    for (at = 0; storage->block != 0 && at < end && !s->error; at += storage->block)
-        if (storage->erase(storage->context, at, storage->block) != 0)
-            log_fail(s);
-    for (i = 0; storage->block == 0 && i < s->segments && !s->error; i++) {
-        s->buffer_at = log_address(s, i << s->shift);
-        for (n = s->sector; n < LOG_HEADER_UNITS * LOG_UNIT; n += s->sector)
-            ;
-        log_put(s, NULL, n);
-        if (s->storage->memory == NULL)
-            log_write_out(s);
-    }
-    if (s->storage->memory == NULL && !s->error && storage->sync(storage->context) != 0)
-        log_fail(s);
+    log_erase(s, segment);
+    if (s->storage->block != 0)
+        return;
+    for (n = s->sector; n < LOG_HEADER_UNITS * LOG_UNIT; n += s->sector)
+        ;
+    log_put(s, NULL, n);
+    if (s->storage->memory == NULL)
+        log_write_out(s);
 }
 
 MSC4203_API int msc4203_log_format(msc4203_log *log, const msc4203_storage *storage,
@@ -8084,6 +8175,7 @@ MSC4203_API int msc4203_log_format(msc4203_log *log, const msc4203_storage *stor
                                    uint64_t random)
 {
     struct msc4203_log_state *s = &log->priv;
+    uint32_t i;
     int result;
 
     if (config == NULL)
@@ -8100,18 +8192,16 @@ MSC4203_API int msc4203_log_format(msc4203_log *log, const msc4203_storage *stor
     s->buffer_bytes = bytes < log_buffer_min(s) ? (uint32_t)LOG_STEP : log_buffer_min(s);
     s->key[0] = (uint32_t)random;
     s->key[1] = (uint32_t)(random >> 32);
-    log_wipe(s);
     s->sequence = s->safe = 1;
     s->next = 1;
-    s->buffer_at = 0;
+    log_erase(s, 0);
     log_put_header(s, 0, 0, 0);
     if (s->fill != 0)
         log_pad(s, s->sector - s->fill);
-    if (storage->memory == NULL) {
-        log_write_out(s);
-        if (!s->error && storage->sync(storage->context) != 0)
-            log_fail(s);
-    }
+    log_sync_storage(s);
+    for (i = 1; i < s->segments && !s->error; i++)
+        log_wipe(s, i);
+    log_sync_storage(s);
     s->phase = PHASE_CLOSED;
     return log_has_written(s);
 }
@@ -8135,6 +8225,7 @@ MSC4203_PRIVATE void log_find_newest(struct msc4203_log_state *s)
     if (n == s->segments || !log_is_segment(s, i, s->sequence + 1))
         return;
     s->previous = s->sequence++;
+    s->header_oldest = s->oldest;
     s->previous_end = s->previous_durable = s->segment_units;
     s->current = i;
 }
@@ -8154,10 +8245,8 @@ MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
     }
     if (s->error)
         return;
-    for (k = 0; k < s->segments; k++)
-        if (s->segment[k].sequence != 0 &&
-            log_before(s->segment[s->current].sequence, s->segment[k].sequence))
-            s->segment[k].sequence = 0;
+    k = s->segment[s->current].sequence;
+    log_make_void(s, k, k + ((uint32_t)1 << 30));
     for (k = 0; k < LOG_BATCHES; k++)
         log_batch_end(s, &s->batch[k], BATCH_FREE);
     log_settle(s);
@@ -8165,18 +8254,15 @@ MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
 }
 
 /* Begins to write: what was read is made durable first, for it may not be yet. If the last segment
- * has nothing but openings, it is void from now on, and they are written again: so it costs no room
- * when the power fails again and again. */
+ * has nothing else that is needed, it is void from now on, and its openings are written again: so it
+ * costs no room when the power fails again and again. */
 MSC4203_PRIVATE void log_begin_writing(struct msc4203_log_state *s, uint64_t random)
 {
     uint32_t last = s->current, word[4], first = s->counter[LOG_OPENINGS] + 1;
-    const msc4203_storage *storage = s->storage;
-    int is_void = s->empty && s->segment[last].sequence == s->sequence &&
-                  (s->opening_first == 0 || first - s->opening_first < LOG_GROUP);
+    int is_void = s->empty && (s->opening_first == 0 || first - s->opening_first < LOG_GROUP);
 
     s->phase = PHASE_OPEN;
-    if (storage->memory == NULL && storage->sync(storage->context) != 0)
-        log_fail(s);
+    log_sync_storage(s);
     if (is_void && s->opening_first != 0)
         first = s->opening_first;
     if (!is_void) {
@@ -8190,12 +8276,14 @@ MSC4203_PRIVATE void log_begin_writing(struct msc4203_log_state *s, uint64_t ran
     s->oldest = s->segment[log_after(s, s->oldest - 1)].sequence;
     s->unused = s->safe = s->oldest;
     log_count_free(s);
+    if (is_void && s->free == 0 && s->opening_first == 0)
+        s->segment[last].sequence = 0; /* nothing in it is needed even until then */
     log_begin_segment(s, s->previous, s->previous_end, s->previous_durable);
     for (; !log_before(s->counter[LOG_OPENINGS], first) && !s->error; first += LOG_ITEMS)
         log_write_items(s, LOG_OPENINGS, first,
                         log_clip(s->counter[LOG_OPENINGS] - first + 1, 1, LOG_ITEMS));
     log_sync(s, 1);
-    if (is_void && !s->error) {
+    if (is_void && last != s->current && !s->error) {
         s->segment[last].sequence = 0;
         s->oldest = s->segment[log_after(s, s->oldest - 1)].sequence;
         log_count_free(s);
@@ -8267,7 +8355,7 @@ MSC4203_API int msc4203_log_close(msc4203_log *log)
     int result;
 
     if (s->phase != PHASE_OPEN)
-        return s->phase == PHASE_CLOSED ? MSC4203_E_STORAGE : MSC4203_OK;
+        return MSC4203_E_STORAGE;
     for (i = 0; i < LOG_BATCHES && !s->error; i++)
         if (s->batch[i].state != BATCH_FREE)
             log_give_up(s, i);
@@ -8499,18 +8587,17 @@ MSC4203_PRIVATE int file_open_folder(msc4203_file *file, const char *path)
     return open(file->priv.name, O_RDONLY | O_CLOEXEC);
 }
 
-/* Tells whether `name` is the name of this open file. */
+/* Tells whether `name` is the name of this open file. (A folder is on one device: there the number
+ * is enough.) */
 MSC4203_APART int file_has_name(int fd, const char *name)
 {
     struct stat status;
-    dev_t device;
     ino_t number;
 
     memset(&status, 0, sizeof status);
     (void)fstat(fd, &status);
-    device = status.st_dev;
     number = status.st_ino;
-    return stat(name, &status) == 0 && status.st_dev == device && status.st_ino == number;
+    return stat(name, &status) == 0 && status.st_ino == number;
 }
 
 /* Opens PATH.new, as a file that is empty and that nobody else is making. Between opening and

@@ -26,7 +26,8 @@ static int sync_errno, sync_at;   /* the same */
 static int read_errno;
 static int signal_number, signal_at; /* a signal comes at this write, counted down */
 static unsigned long long written;   /* bytes, since the signal */
-static int finished; /* another process gives PATH.new its name before that is looked at */
+static int finished; /* another process gives PATH.new its name before that is looked at; 2: and
+                        begins with the next one */
 
 /* Counts down to the call that fails; at 0 from the beginning, all do. */
 static int fails(int error, int *at)
@@ -35,6 +36,13 @@ static int fails(int error, int *at)
         return 0;
     errno = error;
     return 1;
+}
+
+static void put(const char *name, const char *text)
+{
+    FILE *file = fopen(name, "wb");
+
+    CHECK(file != NULL && fputs(text, file) >= 0 && fclose(file) == 0);
 }
 
 static int moves_on(int fd, off_t at, size_t *bytes)
@@ -89,6 +97,8 @@ int stat(const char *name, struct stat *status)
 {
     if (finished)
         CHECK(rename(made_new, made) == 0);
+    if (finished == 2)
+        put(made_new, "the next one");
     return fstatat(AT_FDCWD, name, status, 0);
 }
 
@@ -146,13 +156,6 @@ static int lowest_free(void)
 
     CHECK(fd >= 0 && close(fd) == 0);
     return fd;
-}
-
-static void put(const char *name, const char *text)
-{
-    FILE *file = fopen(name, "wb");
-
-    CHECK(file != NULL && fputs(text, file) >= 0 && fclose(file) == 0);
 }
 
 static int holds(const char *name, const char *text)
@@ -420,8 +423,12 @@ static void test_create_twice(const msc4203_log_config *config)
     CHECK(msc4203_file_close(&other) == MSC4203_OK);
     finished = 1;
     CHECK(create(REGION, config) == MSC4203_E_LOCKED);
-    finished = 0;
     CHECK(!exists(made_new) && holds(made, "somebody else's"));
+    put(made_new, "somebody else's");
+    finished = 2;
+    CHECK(create(REGION, config) == MSC4203_E_LOCKED);
+    finished = 0;
+    CHECK(holds(made_new, "the next one") && holds(made, "somebody else's"));
     CHECK(create(REGION, config) == MSC4203_OK && unlink(made) == 0);
 }
 
