@@ -54,6 +54,25 @@ static TEST_UNUSED unsigned long test_shared(unsigned long count, unsigned long 
     return count > least ? count : least;
 }
 
+/* Whether a test goes on: until it has failed a few times. */
+static unsigned long bench_failures;
+
+static TEST_UNUSED void bench_test(void)
+{
+    bench_failures = test_failed;
+}
+
+static TEST_UNUSED int bench_goes_on(void)
+{
+    return test_failed < bench_failures + 5;
+}
+
+/* How long the log's segments are. */
+static TEST_UNUSED size_t bench_segment(const struct bench *b)
+{
+    return (size_t)b->log.priv.segment_units * 16;
+}
+
 static TEST_UNUSED uint64_t bench_damaged(const struct bench *b)
 {
     msc4203_log_usage usage;
@@ -250,13 +269,15 @@ static TEST_UNUSED void bench_age(struct bench *b, size_t messages)
         }
         if (result == MSC4203_OK)
             result = b->queue.commit(b->queue.context, batch, NULL, &first);
+        if (result == MSC4203_E_BATCH) /* it is so full that it gave it up */
+            return;
         if (result == MSC4203_OK)
             result = b->queue.flush(b->queue.context);
         if (result == MSC4203_OK)
             result = b->queue.done(b->queue.context, channel, NULL, first, NULL);
         if (result == MSC4203_OK)
             result = b->queue.flush(b->queue.context);
-        CHECK(result == MSC4203_OK);
+        CHECK_CASE(result == MSC4203_OK, msc4203_result_text(result));
     }
 }
 
@@ -405,8 +426,9 @@ static TEST_UNUSED void test_faults(const struct shape *shape, size_t bytes,
     unsigned long i, call, failures = 0;
     uint64_t seed = test_state;
 
-    for (i = 0; i < histories && test_failed < 5; i++)
-        for (call = 1; test_failed < 5; call++) {
+    bench_test();
+    for (i = 0; i < histories && bench_goes_on(); i++)
+        for (call = 1; bench_goes_on(); call++) {
             unsigned long before = test_failed;
             int steps = 25;
 
@@ -428,7 +450,7 @@ static TEST_UNUSED void test_faults(const struct shape *shape, size_t bytes,
             b.fake.fail_at = 0;
             bench_compare(&b, c);
             if (test_failed != before)
-                printf("  %s: history %lu, call %lu, TEST_SEED=%llu\n", shape->name, i, call,
+                printf("  faults, %s: history %lu, call %lu, TEST_SEED=%llu\n", shape->name, i, call,
                        (unsigned long long)seed);
             bench_free(&b);
             if (c->crashes == 0 && call > 200)

@@ -308,7 +308,6 @@ static void victim_init(struct victim *v, const struct shape *shape, int closed)
     }
     v->header = victim_header(v);
     CHECK(v->header >= 16 && v->header <= 128);
-    b->fake.jumps = 0;
     for (i = 0; i < 100000 && (bench_rounds(b) < 4 || i < 400); i++) {
         msc4203_log_usage usage;
 
@@ -324,8 +323,7 @@ static void victim_init(struct victim *v, const struct shape *shape, int closed)
             CHECK(bench_flush(b) == MSC4203_OK && bench_open(b) == MSC4203_OK);
         }
     }
-    v->segment = b->fake.jumps;
-    CHECK(v->segment != 0);
+    v->segment = bench_segment(b);
     if (v->requests > 3)
         CHECK(bench_flush(b) == MSC4203_OK);
     content_read(b, &v->whole, v->requests);
@@ -495,6 +493,7 @@ static void victim_say(const struct victim *v, const char *what, const struct sh
 
 static void victim_again(struct victim *v)
 {
+    bench_test();
     v->cases = v->hits = v->losses = v->elsewhere = v->back = v->invented = 0;
     v->silent = v->records = v->unopened = 0;
     v->known_least = KNOWN;
@@ -506,7 +505,7 @@ static void test_bits(struct victim *v, const struct shape *shape, int closed, s
     size_t bit, bits = v->bench.fake.bytes * 8;
 
     victim_again(v);
-    for (bit = test_below(each); bit < bits && test_failed < 20;
+    for (bit = test_below(each); bit < bits && bench_goes_on();
          bit += each == 1 ? 1 : 1 + test_below(2 * each - 1)) {
         victim_back(v);
         v->bench.fake.seen[bit / 8] ^= (unsigned char)(1u << bit % 8);
@@ -521,7 +520,7 @@ static void test_bytes(struct victim *v, const struct shape *shape, int closed, 
     size_t at, run, i;
 
     victim_again(v);
-    for (at = test_below(each); at < v->bench.fake.bytes && test_failed < 20;
+    for (at = test_below(each); at < v->bench.fake.bytes && bench_goes_on();
          at += each == 1 ? 1 : 1 + test_below(2 * each - 1)) {
         victim_back(v);
         run = test_below(2) ? 1 : 1 + test_below(24);
@@ -541,7 +540,7 @@ static void test_stretches(struct victim *v, const char *what, const struct shap
     int kind;
 
     victim_again(v);
-    for (at = size * test_below(each); at + size <= v->bench.fake.bytes && test_failed < 20;
+    for (at = size * test_below(each); at + size <= v->bench.fake.bytes && bench_goes_on();
          at += size * each)
         for (kind = 0; kind < 5; kind++) {
             unsigned char *p = v->bench.fake.seen + at;
@@ -653,7 +652,7 @@ static void test_cut(struct victim *v, size_t each)
     unsigned char *image, *had = b->fake.seen;
 
     victim_back(v);
-    for (at = 0; at < bytes && test_failed < 20; at += 1 + test_below(2 * each)) {
+    for (at = 0; at < bytes && bench_goes_on(); at += 1 + test_below(2 * each)) {
         int result, opened;
 
         b->fake.bytes = at; /* it looks whether this is observed */
