@@ -33,10 +33,8 @@ struct fake {
     int after;                    /* enum fake_when */
 
     /* order of the writes */
-    int no_rounds;       /* a sector may be written again before all others were */
-    uint32_t round[8];   /* the last write in each eighth of the region */
-    uint64_t end, jumps; /* behind the last write; the greatest measure of all places to which one
-                            jumped: a multiple of the segment's size */
+    size_t segment, round; /* how long segments are, 0: not known yet; the last one written to */
+    uint64_t end;          /* behind the last write */
 
     /* what was met */
     unsigned long reads, writes, syncs, erases, sectors, kept, lost, torn, garbage, half_erased;
@@ -123,37 +121,33 @@ static TEST_UNUSED void fake_garble(const struct fake *f, unsigned char *to, siz
     }
 }
 
-/* The order in which sectors may be written. Without `erase` one is written again only after the
- * log has gone round: nearly each eighth of the region was written since. */
+/* The order in which sectors may be written: they go on where the last write ended, or at the
+ * beginning of a segment; and one is written again only when its segment was begun anew, after
+ * others. */
 static TEST_UNUSED void fake_order(struct fake *f, uint64_t at, size_t bytes)
 {
     size_t i, first = (size_t)at / f->unit, last = first + bytes / f->unit;
-    uint64_t a = at, b = f->jumps;
-    unsigned eighth, newer;
+    size_t segment = f->segment / f->unit;
 
-    if (at != f->end && at != 0) { /* else it goes on */
-        while (b != 0) {
-            uint64_t rest = a % b;
-            a = b;
-            b = rest;
-        }
-        f->jumps = a;
-    }
-    f->end = at + bytes;
     f->writes++;
     f->sectors += bytes / f->unit;
-    for (i = first; i < last; i++) {
+    for (i = first; i < last && segment != 0; i++) {
         uint32_t before = f->units[i].last;
 
-        for (eighth = newer = 0; eighth < 8; eighth++)
-            newer += f->round[eighth] > before;
-        if (f->storage.block == 0 && !f->no_rounds && before != 0)
-            CHECK(newer >= 6);
+        if (i == first)
+            CHECK(at == f->end || i % segment == 0);
+        if (f->storage.block != 0 || before == 0)
+            continue;
+        if (i % segment == 0)
+            CHECK(f->writes - before > 1 && f->round != i / segment);
+        else
+            CHECK(f->units[i - i % segment].last > before);
     }
-    for (i = first; i < last; i++) {
+    for (i = first; i < last; i++)
         f->units[i].last = (uint32_t)f->writes;
-        f->round[i * f->unit * 8 / f->bytes] = (uint32_t)f->writes;
-    }
+    if (segment != 0)
+        f->round = (last - 1) / segment;
+    f->end = at + bytes;
 }
 
 /* Whole sectors. On a chip, those that were erased and not written since. */

@@ -47,6 +47,22 @@ static void power_say(const char *what, const struct shape *shape, const struct 
            met->fulls, met->back, met->rounds);
 }
 
+/* What is running, for when a log can't even be opened, and all ends. */
+static struct {
+    const struct shape *shape;
+    unsigned long history;
+    uint64_t seed;
+    int inside;
+} power_now;
+
+static void power_where(void)
+{
+    if (power_now.inside)
+        printf("  TEST_SHAPE=%u TEST_HISTORY=%lu TEST_SEED=%llu build/test/test_power\n",
+               (unsigned)(power_now.shape - shapes), power_now.history,
+               (unsigned long long)power_now.seed);
+}
+
 /* Closes the log, which may fail, and opens it again. */
 static void power_close(struct bench *b, struct contract *c)
 {
@@ -104,6 +120,8 @@ static void test_histories(const struct shape *shape, unsigned long histories)
 
     memset(&met, 0, sizeof met);
     bench_test();
+    power_now.shape = shape;
+    power_now.seed = seed;
     if (getenv("TEST_HISTORY") != NULL)
         histories = first + 1;
     for (i = first; i < histories && bench_goes_on(); i++) {
@@ -111,6 +129,8 @@ static void test_histories(const struct shape *shape, unsigned long histories)
 
         test_state = (seed + i * 1000003) * UINT64_C(0x9E3779B97F4A7C15) | 1;
         steps = power_option("TEST_STEPS", 5 + test_below(30));
+        power_now.history = i;
+        power_now.inside = 1;
         c = power_begin(&b, shape);
         if (i & 1)
             bench_age(&b, test_below(2 * b.fake.bytes / (b.fake.unit < 1500 ? 1500 :
@@ -133,8 +153,8 @@ static void test_histories(const struct shape *shape, unsigned long histories)
             bench_compare(&b, c);
         }
         if (test_failed != before)
-            printf("  TEST_SHAPE=%u TEST_HISTORY=%lu TEST_SEED=%llu build/test/test_power\n",
-                   (unsigned)(shape - shapes), i, (unsigned long long)seed);
+            power_where();
+        power_now.inside = 0;
         power_add(&met, &b, c);
         bench_free(&b);
     }
@@ -282,6 +302,7 @@ int main(void)
     unsigned long which = power_option("TEST_SHAPE", SHAPES);
     unsigned i;
 
+    atexit(power_where);
     for (i = 0; i < SHAPES; i++) {
         const struct shape *shape = &shapes[i];
         int told = shape->told != 0;
