@@ -4803,6 +4803,7 @@ enum {
     LOG_RECORD_MAX = 4096,
     LOG_HEADER_UNITS = 7,    /* a segment's header */
     LOG_HEADER_WORDS = 28,
+    LOG_NAMED_UNITS = 19,    /* of a channel's record without the caller's own */
     LOG_CHANNEL_FIXED = 32,  /* bytes of a channel's record before its name */
     LOG_MESSAGE_FIXED = 48,  /* bytes of a message before its strings; */
     LOG_MOVED_FIXED = 64,    /* of one that was moved */
@@ -4905,6 +4906,19 @@ MSC4203_PRIVATE void log_sum_begin(struct log_sum *sum, const uint32_t key[2])
 /* Adds whole stripes of 32 bytes. */
 MSC4203_APART void log_sum_stripes(struct log_sum *sum, const unsigned char *p, size_t stripes)
 {
+#if !defined(MSC4203_NO_SIMD) && defined(__SSE2__)
+    __m128i a[2], b[2];
+    int i;
+
+    memcpy(a, sum->a, sizeof a);
+    memcpy(b, sum->b, sizeof b);
+    for (; stripes != 0; stripes--)
+        for (i = 0; i < 2; i++, p += 16) {
+            a[i] = _mm_add_epi32(a[i], _mm_loadu_si128((const __m128i *)(const void *)p));
+            b[i] = _mm_or_si128(_mm_slli_epi32(b[i], 9), _mm_srli_epi32(b[i], 23));
+            b[i] = _mm_add_epi32(b[i], a[i]);
+        }
+#else
     uint32_t a[8], b[8], i;
 
     memcpy(a, sum->a, sizeof a);
@@ -4914,6 +4928,7 @@ MSC4203_APART void log_sum_stripes(struct log_sum *sum, const unsigned char *p, 
             a[i] += log_get(p + 4 * i);
             b[i] = log_rotate(b[i], 9) + a[i];
         }
+#endif
     memcpy(sum->a, a, sizeof a);
     memcpy(sum->b, b, sizeof b);
 }
@@ -6224,16 +6239,13 @@ MSC4203_APART void log_room(struct msc4203_log_state *s, uint32_t units)
     uint32_t oldest;
 
     s->debt += (int32_t)units;
-    if (s->free > s->low) {
-        s->debt = 0;
-        return;
-    }
     for (s->debt *= 8; s->debt > 0 && s->oldest != s->sequence && s->free > s->free_min &&
-                       !s->error;)
+                       s->free + (s->oldest - s->unused) <= s->low && !s->error;)
         s->debt -= (int32_t)log_clean_step(s);
     s->debt = 0;
     while (s->free < s->free_min && !s->error) {
-        if (s->oldest != s->sequence && (s->end == s->durable || s->free > s->free_min / 2)) {
+        if (s->oldest != s->sequence && s->free + (s->oldest - s->unused) <= s->free_min &&
+            (s->end == s->durable || s->free > s->free_min / 2)) {
             for (oldest = s->oldest; oldest == s->oldest && !s->error;)
                 log_clean_step(s);
         } else if (s->oldest != s->unused) {
@@ -6311,6 +6323,8 @@ MSC4203_APART uint32_t log_first(struct msc4203_log_state *s, uint32_t channel, 
     } else {
         if (s->channel[channel].count == 0)
             return 0;
+        if (after < log_number64(s->channel[channel].done))
+            after = log_number64(s->channel[channel].done);
         i = log_seek(s, log_find(s, after + 1), (uint32_t)1 << channel, 0);
         if (i > s->used)
             i = 0;
@@ -6461,7 +6475,8 @@ MSC4203_PRIVATE int log_count(void *context, uint32_t channel, const msc4203_dev
         } else {
             counts->through = log_number64(s->held + 2 * channel);
             if (counts->messages != 0)
-                first = log_seek(s, 1, (uint32_t)1 << channel, 0);
+                first = log_seek(s, log_find(s, log_number64(s->channel[channel].done) + 1),
+                                 (uint32_t)1 << channel, 0);
         }
     }
     if (first != 0) {
@@ -6738,14 +6753,17 @@ MSC4203_PRIVATE uint32_t log_take_synced(struct msc4203_log_state *s, uint32_t d
 /* Takes a channel out of all its messages with numbers up to `through`. */
 MSC4203_PRIVATE void log_take_done(struct msc4203_log_state *s, uint32_t channel, uint64_t through)
 {
-    uint32_t bit = (uint32_t)1 << channel, i = 1;
+    uint32_t bit = (uint32_t)1 << channel, *done = s->channel[channel].done;
+    uint32_t i = log_find(s, log_number64(done) + 1);
 
     while (s->channel[channel].count != 0) {
         i = log_seek(s, i, bit, 0);
         if (i > s->used || log_number(&s->entry[i]) > through)
-            return;
+            break;
         log_take(s, i, bit);
     }
+    if (through > log_number64(done))
+        log_set64(done, through);
 }
 
 MSC4203_PRIVATE int log_done(void *context, uint32_t channel, const msc4203_device *device,
@@ -6763,7 +6781,7 @@ MSC4203_PRIVATE int log_done(void *context, uint32_t channel, const msc4203_devi
         result = MSC4203_E_TOO_LARGE;
     if (result != MSC4203_OK)
         return result;
-    log_room(s, record != NULL ? s->channel_units_max : 2);
+    log_room(s, record != NULL ? LOG_NAMED_UNITS + (uint32_t)record->len / LOG_UNIT : 2);
     if (through >= s->settled)
         through = s->settled - 1;
     if (channel == 0) {
@@ -6776,8 +6794,7 @@ MSC4203_PRIVATE int log_done(void *context, uint32_t channel, const msc4203_devi
         if (i == 0 || log_number(&s->entry[i]) > through)
             return log_has_written(s);
     }
-    if (through > log_number64(s->channel[channel].done))
-        log_set64(s->channel[channel].done, through);
+    log_take_done(s, channel, through);
     if (record != NULL) {
         log_write_channel(s, channel, NULL, record, 0);
     } else {
@@ -6785,7 +6802,6 @@ MSC4203_PRIVATE int log_done(void *context, uint32_t channel, const msc4203_devi
         log_set64(word + 4, through);
         log_append(s, word, LOG_DONE, channel, NULL, 0);
     }
-    log_take_done(s, channel, through);
     return log_has_written(s);
 }
 
@@ -6824,7 +6840,7 @@ MSC4203_PRIVATE int log_hold(void *context, uint32_t channel, uint64_t through,
         result = MSC4203_E_TOO_LARGE;
     if (result != MSC4203_OK)
         return result;
-    log_room(s, s->channel_units_max);
+    log_room(s, LOG_NAMED_UNITS + (uint32_t)record->len / LOG_UNIT);
     if (through >= s->settled)
         through = s->settled - 1;
     releases = log_let_go(s, channel, through, 1);
@@ -6885,7 +6901,8 @@ MSC4203_PRIVATE int log_move(void *context, uint32_t channel, const msc4203_devi
         result = log_is_closed(s);
     if (result != MSC4203_OK)
         return result;
-    log_room(s, s->message_units);
+    i = number == 0 ? 0 : log_first(s, channel, index, number - 1);
+    log_room(s, i == 0 ? 1 : log_units(&s->entry[i]) + 1);
     i = number == 0 ? 0 : log_first(s, channel, index, number - 1);
     if (i == 0 || log_number(&s->entry[i]) != number)
         return MSC4203_END;
@@ -8089,6 +8106,8 @@ MSC4203_PRIVATE int log_read_image_record(struct msc4203_log_state *s, const str
     log_swap(to + r->word[6], r->bytes / 4);
     if (r->word[5] == 0)
         log_image_kept(s, kept, 1);
+    if (r->word[5] == 1)
+        log_survey(s, &words); /* the segments that the index is in were not in it */
     return s->used <= s->entries && s->devices_used <= s->devices;
 }
 
@@ -8113,7 +8132,6 @@ MSC4203_APART int log_read_image(struct msc4203_log_state *s, uint32_t first)
             ended = r.kind == LOG_IMAGE && r.small != 0;
         }
     }
-    log_survey(s, &first); /* the segments that it is in were not in it */
     log_image_kept(s, kept, 1);
     s->segment[s->current].end = s->image_end;
     return !s->error;
