@@ -1426,7 +1426,6 @@ struct msc4203_log_state {
     unsigned char *buffer;
     uint64_t buffer_at;                 /* bytes from the region's beginning */
     uint64_t next, settled;             /* the next number; numbers below are visible */
-    uint64_t expected;                  /* while the log is read: the next number so far */
     uint32_t key[2];
     /* how the log was made */
     uint32_t messages, devices, message_bytes, message_units, record_max, sector;
@@ -5009,8 +5008,8 @@ MSC4203_PRIVATE uint32_t log_unit_of(const struct msc4203_log_state *s, uint32_t
 /* Where a position is, in bytes from the region's beginning. */
 MSC4203_PRIVATE uint64_t log_address(const struct msc4203_log_state *s, uint32_t position)
 {
-    return ((uint64_t)log_segment_of(s, position) * s->segment_units + log_unit_of(s, position)) *
-           LOG_UNIT;
+    return (uint64_t)(log_segment_of(s, position) * s->segment_units + log_unit_of(s, position))
+           << 4; /* times LOG_UNIT; there are fewer than 2^29 units */
 }
 
 /* What is fixed of a record, read into memory; and where it is. */
@@ -5290,6 +5289,7 @@ MSC4203_APART void log_put_header(struct msc4203_log_state *s, uint32_t previous
     word[24] = s->time;
     word[25] = s->counter[LOG_REQUESTS];
     word[26] = s->counter[LOG_OPENINGS];
+    word[27] = s->current;
     word[3] = log_fixed_sum(none, 0, 0, word, LOG_HEADER_WORDS);
     log_swap(word, LOG_HEADER_WORDS);
     s->end = s->durable = s->fill = 0;
@@ -7286,7 +7286,8 @@ MSC4203_PRIVATE uint32_t log_buffer_min(const struct msc4203_log_state *s)
 
 /* ---- opening: finding the segments ---- */
 
-/* Reads the header of a segment that may begin at a place. Returns whether there is one. */
+/* Reads the header of a segment that may begin at a place. Returns whether there is one, which is
+ * no copy of another segment's. */
 MSC4203_APART int log_header(struct msc4203_log_state *s, uint64_t at,
                              uint32_t word[LOG_HEADER_WORDS])
 {
@@ -7294,7 +7295,8 @@ MSC4203_APART int log_header(struct msc4203_log_state *s, uint64_t at,
 
     log_read(s, at, word, LOG_HEADER_UNITS * LOG_UNIT);
     log_swap(word, LOG_HEADER_WORDS);
-    return !s->error && word[4] == LOG_MAGIC_LOW && word[5] == LOG_MAGIC_HIGH &&
+    return !s->error && word[27] < LOG_SEGMENTS_MAX && word[8] < (uint32_t)1 << 24 &&
+           (uint64_t)(word[27] * word[8]) << 4 == at && word[4] == LOG_MAGIC_LOW && word[5] == LOG_MAGIC_HIGH &&
            word[0] == (LOG_HEADER_UNITS | (uint32_t)LOG_SEGMENT << 24) &&
            log_fixed_sum(none, 0, 0, word, LOG_HEADER_WORDS) == word[3];
 }
@@ -7307,7 +7309,8 @@ MSC4203_PRIVATE int log_has_other(struct msc4203_log_state *s, uint64_t at, cons
     uint32_t word[LOG_HEADER_WORDS];
     uint64_t other;
 
-    for (other = 0; other + segment_bytes <= s->storage->bytes; other += segment_bytes)
+    for (other = 0; segment_bytes != 0 && other + segment_bytes <= s->storage->bytes;
+         other += segment_bytes)
         if (other != at && log_header(s, other, word) && word[15] == key[0] && word[16] == key[1])
             return 1;
     return 0;
@@ -7764,31 +7767,12 @@ MSC4203_PRIVATE void log_read_numbers(struct msc4203_log_state *s, struct msc420
     memset(b, 0, sizeof *b);
 }
 
-/* The next number is known from a record. If as many are missing before it as a batch has messages,
- * that batch was committed, and what said so is damaged. */
-MSC4203_PRIVATE void log_read_gap(struct msc4203_log_state *s, uint64_t next)
-{
-    uint64_t missing = next - s->expected;
-    uint32_t i;
-
-    for (i = 0; i < LOG_BATCHES && s->damaged != 0 && missing != 0; i++) {
-        struct msc4203_log_batch *b = &s->batch[i];
-        if (b->last != 0 && s->entry[b->last].number + 1 == missing) {
-            log_read_numbers(s, b, s->expected, next);
-            break;
-        }
-    }
-    s->expected = next;
-}
-
 /* The end of a batch. */
 MSC4203_PRIVATE void log_read_commit(struct msc4203_log_state *s, const struct log_record *r)
 {
     uint64_t first = log_number64(r->word + 4), end = first + r->word[6];
 
-    log_read_gap(s, first);
     log_read_numbers(s, &s->batch[r->small % LOG_BATCHES], first, end);
-    s->expected = end;
     if (end > s->next)
         s->next = end;
     if (r->word[2] > s->time)
@@ -7888,8 +7872,6 @@ MSC4203_APART void log_apply(struct msc4203_log_state *s, const struct log_recor
             log_keep(s, &e, number);
         if (r->kind == LOG_COPY)
             return;
-        log_read_gap(s, number);
-        s->expected = number + 1;
         memset(&e, 0, sizeof e);
         e.channels = (uint32_t)1 << (r->word[14] & 31);
         log_keep(s, &e, log_number64(r->word + 12));
