@@ -1426,7 +1426,6 @@ struct msc4203_log_state {
     unsigned char *buffer;
     uint64_t buffer_at;                 /* bytes from the region's beginning */
     uint64_t next, settled;             /* the next number; numbers below are visible */
-    uint64_t expected;                  /* while the log is read: the next number so far */
     uint32_t key[2];
     /* how the log was made */
     uint32_t messages, devices, message_bytes, message_units, record_max, sector;
@@ -4803,6 +4802,7 @@ enum {
     LOG_RECORD_MAX = 4096,
     LOG_HEADER_UNITS = 7,    /* a segment's header */
     LOG_HEADER_WORDS = 28,
+    LOG_NAMED_UNITS = 19,    /* of a channel's record without the caller's own */
     LOG_CHANNEL_FIXED = 32,  /* bytes of a channel's record before its name */
     LOG_MESSAGE_FIXED = 48,  /* bytes of a message before its strings; */
     LOG_MOVED_FIXED = 64,    /* of one that was moved */
@@ -4905,6 +4905,19 @@ MSC4203_PRIVATE void log_sum_begin(struct log_sum *sum, const uint32_t key[2])
 /* Adds whole stripes of 32 bytes. */
 MSC4203_APART void log_sum_stripes(struct log_sum *sum, const unsigned char *p, size_t stripes)
 {
+#if !defined(MSC4203_NO_SIMD) && defined(__SSE2__)
+    __m128i a[2], b[2];
+    int i;
+
+    memcpy(a, sum->a, sizeof a);
+    memcpy(b, sum->b, sizeof b);
+    for (; stripes != 0; stripes--)
+        for (i = 0; i < 2; i++, p += 16) {
+            a[i] = _mm_add_epi32(a[i], _mm_loadu_si128((const __m128i *)(const void *)p));
+            b[i] = _mm_or_si128(_mm_slli_epi32(b[i], 9), _mm_srli_epi32(b[i], 23));
+            b[i] = _mm_add_epi32(b[i], a[i]);
+        }
+#else
     uint32_t a[8], b[8], i;
 
     memcpy(a, sum->a, sizeof a);
@@ -4914,6 +4927,7 @@ MSC4203_APART void log_sum_stripes(struct log_sum *sum, const unsigned char *p, 
             a[i] += log_get(p + 4 * i);
             b[i] = log_rotate(b[i], 9) + a[i];
         }
+#endif
     memcpy(sum->a, a, sizeof a);
     memcpy(sum->b, b, sizeof b);
 }
@@ -4994,8 +5008,8 @@ MSC4203_PRIVATE uint32_t log_unit_of(const struct msc4203_log_state *s, uint32_t
 /* Where a position is, in bytes from the region's beginning. */
 MSC4203_PRIVATE uint64_t log_address(const struct msc4203_log_state *s, uint32_t position)
 {
-    return ((uint64_t)log_segment_of(s, position) * s->segment_units + log_unit_of(s, position)) *
-           LOG_UNIT;
+    return (uint64_t)(log_segment_of(s, position) * s->segment_units + log_unit_of(s, position))
+           << 4; /* times LOG_UNIT; there are fewer than 2^29 units */
 }
 
 /* What is fixed of a record, read into memory; and where it is. */
@@ -5275,6 +5289,7 @@ MSC4203_APART void log_put_header(struct msc4203_log_state *s, uint32_t previous
     word[24] = s->time;
     word[25] = s->counter[LOG_REQUESTS];
     word[26] = s->counter[LOG_OPENINGS];
+    word[27] = s->current;
     word[3] = log_fixed_sum(none, 0, 0, word, LOG_HEADER_WORDS);
     log_swap(word, LOG_HEADER_WORDS);
     s->end = s->durable = s->fill = 0;
@@ -6224,16 +6239,13 @@ MSC4203_APART void log_room(struct msc4203_log_state *s, uint32_t units)
     uint32_t oldest;
 
     s->debt += (int32_t)units;
-    if (s->free > s->low) {
-        s->debt = 0;
-        return;
-    }
     for (s->debt *= 8; s->debt > 0 && s->oldest != s->sequence && s->free > s->free_min &&
-                       !s->error;)
+                       s->free + (s->oldest - s->unused) <= s->low && !s->error;)
         s->debt -= (int32_t)log_clean_step(s);
     s->debt = 0;
     while (s->free < s->free_min && !s->error) {
-        if (s->oldest != s->sequence && (s->end == s->durable || s->free > s->free_min / 2)) {
+        if (s->oldest != s->sequence && s->free + (s->oldest - s->unused) <= s->free_min &&
+            (s->end == s->durable || s->free > s->free_min / 2)) {
             for (oldest = s->oldest; oldest == s->oldest && !s->error;)
                 log_clean_step(s);
         } else if (s->oldest != s->unused) {
@@ -6311,6 +6323,8 @@ MSC4203_APART uint32_t log_first(struct msc4203_log_state *s, uint32_t channel, 
     } else {
         if (s->channel[channel].count == 0)
             return 0;
+        if (after < log_number64(s->channel[channel].done))
+            after = log_number64(s->channel[channel].done);
         i = log_seek(s, log_find(s, after + 1), (uint32_t)1 << channel, 0);
         if (i > s->used)
             i = 0;
@@ -6461,7 +6475,8 @@ MSC4203_PRIVATE int log_count(void *context, uint32_t channel, const msc4203_dev
         } else {
             counts->through = log_number64(s->held + 2 * channel);
             if (counts->messages != 0)
-                first = log_seek(s, 1, (uint32_t)1 << channel, 0);
+                first = log_seek(s, log_find(s, log_number64(s->channel[channel].done) + 1),
+                                 (uint32_t)1 << channel, 0);
         }
     }
     if (first != 0) {
@@ -6738,14 +6753,17 @@ MSC4203_PRIVATE uint32_t log_take_synced(struct msc4203_log_state *s, uint32_t d
 /* Takes a channel out of all its messages with numbers up to `through`. */
 MSC4203_PRIVATE void log_take_done(struct msc4203_log_state *s, uint32_t channel, uint64_t through)
 {
-    uint32_t bit = (uint32_t)1 << channel, i = 1;
+    uint32_t bit = (uint32_t)1 << channel, *done = s->channel[channel].done;
+    uint32_t i = log_find(s, log_number64(done) + 1);
 
     while (s->channel[channel].count != 0) {
         i = log_seek(s, i, bit, 0);
         if (i > s->used || log_number(&s->entry[i]) > through)
-            return;
+            break;
         log_take(s, i, bit);
     }
+    if (through > log_number64(done))
+        log_set64(done, through);
 }
 
 MSC4203_PRIVATE int log_done(void *context, uint32_t channel, const msc4203_device *device,
@@ -6763,7 +6781,7 @@ MSC4203_PRIVATE int log_done(void *context, uint32_t channel, const msc4203_devi
         result = MSC4203_E_TOO_LARGE;
     if (result != MSC4203_OK)
         return result;
-    log_room(s, record != NULL ? s->channel_units_max : 2);
+    log_room(s, record != NULL ? LOG_NAMED_UNITS + (uint32_t)record->len / LOG_UNIT : 2);
     if (through >= s->settled)
         through = s->settled - 1;
     if (channel == 0) {
@@ -6776,8 +6794,7 @@ MSC4203_PRIVATE int log_done(void *context, uint32_t channel, const msc4203_devi
         if (i == 0 || log_number(&s->entry[i]) > through)
             return log_has_written(s);
     }
-    if (through > log_number64(s->channel[channel].done))
-        log_set64(s->channel[channel].done, through);
+    log_take_done(s, channel, through);
     if (record != NULL) {
         log_write_channel(s, channel, NULL, record, 0);
     } else {
@@ -6785,7 +6802,6 @@ MSC4203_PRIVATE int log_done(void *context, uint32_t channel, const msc4203_devi
         log_set64(word + 4, through);
         log_append(s, word, LOG_DONE, channel, NULL, 0);
     }
-    log_take_done(s, channel, through);
     return log_has_written(s);
 }
 
@@ -6824,7 +6840,7 @@ MSC4203_PRIVATE int log_hold(void *context, uint32_t channel, uint64_t through,
         result = MSC4203_E_TOO_LARGE;
     if (result != MSC4203_OK)
         return result;
-    log_room(s, s->channel_units_max);
+    log_room(s, LOG_NAMED_UNITS + (uint32_t)record->len / LOG_UNIT);
     if (through >= s->settled)
         through = s->settled - 1;
     releases = log_let_go(s, channel, through, 1);
@@ -6885,7 +6901,8 @@ MSC4203_PRIVATE int log_move(void *context, uint32_t channel, const msc4203_devi
         result = log_is_closed(s);
     if (result != MSC4203_OK)
         return result;
-    log_room(s, s->message_units);
+    i = number == 0 ? 0 : log_first(s, channel, index, number - 1);
+    log_room(s, i == 0 ? 1 : log_units(&s->entry[i]) + 1);
     i = number == 0 ? 0 : log_first(s, channel, index, number - 1);
     if (i == 0 || log_number(&s->entry[i]) != number)
         return MSC4203_END;
@@ -7269,7 +7286,8 @@ MSC4203_PRIVATE uint32_t log_buffer_min(const struct msc4203_log_state *s)
 
 /* ---- opening: finding the segments ---- */
 
-/* Reads the header of a segment that may begin at a place. Returns whether there is one. */
+/* Reads the header of a segment that may begin at a place. Returns whether there is one, which is
+ * no copy of another segment's. */
 MSC4203_APART int log_header(struct msc4203_log_state *s, uint64_t at,
                              uint32_t word[LOG_HEADER_WORDS])
 {
@@ -7277,7 +7295,8 @@ MSC4203_APART int log_header(struct msc4203_log_state *s, uint64_t at,
 
     log_read(s, at, word, LOG_HEADER_UNITS * LOG_UNIT);
     log_swap(word, LOG_HEADER_WORDS);
-    return !s->error && word[4] == LOG_MAGIC_LOW && word[5] == LOG_MAGIC_HIGH &&
+    return !s->error && word[27] < LOG_SEGMENTS_MAX && word[8] < (uint32_t)1 << 24 &&
+           (uint64_t)(word[27] * word[8]) << 4 == at && word[4] == LOG_MAGIC_LOW && word[5] == LOG_MAGIC_HIGH &&
            word[0] == (LOG_HEADER_UNITS | (uint32_t)LOG_SEGMENT << 24) &&
            log_fixed_sum(none, 0, 0, word, LOG_HEADER_WORDS) == word[3];
 }
@@ -7290,7 +7309,8 @@ MSC4203_PRIVATE int log_has_other(struct msc4203_log_state *s, uint64_t at, cons
     uint32_t word[LOG_HEADER_WORDS];
     uint64_t other;
 
-    for (other = 0; other + segment_bytes <= s->storage->bytes; other += segment_bytes)
+    for (other = 0; segment_bytes != 0 && other + segment_bytes <= s->storage->bytes;
+         other += segment_bytes)
         if (other != at && log_header(s, other, word) && word[15] == key[0] && word[16] == key[1])
             return 1;
     return 0;
@@ -7747,31 +7767,12 @@ MSC4203_PRIVATE void log_read_numbers(struct msc4203_log_state *s, struct msc420
     memset(b, 0, sizeof *b);
 }
 
-/* The next number is known from a record. If as many are missing before it as a batch has messages,
- * that batch was committed, and what said so is damaged. */
-MSC4203_PRIVATE void log_read_gap(struct msc4203_log_state *s, uint64_t next)
-{
-    uint64_t missing = next - s->expected;
-    uint32_t i;
-
-    for (i = 0; i < LOG_BATCHES && s->damaged != 0 && missing != 0; i++) {
-        struct msc4203_log_batch *b = &s->batch[i];
-        if (b->last != 0 && s->entry[b->last].number + 1 == missing) {
-            log_read_numbers(s, b, s->expected, next);
-            break;
-        }
-    }
-    s->expected = next;
-}
-
 /* The end of a batch. */
 MSC4203_PRIVATE void log_read_commit(struct msc4203_log_state *s, const struct log_record *r)
 {
     uint64_t first = log_number64(r->word + 4), end = first + r->word[6];
 
-    log_read_gap(s, first);
     log_read_numbers(s, &s->batch[r->small % LOG_BATCHES], first, end);
-    s->expected = end;
     if (end > s->next)
         s->next = end;
     if (r->word[2] > s->time)
@@ -7871,8 +7872,6 @@ MSC4203_APART void log_apply(struct msc4203_log_state *s, const struct log_recor
             log_keep(s, &e, number);
         if (r->kind == LOG_COPY)
             return;
-        log_read_gap(s, number);
-        s->expected = number + 1;
         memset(&e, 0, sizeof e);
         e.channels = (uint32_t)1 << (r->word[14] & 31);
         log_keep(s, &e, log_number64(r->word + 12));
@@ -8089,6 +8088,8 @@ MSC4203_PRIVATE int log_read_image_record(struct msc4203_log_state *s, const str
     log_swap(to + r->word[6], r->bytes / 4);
     if (r->word[5] == 0)
         log_image_kept(s, kept, 1);
+    if (r->word[5] == 1)
+        log_survey(s, &words); /* the segments that the index is in were not in it */
     return s->used <= s->entries && s->devices_used <= s->devices;
 }
 
@@ -8113,7 +8114,6 @@ MSC4203_APART int log_read_image(struct msc4203_log_state *s, uint32_t first)
             ended = r.kind == LOG_IMAGE && r.small != 0;
         }
     }
-    log_survey(s, &first); /* the segments that it is in were not in it */
     log_image_kept(s, kept, 1);
     s->segment[s->current].end = s->image_end;
     return !s->error;
