@@ -131,20 +131,18 @@ static TEST_UNUSED void fake_order(struct fake *f, uint64_t at, size_t bytes)
 
     f->writes++;
     f->sectors += bytes / f->unit;
-    for (i = first; i < last && segment != 0; i++) {
+    for (i = first; i < last; i++) {
         uint32_t before = f->units[i].last;
 
+        f->units[i].last = (uint32_t)f->writes;
+        if (segment == 0)
+            continue;
         if (i == first)
             CHECK(at == f->end || i % segment == 0);
-        if (f->storage.block != 0 || before == 0)
-            continue;
-        if (i % segment == 0)
-            CHECK(f->writes - before > 1 && f->round != i / segment);
-        else
-            CHECK(f->units[i - i % segment].last > before);
+        if (f->storage.block == 0 && before != 0)
+            CHECK(i % segment == 0 ? f->round != i / segment
+                                   : f->units[i - i % segment].last > before);
     }
-    for (i = first; i < last; i++)
-        f->units[i].last = (uint32_t)f->writes;
     if (segment != 0)
         f->round = (last - 1) / segment;
     f->end = at + bytes;
