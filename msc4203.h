@@ -6230,13 +6230,21 @@ MSC4203_APART uint32_t log_clean_step(struct msc4203_log_state *s)
     return LOG_GROUP;
 }
 
-/* Before something is written that takes `units` at most: makes room while few segments are free.
- * More is cleaned than is written, in small steps. When very few are free, whole segments are
- * cleaned, and what was copied is synced: a copy needs one segment at most, and what says that the
- * old one is free may need another one. */
+/* Whether what is in the oldest segment can be copied without beginning another one. */
+MSC4203_PRIVATE int log_oldest_fits(const struct msc4203_log_state *s)
+{
+    uint32_t i = log_after(s, s->oldest - 1);
+
+    return s->segment[i].live + LOG_GROUP < s->segment_units - s->end;
+}
+
+/* Before something is written that takes `units` at most: makes room while few segments are free, or
+ * will be after the next syncs. More is cleaned than is written, in small steps. When very few are
+ * free, whole segments are cleaned, and what was copied is synced: a copy needs one segment at most,
+ * and what says that the old ones are free may need another one. */
 MSC4203_APART void log_room(struct msc4203_log_state *s, uint32_t units)
 {
-    uint32_t oldest;
+    uint32_t oldest, soon;
 
     s->debt += (int32_t)units;
     for (s->debt *= 8; s->debt > 0 && s->oldest != s->sequence && s->free > s->free_min &&
@@ -6244,8 +6252,10 @@ MSC4203_APART void log_room(struct msc4203_log_state *s, uint32_t units)
         s->debt -= (int32_t)log_clean_step(s);
     s->debt = 0;
     while (s->free < s->free_min && !s->error) {
-        if (s->oldest != s->sequence && s->free + (s->oldest - s->unused) <= s->free_min &&
-            (s->end == s->durable || s->free > s->free_min / 2)) {
+        soon = s->free + (s->oldest - s->unused);
+        if (s->oldest != s->sequence && soon <= s->low &&
+            (log_oldest_fits(s) ||
+             (soon <= s->free_min && (s->end == s->durable || s->free > s->free_min / 2)))) {
             for (oldest = s->oldest; oldest == s->oldest && !s->error;)
                 log_clean_step(s);
         } else if (s->oldest != s->unused) {
