@@ -1376,6 +1376,7 @@ typedef struct msc4203_log_config {
 /* What a log keeps in the caller's memory: see the implementation. */
 struct msc4203_log_segment {
     uint32_t sequence; /* 0: there is nothing in it */
+    uint32_t salt;     /* of the opening in which it was written */
     uint32_t end;      /* units in use */
     uint32_t live;     /* units of it that are still needed: messages, channel records */
     uint32_t request, opening; /* the last that were written to it, as counted in the log */
@@ -1436,7 +1437,7 @@ struct msc4203_log_state {
     /* the end of the log */
     uint32_t sequence, current, end, durable, fill;
     uint32_t oldest, safe, stated, unused, free; /* sequence numbers; how many are free */
-    uint32_t previous, previous_end, previous_durable, image_end, opening_first;
+    uint32_t salt, previous_salt, previous, previous_end, previous_durable, image_end, opening_first;
     uint32_t header_oldest;
     uint32_t counter[2], slot[2];       /* of requests and openings so far; where the last is */
     uint32_t time;                      /* the last one, in units of 1,024 ms */
@@ -4800,8 +4801,8 @@ enum {
     LOG_BATCHES = 32,
     LOG_NAME_MAX = 255,
     LOG_RECORD_MAX = 4096,
-    LOG_HEADER_UNITS = 7,    /* a segment's header */
-    LOG_HEADER_WORDS = 28,
+    LOG_HEADER_UNITS = 8,    /* a segment's header */
+    LOG_HEADER_WORDS = 32,
     LOG_NAMED_UNITS = 19,    /* of a channel's record without the caller's own */
     LOG_CHANNEL_FIXED = 32,  /* bytes of a channel's record before its name */
     LOG_MESSAGE_FIXED = 48,  /* bytes of a message before its strings; */
@@ -4969,15 +4970,16 @@ MSC4203_PRIVATE uint32_t log_sum_end(struct log_sum *sum)
 }
 
 /* The checksum of a record's fixed part but for its word 3, which is for this checksum. It depends
- * on the log's key, the segment's sequence number and the record's unit: what is left from an
- * earlier use of the segment, or was sent to look like a record, does not have it. */
-MSC4203_PRIVATE uint32_t log_fixed_sum(const uint32_t key[2], uint32_t sequence, uint32_t unit,
+ * on the log's key, the segment's seed and the record's unit: what is left from an earlier use of
+ * the segment, also from one that was cut off and is repeated, or was sent to look like a record,
+ * does not have it. */
+MSC4203_PRIVATE uint32_t log_fixed_sum(const uint32_t key[2], uint32_t seed, uint32_t unit,
                                        const uint32_t *word, uint32_t words)
 {
     uint32_t sum = key[0], i;
 
     sum = log_rotate((sum ^ key[1]) * LOG_P1, 15);
-    sum = log_rotate((sum ^ sequence) * LOG_P1, 15);
+    sum = log_rotate((sum ^ seed) * LOG_P1, 15);
     sum = log_rotate((sum ^ unit) * LOG_P1, 15);
     for (i = 0; i < words; i++)
         if (i != 3)
@@ -5010,6 +5012,12 @@ MSC4203_PRIVATE uint64_t log_address(const struct msc4203_log_state *s, uint32_t
 {
     return (uint64_t)(log_segment_of(s, position) * s->segment_units + log_unit_of(s, position))
            << 4; /* times LOG_UNIT; there are fewer than 2^29 units */
+}
+
+/* What the checksums of a segment's records depend on. */
+MSC4203_PRIVATE uint32_t log_seed(const struct msc4203_log_state *s, uint32_t segment)
+{
+    return s->segment[segment].sequence * LOG_P2 ^ s->segment[segment].salt;
 }
 
 /* What is fixed of a record, read into memory; and where it is. */
@@ -5094,7 +5102,7 @@ MSC4203_APART uint32_t log_load(struct msc4203_log_state *s, uint32_t position,
     r->small = r->word[1] >> 24;
     if (s->error || r->fixed == 0 || r->fixed > bytes || r->units > rest ||
         r->units * LOG_UNIT < r->fixed + (r->word[0] >> 28) ||
-        log_fixed_sum(s->key, s->segment[log_segment_of(s, position)].sequence, unit, r->word,
+        log_fixed_sum(s->key, log_seed(s, log_segment_of(s, position)), unit, r->word,
                       r->fixed / 4) != r->word[3])
         return 0;
     r->bytes = r->units * LOG_UNIT - r->fixed - (r->word[0] >> 28);
@@ -5224,7 +5232,7 @@ MSC4203_APART void log_put_fixed(struct msc4203_log_state *s, uint32_t *word, ui
 
     word[0] = units | kind << 24 | spare << 28;
     word[1] = s->durable | small << 24;
-    word[3] = log_fixed_sum(s->key, s->sequence, s->end, word, bytes / 4);
+    word[3] = log_fixed_sum(s->key, s->sequence * LOG_P2 ^ s->salt, s->end, word, bytes / 4);
     log_swap(word, bytes / 4);
     log_put(s, word, bytes);
     log_advance(s, units);
@@ -5290,6 +5298,8 @@ MSC4203_APART void log_put_header(struct msc4203_log_state *s, uint32_t previous
     word[25] = s->counter[LOG_REQUESTS];
     word[26] = s->counter[LOG_OPENINGS];
     word[27] = s->current;
+    word[28] = s->salt;
+    word[29] = s->previous_salt;
     word[3] = log_fixed_sum(none, 0, 0, word, LOG_HEADER_WORDS);
     log_swap(word, LOG_HEADER_WORDS);
     s->end = s->durable = s->fill = 0;
@@ -5329,6 +5339,7 @@ MSC4203_APART void log_begin_segment(struct msc4203_log_state *s, uint32_t previ
     s->sequence = s->sequence + 1 != 0 ? s->sequence + 1 : 1;
     memset(&s->segment[i], 0, sizeof s->segment[i]);
     s->segment[i].sequence = s->sequence;
+    s->segment[i].salt = s->salt;
     s->current = i;
     log_erase(s, i);
     log_put_header(s, previous, end, durable);
@@ -5342,6 +5353,7 @@ MSC4203_PRIVATE void log_next_segment(struct msc4203_log_state *s)
     if (s->storage->memory == NULL)
         log_write_out(s);
     s->segment[s->current].end = s->end;
+    s->previous_salt = s->salt;
     log_begin_segment(s, s->sequence, s->end, s->durable);
 }
 
@@ -6230,13 +6242,21 @@ MSC4203_APART uint32_t log_clean_step(struct msc4203_log_state *s)
     return LOG_GROUP;
 }
 
-/* Before something is written that takes `units` at most: makes room while few segments are free.
- * More is cleaned than is written, in small steps. When very few are free, whole segments are
- * cleaned, and what was copied is synced: a copy needs one segment at most, and what says that the
- * old one is free may need another one. */
+/* Whether what is in the oldest segment can be copied without beginning another one. */
+MSC4203_PRIVATE int log_oldest_fits(const struct msc4203_log_state *s)
+{
+    uint32_t i = log_after(s, s->oldest - 1);
+
+    return s->segment[i].live + LOG_GROUP < s->segment_units - s->end;
+}
+
+/* Before something is written that takes `units` at most: makes room while few segments are free, or
+ * will be after the next syncs. More is cleaned than is written, in small steps. When very few are
+ * free, whole segments are cleaned, and what was copied is synced: a copy needs one segment at most,
+ * and what says that the old ones are free may need another one. */
 MSC4203_APART void log_room(struct msc4203_log_state *s, uint32_t units)
 {
-    uint32_t oldest;
+    uint32_t oldest, soon;
 
     s->debt += (int32_t)units;
     for (s->debt *= 8; s->debt > 0 && s->oldest != s->sequence && s->free > s->free_min &&
@@ -6244,8 +6264,10 @@ MSC4203_APART void log_room(struct msc4203_log_state *s, uint32_t units)
         s->debt -= (int32_t)log_clean_step(s);
     s->debt = 0;
     while (s->free < s->free_min && !s->error) {
-        if (s->oldest != s->sequence && s->free + (s->oldest - s->unused) <= s->free_min &&
-            (s->end == s->durable || s->free > s->free_min / 2)) {
+        soon = s->free + (s->oldest - s->unused);
+        if (s->oldest != s->sequence && soon <= s->low &&
+            (log_oldest_fits(s) ||
+             (soon <= s->free_min && (s->end == s->durable || s->free > s->free_min / 2)))) {
             for (oldest = s->oldest; oldest == s->oldest && !s->error;)
                 log_clean_step(s);
         } else if (s->oldest != s->unused) {
@@ -7382,7 +7404,8 @@ MSC4203_APART int log_was_durable(struct msc4203_log_state *s, uint32_t segment,
 
 /* Whether a segment without a header is the one with this sequence number: it has a record with the
  * checksum for that, written when something in the segment was durable. */
-MSC4203_APART int log_is_segment(struct msc4203_log_state *s, uint32_t segment, uint32_t sequence)
+MSC4203_APART int log_is_segment(struct msc4203_log_state *s, uint32_t segment, uint32_t sequence,
+                                 uint32_t salt)
 {
     struct log_record r;
     uint32_t at;
@@ -7391,6 +7414,7 @@ MSC4203_APART int log_is_segment(struct msc4203_log_state *s, uint32_t segment, 
     if (s->segment[segment].sequence != 0)
         return 0;
     s->segment[segment].sequence = sequence;
+    s->segment[segment].salt = salt;
     for (at = LOG_HEADER_UNITS; at < s->segment_units && !is && !s->error; at++)
         is = log_load(s, segment << s->shift | at, &r) != 0 && (r.word[1] & 0xFFFFFF) != 0;
     s->segment[segment].end = s->segment_units;
@@ -7425,24 +7449,26 @@ MSC4203_PRIVATE void log_make_void(struct msc4203_log_state *s, uint32_t after, 
  * it. What is older than the oldest that is needed is free. */
 MSC4203_PRIVATE void log_go_back(struct msc4203_log_state *s)
 {
-    uint32_t word[LOG_HEADER_WORDS], at, i, k, before, end;
+    uint32_t word[LOG_HEADER_WORDS], at, i, k, before, end, salt;
 
     for (at = s->sequence; log_before(s->oldest, at); at = before) {
         before = at - 1;
         end = s->segment_units;
         i = log_segment_with(s, at);
+        salt = i < s->segments ? s->segment[i].salt : s->salt;
         memset(word, 0, sizeof word);
         if (i < s->segments && log_header(s, log_address(s, i << s->shift), word) &&
             log_before(word[19], at)) {
             before = word[19];
             end = log_clip(word[20], 0, end);
+            salt = word[29];
             log_make_void(s, before, at);
         }
         if (log_before(before, s->oldest))
             break;
         k = log_segment_with(s, before);
         if (k == s->segments)
-            for (k = 0; k < s->segments && !log_is_segment(s, k, before); k++)
+            for (k = 0; k < s->segments && !log_is_segment(s, k, before, salt); k++)
                 ;
         if (k < s->segments) {
             s->segment[k].end = end;
@@ -7491,6 +7517,7 @@ MSC4203_APART void log_survey(struct msc4203_log_state *s, uint32_t *image)
         if (s->segment[i].sequence != word[17]) {
             memset(&s->segment[i], 0, sizeof s->segment[i]);
             s->segment[i].sequence = word[17];
+            s->segment[i].salt = word[28];
             s->segment[i].end = s->segment_units;
         }
         if (s->sequence != 0 && !log_before(s->sequence, word[17]))
@@ -7498,6 +7525,8 @@ MSC4203_APART void log_survey(struct msc4203_log_state *s, uint32_t *image)
         s->current = i;
         s->sequence = word[17];
         s->oldest = s->header_oldest = word[18];
+        s->salt = word[28];
+        s->previous_salt = word[29];
         s->previous = word[19];
         s->previous_end = word[20];
         s->previous_durable = word[21];
@@ -8222,9 +8251,10 @@ MSC4203_PRIVATE void log_find_newest(struct msc4203_log_state *s)
         if (s->segment[i].sequence == 0)
             break;
     }
-    if (n == s->segments || !log_is_segment(s, i, s->sequence + 1))
+    if (n == s->segments || !log_is_segment(s, i, s->sequence + 1, s->salt))
         return;
     s->previous = s->sequence++;
+    s->previous_salt = s->salt;
     s->header_oldest = s->oldest;
     s->previous_end = s->previous_durable = s->segment_units;
     s->current = i;
@@ -8267,10 +8297,12 @@ MSC4203_PRIVATE void log_begin_writing(struct msc4203_log_state *s, uint64_t ran
         first = s->opening_first;
     if (!is_void) {
         s->previous = s->segment[last].sequence;
+        s->previous_salt = s->segment[last].salt;
         s->previous_end = s->previous_durable = s->segment[last].end;
     }
     word[0] = (uint32_t)random;
     word[1] = (uint32_t)(random >> 32);
+    s->salt = word[0] ^ word[1];
     log_set64(word + 2, s->next);
     log_remember(s, LOG_OPENINGS, s->counter[LOG_OPENINGS] + 1, word);
     s->oldest = s->segment[log_after(s, s->oldest - 1)].sequence;
