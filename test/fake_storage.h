@@ -37,7 +37,7 @@ struct fake {
     uint64_t end;          /* behind the last write */
 
     /* what was met */
-    unsigned long reads, writes, syncs, erases, sectors, kept, lost, torn, garbage, half_erased;
+    unsigned long failures, reads, writes, syncs, erases, sectors, kept, lost, torn, garbage, half_erased;
     uint64_t touched;
 };
 
@@ -45,9 +45,10 @@ struct fake {
 static TEST_UNUSED int fake_call(struct fake *f)
 {
     f->calls++;
-    if (f->fail_at == 0 || f->calls < f->fail_at)
+    if (f->fail_at == 0 || f->calls < f->fail_at || (f->fail_once && f->calls > f->fail_at))
         return 0;
-    return f->fail_once ? f->calls == f->fail_at : 1;
+    f->failures++;
+    return 1;
 }
 
 /* How much of a call that fails is done. */

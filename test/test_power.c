@@ -190,9 +190,9 @@ static int each_run(const struct shape *shape, uint64_t seed, unsigned long call
     b.recover_at = recovery;
     b.fake.fail_at = b.fake.calls + call;
     b.fake.after = after;
-    for (steps = 9; steps != 0 && c->crashes == 0 && test_failed == before; steps--)
+    for (steps = 15; steps != 0 && b.fake.failures == 0 && test_failed == before; steps--)
         power_step(&b, c);
-    hit = recovery != 0 ? b.recover_hit : c->crashes != 0;
+    hit = recovery != 0 ? b.recover_hit : b.fake.failures != 0;
     b.fake.fail_at = 0;
     bench_compare(&b, c);
     bench_age(&b, 2);
@@ -313,7 +313,7 @@ int main(void)
         test_histories(shape, test_shared(told ? 2000 : 20000, 40));
         if (getenv("TEST_HISTORY") != NULL)
             continue;
-        test_each(shape, test_shared(told ? 1 : 4, 1));
+        test_each(shape, test_shared(told ? 2 : 10, 2));
         test_faults(shape, shape->bytes, test_shared(4, 2));
         test_format(shape, test_shared(8, 2));
     }
