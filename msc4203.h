@@ -6245,9 +6245,12 @@ MSC4203_APART uint32_t log_clean_step(struct msc4203_log_state *s)
 /* Whether what is in the oldest segment can be copied without beginning another one. */
 MSC4203_PRIVATE int log_oldest_fits(const struct msc4203_log_state *s)
 {
-    uint32_t i = log_after(s, s->oldest - 1);
+    uint32_t i = log_after(s, s->oldest - 1), units = s->segment[i].live + LOG_GROUP, c;
 
-    return s->segment[i].live + LOG_GROUP < s->segment_units - s->end;
+    for (c = 1; c < MSC4203_CHANNELS; c++)
+        if (s->channel[c].position != 0 && log_segment_of(s, s->channel[c].position) == i)
+            units += s->channel_units_max;
+    return units < s->segment_units - s->end;
 }
 
 /* Before something is written that takes `units` at most: makes room while few segments are free, or
@@ -7206,7 +7209,7 @@ MSC4203_APART int log_shape(struct msc4203_log_state *s, const msc4203_storage *
     for (step = sector; step < bytes && halvings != 0; step += step)
         halvings /= 2;
     s->free_min = LOG_FREE_MIN + (bytes < 2 * sector ? 2u : bytes < 4 * sector ? 1u : 0u);
-    s->low = s->free_min + 1 + s->segments / 16 + halvings;
+    s->low = s->free_min + 1 + s->segments / 8 + halvings;
     s->record_max = (s->segment_units - LOG_HEADER_UNITS) * (LOG_UNIT / 2) - LOG_CHANNEL_FIXED -
                     LOG_NAME_MAX;
     if (s->record_max > LOG_RECORD_MAX)
