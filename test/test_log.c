@@ -237,7 +237,7 @@ static void emptied_records(struct emptied *e)
 
 static size_t emptied_bytes(const struct shape *shape)
 {
-    return shape->bytes > 100000 ? 512 * 1024 : shape->sector >= 4096 ? 256 * 1024 : 96 * 1024;
+    return shape->bytes > 100000 ? 512 * 1024 : shape->step >= 4096 ? 256 * 1024 : 96 * 1024;
 }
 
 static void test_emptied(const struct shape *shape, size_t content, int way, int records,
