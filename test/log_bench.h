@@ -37,6 +37,7 @@ struct bench {
     void *index;
     size_t index_bytes;
     unsigned long openings, crash_in_recovery, kills;
+    uint64_t opened[8]; /* random bits of the last openings that succeeded, the newest first */
     unsigned long recover_at; /* not 0: the call of the next recovery at which the power goes */
     int recover_hit;          /* whether it came so far */
 };
@@ -81,18 +82,48 @@ static TEST_UNUSED uint64_t bench_damaged(const struct bench *b)
     return usage.damaged;
 }
 
+static TEST_UNUSED uint64_t bench_random(unsigned long opening)
+{
+    return 0x1234567890ABCDEFu + 77 * opening;
+}
+
+/* The last openings are remembered, in their order; others, that failed, may be between them. */
+static TEST_UNUSED void bench_openings(struct bench *b)
+{
+    uint64_t random, first, before = UINT64_MAX;
+    uint32_t back = 0;
+    size_t i = 0;
+
+    memmove(b->opened + 1, b->opened, sizeof b->opened - sizeof b->opened[0]);
+    b->opened[0] = bench_random(b->openings);
+    while (b->queue.opening(b->queue.context, back, &random, &first) == MSC4203_OK) {
+        CHECK(first <= before);
+        before = first;
+        if (i < 8 && random == b->opened[i])
+            i++;
+        back++;
+    }
+    if (!CHECK(back >= b->config.openings || i == 8 || b->opened[i] == 0))
+        printf("  of the last openings %lu are known\n", (unsigned long)i);
+    if (!CHECK(i > 0))
+        printf("  this opening is not known\n");
+}
+
 static TEST_UNUSED int bench_open(struct bench *b)
 {
     int result = msc4203_log_open(&b->log, b->storage, b->index, b->index_bytes,
-                                  0x1234567890ABCDEFu + 77 * ++b->openings);
+                                  bench_random(++b->openings));
     msc4203_log_queue(&b->log, &b->queue);
-    if (result == MSC4203_OK)
+    if (result == MSC4203_OK) {
         b->fake.segment = bench_segment(b);
+        bench_openings(b);
+    }
     return result;
 }
 
 static TEST_UNUSED int bench_format(struct bench *b)
 {
+    memset(b->opened, 0, sizeof b->opened);
     return msc4203_log_format(&b->log, b->storage, &b->config, b->index, b->index_bytes,
                               0xFEDCBA9876543210u);
 }

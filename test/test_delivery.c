@@ -121,11 +121,12 @@ static void world_init(struct world *w, size_t bytes)
     w->log_config.devices = 64;
     w->log_config.requests = 64;
     w->log_config.openings = 8;
-    w->log_config.message_bytes = bytes < 60000 ? 200 : 4000;
-    w->index_bytes = msc4203_log_memory(&w->log, &w->log_config, bytes);
+    w->log_config.message_bytes = bytes < 60000 ? 200 : bytes < 200000 ? 4000 : 9000;
+    w->index_bytes = msc4203_log_memory(&w->log, &w->fake.storage, &w->log_config);
     w->index = malloc(w->index_bytes);
     CHECK(w->index_bytes != 0 && w->index != NULL);
-    CHECK(msc4203_log_format(&w->log, &w->fake.storage, &w->log_config, 99) == MSC4203_OK);
+    CHECK(msc4203_log_format(&w->log, &w->fake.storage, &w->log_config, w->index, w->index_bytes,
+                             99) == MSC4203_OK);
     w->now = 1700000000000u;
     w->memory_bytes = MEMORY;
     w->config.context = w;
@@ -943,14 +944,11 @@ static void test_sender_park_crash(int more)
     flush(&w);
     memcpy(before, w.fake.durable, sizeof before);
     for (calls = 1, done = 0; !done && calls < 100 && test_failed == 0; calls++) {
-        memcpy(w.fake.durable, before, sizeof before);
-        w.fake.count = 0;
-        w.fake.fail_at = 0;
-        memcpy(w.fake.seen, before, sizeof before);
+        fake_restore(&w.fake, before);
         world_crash(&w);
         sends(&w, "1");
         w.fake.fail_at = w.fake.calls + calls;
-        w.fake.after = (int)(calls & 1);
+        w.fake.after = (int)(calls % FAKE_WHENS);
         done = answer(&w, 413) == MSC4203_OK && w.queue.flush(w.queue.context) == MSC4203_OK;
         world_crash(&w);
         for (again = 0; poll_now(&w) == MSC4203_REQUEST && again < 3; again++) {
@@ -1882,8 +1880,7 @@ static void test_sync_tokens(void)
         put_alice(&w, 3, 4);
         *token = 0;
         SYNC(token, 100, "1 2 3 4");
-        memcpy(w.fake.durable, backup, sizeof backup);
-        w.fake.count = 0;
+        fake_restore(&w.fake, backup);
         w.openings += 100;
         world_crash(&w);
         put_alice(&w, 5, 6);
@@ -2122,12 +2119,10 @@ static void test_change_crash(void)
         put_to(&w, out ? (uint32_t)1 << w.irc : sync_bit, alice, "PHONE", 1, 9, 0);
         memcpy(before, w.fake.durable, sizeof before);
         for (calls = 1, done = 0; !done && calls < 1000 && test_failed == 0; calls++) {
-            memcpy(w.fake.durable, before, sizeof before);
-            w.fake.count = 0;
-            memcpy(w.fake.seen, before, sizeof before);
+            fake_restore(&w.fake, before);
             world_open(&w);
             w.fake.fail_at = w.fake.calls + calls;
-            w.fake.after = (int)test_below(2);
+            w.fake.after = (int)test_below(FAKE_WHENS);
             done = (out ? change_out(&w, NULL) : change_in(&w, "PHONE", routed, NULL)) ==
                        MSC4203_OK && w.queue.flush(w.queue.context) == MSC4203_OK;
             fake_crash(&w.fake);

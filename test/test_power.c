@@ -267,6 +267,7 @@ static void test_format(const struct shape *shape, unsigned long seeds)
                     exit(2);
                 memcpy(image, b.fake.durable, b.fake.bytes);
                 fake_forget(&b.fake);
+                memset(b.opened, 0, sizeof b.opened);
                 b.fake.fail_at = b.fake.calls + call;
                 b.fake.after = after;
                 test_state = (seed + i + call * 977) * UINT64_C(0x9E3779B97F4A7C15) | 1;
