@@ -9,8 +9,8 @@
  * medians; the ratios are medians of the ratios within a round. Fails when anything other than what
  * was written is read, or when a flush costs more than one sync; not when it is slow.
  *
- * Compiled with BENCH_OLD_TOO, it is linked with an older build of the library too, and measures the
- * two side by side. */
+ * Compiled with BENCH_OLD_TOO, it is linked with an older build of the library too, and measures
+ * the two side by side. */
 #define _XOPEN_SOURCE     700
 #define _FILE_OFFSET_BITS 64
 #include <fcntl.h>
@@ -718,8 +718,7 @@ static void empty_lmdb(void *side)
 
 static void sync_lmdb(void *side, int syncs)
 {
-    expect("mdb_env_set_flags", mdb_env_set_flags(((lmdb_side *)side)->env, MDB_NOSYNC, !syncs),
-           0);
+    expect("mdb_env_set_flags", mdb_env_set_flags(((lmdb_side *)side)->env, MDB_NOSYNC, !syncs), 0);
 }
 
 /* ----------------------------------------------------------------------------------------------
@@ -772,7 +771,7 @@ static double disk_turn(int fd, double least)
     return (double)count / time;
 }
 
-static void compare(double(*r)[ROUNDS_MAX], int side, double aim)
+static void compare(double (*r)[ROUNDS_MAX], int side, double aim)
 {
     double times;
     fprintf(table, " %.0f | ", median(r[side], rounds));
@@ -796,9 +795,10 @@ static void tell_file(int old)
             "index of devices, no checksums. 1,000 devices in no order. With syncs the time is on "
             "the wall, without it is the processor's.\n\n",
             disk, sqlite3_libversion(), mdb_version(NULL, NULL, NULL));
-    fprintf(table, "| In a file, messages a second | batch | log |%s SQLite | log / SQLite | LMDB |"
-                   " log / LMDB | LMDB, MDB_WRITEMAP | log / that |\n"
-                   "|---|--:|--:|%s--:|--:|--:|--:|--:|--:|\n",
+    fprintf(table,
+            "| In a file, messages a second | batch | log |%s SQLite | log / SQLite | LMDB |"
+            " log / LMDB | LMDB, MDB_WRITEMAP | log / that |\n"
+            "|---|--:|--:|%s--:|--:|--:|--:|--:|--:|\n",
             old ? " old log | log / old log |" : "", old ? "--:|--:|" : "");
     for (none = 0; none < 2; none++) {
         for (out = 0; out < 2; out++) {
@@ -857,8 +857,8 @@ static void run_file(const file_side *sides, int fd)
                     for (i = 0; i < FILE_SIDES; i++) {
                         int side = (i + round) % FILE_SIDES;
                         if (sides[side].side)
-                            file_rates[none][out][b][side][round] = file_turn(
-                                &sides[side], batches[b], out, none ? cpu : wall, least);
+                            file_rates[none][out][b][side][round] =
+                                file_turn(&sides[side], batches[b], out, none ? cpu : wall, least);
                     }
                 }
             }
@@ -868,9 +868,9 @@ static void run_file(const file_side *sides, int fd)
 
 static void measure_file(void)
 {
-    static const char *const names[] = {"queue.log", "queue.old", "queue.db", "queue.db-wal",
-                                        "queue.mdb", "queue.mdb-lock", "queue.mdb2",
-                                        "queue.mdb2-lock", "queue.disk"};
+    static const char *const names[] = {"queue.log",    "queue.old",       "queue.db",
+                                        "queue.db-wal", "queue.mdb",       "queue.mdb-lock",
+                                        "queue.mdb2",   "queue.mdb2-lock", "queue.disk"};
     static log_side l, o;
     static sql_side s;
     static lmdb_side m, w;
@@ -901,8 +901,10 @@ static void measure_file(void)
     open_lmdb(&w, path_of("queue.mdb2"), MDB_WRITEMAP);
     fd = open(path_of("queue.disk"), O_RDWR | O_CREAT | O_TRUNC, 0600);
     for (i = 0; i < 1024; i++)
-        expect("write", (long)write(fd, text, 1024) + write(fd, text, 1024) +
-                            write(fd, text, 1024) + write(fd, text, 1024), 4096);
+        expect("write",
+               (long)write(fd, text, 1024) + write(fd, text, 1024) + write(fd, text, 1024) +
+                   write(fd, text, 1024),
+               4096);
     fsync(fd);
     for (i = 0; i < FILE_SIDES; i++)
         if (sides[i].side)
@@ -1040,10 +1042,22 @@ static void measure_next(void)
  * messages that are put in are copied to another region, and those that are read are copied from
  * there, at the same distance. */
 enum {
-    G_PUSH, G_COMMIT, G_FLUSH, G_NEXT, G_HOLD, G_DONE, G_SYNC_NEXT, G_SYNC_DONE, G_MOVE, G_DROP,
-    G_COUNT, G_DEVICE, G_KNOWN, G_OPS
+    G_PUSH,
+    G_COMMIT,
+    G_FLUSH,
+    G_NEXT,
+    G_HOLD,
+    G_DONE,
+    G_SYNC_NEXT,
+    G_SYNC_DONE,
+    G_MOVE,
+    G_DROP,
+    G_COUNT,
+    G_DEVICE,
+    G_KNOWN,
+    G_OPS
 };
-enum { TURN = 320, TURNS = 4, GROWTH_BATCH = 10, PARKED = 4, STAYING = 3, KNOWN = 64 };
+enum { TURN = 320, TURNS = 4, GROWTH_BATCH = 10, PARKED = 4, STAYING = 3 };
 enum kind { TO_SERVICE, TO_SYNC, TO_MOVE, TO_DROP, TO_STAY };
 
 typedef struct growing {
@@ -1234,7 +1248,8 @@ static void ask(growing *g)
     int i, bad = 0, known = 0;
     set_device(&device, device_of(g->l.pushed, g->of));
     for (i = 0; i < 8; i++) /* every other one was never made */
-        make_request(&request[i], i % 2 ? batches_made + 1000 : batches_made - 10 * (unsigned)i - 1);
+        make_request(&request[i],
+                     i % 2 ? batches_made + 1000 : batches_made - 10 * (unsigned)i - 1);
     start(g);
     for (i = 0; i < 8; i++)
         bad |= q->count(q->context, SERVICE, NULL, &counts);
@@ -1365,14 +1380,16 @@ static int by_length(const void *a, const void *b)
 }
 
 static const char *const growth_names[] = {
-    "push", "commit (of 10)", "flush", "next", "hold", "done", "/sync: next", "/sync: done", "move",
-    "drop (of 4)", "count", "count of a device", "known"};
+    "push",  "commit (of 10)",    "flush",       "next", "hold",
+    "done",  "/sync: next",       "/sync: done", "move", "drop (of 4)",
+    "count", "count of a device", "known"};
 
 static void tell_longest(growing *g)
 {
     int op;
-    fprintf(table, "| %lu waiting, %lu devices: single calls, us | calls | the longest | one in "
-                   "1,000 is longer than | half are longer than |\n|---|--:|--:|--:|--:|\n",
+    fprintf(table,
+            "| %lu waiting, %lu devices: single calls, us | calls | the longest | one in "
+            "1,000 is longer than | half are longer than |\n|---|--:|--:|--:|--:|\n",
             g->count, g->of);
     for (op = 0; op < G_OPS; op++) {
         size_t calls = g->calls[op];
@@ -1405,14 +1422,16 @@ static void tell_growth(const growing *all)
         for (round = 0; round < rounds; round++)
             beyond[round] = t[1][op][round] - c[1][op][round] + c[0][op][round];
         times = ratio(beyond, t[0][op], rounds);
-        fprintf(table, "| %s | %.0f | %.0f | %.2f", growth_names[op], 1e9 * median(t[0][op], rounds),
-                1e9 * median(t[1][op], rounds), ratio(t[1][op], t[0][op], rounds));
+        fprintf(table, "| %s | %.0f | %.0f | %.2f", growth_names[op],
+                1e9 * median(t[0][op], rounds), 1e9 * median(t[1][op], rounds),
+                ratio(t[1][op], t[0][op], rounds));
         if (c[0][op][0] > 0)
             fprintf(table, " (%.0f, %.0f)", 1e9 * median(c[0][op], rounds),
                     1e9 * median(c[1][op], rounds));
         fprintf(table, " | %.2f %s |\n", times, met(times <= 1.5));
     }
-    fprintf(table, "\nThe log's memory: %lu bytes.\n\n", (unsigned long)all[0].l.store.memory_bytes);
+    fprintf(table, "\nThe log's memory: %lu bytes.\n\n",
+            (unsigned long)all[0].l.store.memory_bytes);
 }
 
 static void measure_growth(unsigned long of)
@@ -1688,8 +1707,7 @@ static void measure_writes_of(const queue_ours *ours, const char *name, int aims
         push_batch(&l, 1, 1000, CONTENT, 1u << SERVICE);
         flush(&l);
         flush_now++;
-        expect("next",
-               l.queue->next(l.queue->context, SERVICE, NULL, 0, memory, sizeof memory, &m),
+        expect("next", l.queue->next(l.queue->context, SERVICE, NULL, 0, memory, sizeof memory, &m),
                MSC4203_ITEM);
         check_message(&m, l.taken++, 1000, CONTENT, 1);
         expect("hold", l.queue->hold(l.queue->context, SERVICE, m.number, &record), MSC4203_OK);
@@ -1723,8 +1741,9 @@ static void measure_writes(void)
     wanted.messages = 256;
     wanted.devices = 32;
     wanted.requests = 64;
-    fprintf(table, "\nA log in 64 KiB, of 256 messages, 32 devices and 64 requests, takes %lu bytes"
-                   " of memory with its struct",
+    fprintf(table,
+            "\nA log in 64 KiB, of 256 messages, 32 devices and 64 requests, takes %lu bytes"
+            " of memory with its struct",
             (unsigned long)best()->memory(&wanted));
     wanted.sector = SECTOR;
     fprintf(table, ", and %lu with sectors of 4 KiB; aim: 16 KiB: %s.\n\n",
@@ -1778,8 +1797,8 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*measure)(void);
-    } parts[] = {{"memory", measure_memory},  {"file", measure_file},
-                 {"next", measure_next},      {"growth", measure_growths},
+    } parts[] = {{"memory", measure_memory},   {"file", measure_file},
+                 {"next", measure_next},       {"growth", measure_growths},
                  {"opening", measure_opening}, {"writes", measure_writes}};
     const char *only = getenv("BENCH_QUEUE");
     double wanted;

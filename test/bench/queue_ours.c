@@ -215,8 +215,12 @@ static size_t store_memory(const queue_wanted *wanted)
     return memory_for(&p, &config) + sizeof(msc4203_log);
 }
 
-const queue_ours NAME = {sizeof(msc4203_queue), sizeof(msc4203_message),
-                         store_make,            store_find,
-                         store_open,            store_close,
-                         store_leave,           store_end,
+const queue_ours NAME = {sizeof(msc4203_queue),
+                         sizeof(msc4203_message),
+                         store_make,
+                         store_find,
+                         store_open,
+                         store_close,
+                         store_leave,
+                         store_end,
                          store_memory};

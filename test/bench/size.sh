@@ -52,7 +52,8 @@ READ="reader_init reader_preset reader_feed reader_next reader_offset item_error
 COUNTS="algorithms_init algorithms_next"
 WRITE="writer_begin writer_reserve writer_item writer_end writer_needed writer_clear"
 TEXTS="result_text result_errcode result_status"
-LOG="log_open log_format log_inspect log_memory log_queue log_quotas log_key log_close log_usage_get"
+LOG="log_open log_format log_inspect log_memory log_queue log_quotas log_key log_close
+    log_usage_get"
 DELIVERY="sender_init sender_poll sender_read sender_result sender_wake sender_skip
     sender_status_get receiver_init receiver_request receiver_feed receiver_next receiver_reject
     sync_begin sync_next sync_unread sync_token change_device change_channel expire digest_init
