@@ -1087,9 +1087,9 @@ static void stop(growing *g, int op, unsigned long count)
     g->times[op] += time;
     g->done[op] += count;
     if (g->least[op] && g->calls[op] < g->calls_max) {
-        float *least = &g->least[op][g->calls[op]++];
-        if (time < *least)
-            *least = (float)time;
+        float *least = &g->least[op][g->calls[op]++], now = (float)time;
+        if (now < *least)
+            *least = now;
     }
 }
 
