@@ -1470,7 +1470,8 @@ MSC4203_API void msc4203_memory_storage(msc4203_storage *storage, void *memory, 
 
 #if !defined(MSC4203_NO_FILE) && (defined(MSC4203_FILE) || !defined(MSC4203_STATIC))
 /* Storage in a file, of POSIX systems. Compiled by msc4203.c, and by this header where MSC4203_FILE
- * is defined (then with _POSIX_C_SOURCE 200809L, and _FILE_OFFSET_BITS 64 on 32-bit systems). */
+ * is defined (then with _POSIX_C_SOURCE 200809L, but not on macOS and the BSDs, where that hides
+ * the right kind of lock; and with _FILE_OFFSET_BITS 64 on 32-bit systems). */
 typedef struct msc4203_file {
     struct {
         int fd, error;
@@ -1482,24 +1483,35 @@ typedef struct msc4203_file {
 
 /* Makes a file of `bytes` bytes with an empty log in it: mode 0600, all its blocks allocated. It is
  * made beside `path`, as PATH.new, and takes its name when it is whole and durable; what had that
- * name is replaced. Whether a log of this size can be is checked before anything is written.
- * `config` and `random` as for msc4203_log_format(). `file` is used only during the call.
+ * name is replaced. Whether a log of this size can be is checked before anything is written. After
+ * a failure nothing of it stays. (After a crash PATH.new may stay; the next call replaces it.)
+ * `config` and `random` as for msc4203_log_format(), with sectors of 4,096 bytes unless config says
+ * more. `file` is used only during the call.
  *
- * Returns MSC4203_OK; the errors of msc4203_log_format(); MSC4203_E_LOCKED when another process is
+ * A large file takes minutes. A program that can be asked to end meanwhile blocks SIGTERM and
+ * SIGINT (sigprocmask) during the call: when one of them is pending, and 4 MiB at most have been
+ * written since, the call ends with MSC4203_E_STORAGE, errno is EINTR, and nothing stays.
+ *
+ * Returns MSC4203_OK; the errors of msc4203_log_format(); MSC4203_E_LOCKED when somebody else is
  * making it; MSC4203_E_STORAGE, and errno says why. */
 MSC4203_API int msc4203_file_create(msc4203_file *file, const char *path, uint64_t bytes,
                                     const msc4203_log_config *config, uint64_t random);
 
 /* Opens a file as a storage with sectors of 4,096 bytes, and locks it against other openings, in
- * this process too. `writable` 0: only for reading, and not locked. `file` must live as long as the
- * storage is used. (What the file's size should be is for msc4203_log_inspect() to say.)
+ * this process too. (A child process shares the lock until it closes the descriptor or executes
+ * another program.) `writable` 0: only for reading, and not locked; the storage has no `write`. A
+ * file that is cut short while it is open reads as if it ended in zeros. After a failed write or
+ * sync nothing works until the file is opened anew. `file` must live as long as the storage is
+ * used. (What the file's size should be is for msc4203_log_inspect() to say.)
  *
  * Returns MSC4203_OK; MSC4203_END when there is no such file; MSC4203_E_LOCKED; MSC4203_E_STORAGE,
  * and errno says why. */
 MSC4203_API int msc4203_file_open(msc4203_file *file, const char *path, int writable,
                                   msc4203_storage *storage);
 
-/* Closes the file. What was not synced may be lost with the power, as always. */
+/* Closes the file. What was not synced may be lost with the power, as always.
+ *
+ * Returns MSC4203_OK; MSC4203_E_STORAGE when closing, or any write or sync before it, failed. */
 MSC4203_API int msc4203_file_close(msc4203_file *file);
 #endif /* MSC4203_NO_FILE */
 #endif /* MSC4203_NO_LOG */
@@ -4708,20 +4720,28 @@ MSC4203_API void msc4203_memory_storage(msc4203_storage *storage, void *memory, 
 #if defined(MSC4203_FILE) && !defined(MSC4203_NO_FILE)
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-enum { FILE_LINES = 16, FILE_LINE = 16384 };
+enum {
+    FILE_SECTOR = 4096,
+    FILE_PIECE = 512,      /* the least memory that msc4203_log_format() works with */
+    FILE_STRETCH = 4194304 /* of a new file, between two syncs */
+};
 
-/* Reads or writes all bytes: calls go on where a signal or the system's limit ended them. Returns
- * how many it were, fewer where the file ends; SIZE_MAX after an error. */
-MSC4203_PRIVATE size_t file_all(int fd, uint64_t at, unsigned char *data, size_t bytes, int writes)
+/* Reads all bytes to `to` or, if that is NULL, writes all bytes from `from`, also where a signal or
+ * the system's limit cuts a call short. Returns how many: fewer where the file ends; SIZE_MAX after
+ * an error. */
+MSC4203_PRIVATE size_t file_all(int fd, uint64_t at, unsigned char *to, const unsigned char *from,
+                                size_t bytes)
 {
     size_t done = 0;
 
     while (done != bytes) {
-        ssize_t n = writes ? pwrite(fd, data + done, bytes - done, (off_t)(at + done))
-                           : pread(fd, data + done, bytes - done, (off_t)(at + done));
+        ssize_t n = to != NULL ? pread(fd, to + done, bytes - done, (off_t)(at + done))
+                               : pwrite(fd, from + done, bytes - done, (off_t)(at + done));
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
@@ -4733,123 +4753,35 @@ MSC4203_PRIVATE size_t file_all(int fd, uint64_t at, unsigned char *data, size_t
     return done;
 }
 
-/* A log's reads and writes are small, and most are near those before: behind them, or in a message
- * lately written. So a few lines of the file are held, each with what is known of it: most of what
- * is written is behind what was written before, and what was there need not be read. */
-
-/* Writes what of a line is still to be written. After a failure nothing more is. */
-MSC4203_PRIVATE int file_clean(msc4203_file *file, unsigned i)
-{
-    uint32_t first = file->priv.line[i].first, bytes = file->priv.line[i].end - first;
-
-    if (!file->priv.error && bytes != 0 &&
-        file_all(file->priv.fd, file->priv.line[i].at - 1 + first,
-                 file->priv.buffer + i * FILE_LINE + first, bytes, 1) != bytes)
-        file->priv.error = 1;
-    file->priv.line[i].first = file->priv.line[i].end = 0;
-    return file->priv.error ? -1 : 0;
-}
-
-/* The line that is for a place: it holds that, or, cleaned, nothing yet. */
-MSC4203_PRIVATE unsigned file_line(msc4203_file *file, uint64_t at)
-{
-    unsigned i = (unsigned)(at / FILE_LINE) % FILE_LINES;
-
-    at = at - at % FILE_LINE + 1;
-    if (file->priv.line[i].at != at) {
-        file_clean(file, i);
-        file->priv.line[i].at = at;
-        file->priv.line[i].known = file->priv.line[i].stop = 0;
-    }
-    return i;
-}
-
-/* Reads a part of a line; behind the file's end there are zeros. */
-MSC4203_PRIVATE int file_fetch(msc4203_file *file, unsigned i, uint32_t from, uint32_t to)
-{
-    unsigned char *data = file->priv.buffer + i * FILE_LINE + from;
-    size_t bytes = to - from, got = 0;
-
-    if (bytes != 0)
-        got = file_all(file->priv.fd, file->priv.line[i].at - 1 + from, data, bytes, 0);
-    if (got > bytes)
-        return -1;
-    memset(data + got, 0, bytes - got);
-    return 0;
-}
-
-/* Reads what is not known of a line. */
-MSC4203_PRIVATE int file_fill(msc4203_file *file, unsigned i)
-{
-    if (file_fetch(file, i, 0, file->priv.line[i].known) != 0 ||
-        file_fetch(file, i, file->priv.line[i].stop, FILE_LINE) != 0)
-        return -1;
-    file->priv.line[i].known = 0;
-    file->priv.line[i].stop = FILE_LINE;
-    return 0;
-}
-
-/* Makes a stretch of a line, empty when it ends at 0, reach from `from` to `to` at the least. */
-MSC4203_PRIVATE void file_widen(uint16_t *first, uint16_t *end, uint32_t from, uint32_t to)
-{
-    if (*end == 0 || from < *first)
-        *first = (uint16_t)from;
-    if (to > *end)
-        *end = (uint16_t)to;
-}
-
-/* The part of a transfer that is in one line. */
-MSC4203_PRIVATE uint32_t file_part(uint64_t at, size_t bytes)
-{
-    uint32_t rest = FILE_LINE - (uint32_t)(at % FILE_LINE);
-    return bytes < rest ? (uint32_t)bytes : rest;
-}
-
-MSC4203_PRIVATE int file_write(void *context, uint64_t at, const void *data, size_t bytes)
-{
-    msc4203_file *file = (msc4203_file *)context;
-    const unsigned char *from = (const unsigned char *)data;
-    uint32_t n;
-
-    for (; bytes != 0 && !file->priv.error; bytes -= n, at += n, from += n) {
-        unsigned i = file_line(file, at);
-        uint32_t first = (uint32_t)(at % FILE_LINE), end;
-
-        n = file_part(at, bytes);
-        end = first + n;
-        if (file->priv.line[i].stop != 0 &&
-            (first > file->priv.line[i].stop || end < file->priv.line[i].known) &&
-            file_fill(file, i) != 0)
-            return -1;
-        memcpy(file->priv.buffer + i * FILE_LINE + first, from, n);
-        file_widen(&file->priv.line[i].known, &file->priv.line[i].stop, first, end);
-        file_widen(&file->priv.line[i].first, &file->priv.line[i].end, first, end);
-    }
-    return file->priv.error ? -1 : 0;
-}
-
+/* A file that is shorter than the region reads as if zeros followed. */
 MSC4203_PRIVATE int file_read(void *context, uint64_t at, void *data, size_t bytes)
 {
     msc4203_file *file = (msc4203_file *)context;
     unsigned char *to = (unsigned char *)data;
-    uint32_t n;
+    size_t got;
 
-    for (; bytes != 0; bytes -= n, at += n, to += n) {
-        unsigned i = file_line(file, at);
-        uint32_t first = (uint32_t)(at % FILE_LINE);
-
-        n = file_part(at, bytes);
-        if (file->priv.error)
-            return -1;
-        if ((first < file->priv.line[i].known || first + n > file->priv.line[i].stop) &&
-            file_fill(file, i) != 0)
-            return -1;
-        memcpy(to, file->priv.buffer + i * FILE_LINE + first, n);
-    }
+    if (file->priv.error)
+        return -1;
+    got = file_all(file->priv.fd, at, to, NULL, bytes);
+    if (got == SIZE_MAX)
+        return -1;
+    memset(to + got, 0, bytes - got);
     return 0;
 }
 
-/* Makes the bytes of a file of fixed size durable. */
+/* After a failed write or sync nobody knows what the file holds, and a second sync may say that all
+ * is well: so nothing works until the file is opened anew. */
+MSC4203_PRIVATE int file_write(void *context, uint64_t at, const void *data, size_t bytes)
+{
+    msc4203_file *file = (msc4203_file *)context;
+
+    if (!file->priv.error &&
+        file_all(file->priv.fd, at, NULL, (const unsigned char *)data, bytes) != bytes)
+        file->priv.error = 1;
+    return file->priv.error ? -1 : 0;
+}
+
+/* Makes the bytes of a file durable, and its size. */
 MSC4203_PRIVATE int file_sync_data(int fd)
 {
 #if defined(F_FULLFSYNC) /* fsync() alone leaves them in the drive's cache */
@@ -4864,115 +4796,194 @@ MSC4203_PRIVATE int file_sync_data(int fd)
 MSC4203_PRIVATE int file_sync(void *context)
 {
     msc4203_file *file = (msc4203_file *)context;
-    unsigned i;
 
-    for (i = 0; i < FILE_LINES; i++)
-        if (file_clean(file, i) != 0)
-            return -1;
-    if (file_sync_data(file->priv.fd) != 0)
-        file->priv.error = 1; /* what was written may be lost, and asking again would not tell */
+    if (!file->priv.error && file_sync_data(file->priv.fd) != 0)
+        file->priv.error = 1;
     return file->priv.error ? -1 : 0;
 }
 
-/* Begins with a file that is open. */
-MSC4203_PRIVATE void file_begin(msc4203_file *file)
-{
-    memset(file->priv.line, 0, sizeof file->priv.line);
-    file->priv.error = 0;
-}
-
-MSC4203_PRIVATE void file_storage(msc4203_file *file, uint64_t bytes, msc4203_storage *storage)
+MSC4203_PRIVATE void file_storage(msc4203_file *file, uint64_t bytes, int writable,
+                                  msc4203_storage *storage)
 {
     memset(storage, 0, sizeof *storage);
     storage->version = 1;
     storage->context = file;
     storage->bytes = bytes;
+    storage->sector = FILE_SECTOR;
     storage->read = file_read;
-    storage->write = file_write;
+    storage->write = writable ? file_write : NULL;
     storage->sync = file_sync;
 }
 
-/* Makes the names in the folder of `path` durable. `name` has room for it. */
-MSC4203_PRIVATE int file_sync_folder(const char *path, char *name)
-{
-    size_t n = strlen(path);
-    int fd, failed;
-
-    while (n != 0 && path[n - 1] != '/')
-        n--;
-    memcpy(name, path, n);
-    if (n == 0)
-        name[n++] = '.';
-    name[n] = 0;
-    fd = open(name, O_RDONLY);
-    if (fd < 0)
-        return -1;
-    failed = fsync(fd) != 0 && errno != EINVAL; /* some file systems can't, and need not */
-    close(fd);
-    return failed ? -1 : 0;
-}
+/* The lock belongs to the open file, not to the process, as one by F_SETLK would: a second opening
+ * in this process is refused too, and closing that one does not end the lock of the first. */
+#if defined(F_OFD_SETLK)
+#define FILE_SETLK F_OFD_SETLK
+#elif defined(__linux__)
+#define FILE_SETLK 37 /* F_OFD_SETLK, where <fcntl.h> hides it */
+#elif !defined(LOCK_EX)
+#define FILE_SETLK F_SETLK /* neither that nor flock(): against other processes only */
+#endif
 
 MSC4203_PRIVATE int file_lock(int fd)
 {
+#ifdef FILE_SETLK
     struct flock lock;
 
     memset(&lock, 0, sizeof lock);
     lock.l_type = F_WRLCK;
     lock.l_whence = SEEK_SET;
-    if (fcntl(fd, F_SETLK, &lock) == 0)
+    if (fcntl(fd, FILE_SETLK, &lock) == 0)
         return MSC4203_OK;
+#else
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+        return MSC4203_OK;
+#endif
     if (errno == EACCES || errno == EAGAIN) /* unreachable: else, where files have no locks */
         return MSC4203_E_LOCKED;
     return MSC4203_E_STORAGE; /* unreachable: as above */
 }
+#undef FILE_SETLK
 
-/* Writes a file full of zeros, so that it has all its blocks, and a log into it. */
-MSC4203_PRIVATE int file_make(msc4203_file *file, uint64_t bytes, const msc4203_log_config *config,
-                              uint64_t random)
+/* Opens the folder of `path`. */
+MSC4203_PRIVATE int file_open_folder(msc4203_file *file, const char *path)
 {
-    msc4203_storage storage;
-    uint64_t at;
-    size_t n;
+    size_t n = strlen(path);
 
+    while (n != 0 && path[n - 1] != '/')
+        n--;
+    memcpy(file->priv.name, path, n);
+    if (n == 0)
+        file->priv.name[n++] = '.';
+    file->priv.name[n] = 0;
+    return open(file->priv.name, O_RDONLY | O_CLOEXEC);
+}
+
+/* Tells whether `name` is the name of this open file. */
+MSC4203_APART int file_has_name(int fd, const char *name)
+{
+    struct stat status;
+    dev_t device;
+    ino_t number;
+
+    memset(&status, 0, sizeof status);
+    (void)fstat(fd, &status);
+    device = status.st_dev;
+    number = status.st_ino;
+    return stat(name, &status) == 0 && status.st_dev == device && status.st_ino == number;
+}
+
+/* Opens PATH.new, as a file that is empty and that nobody else is making. Between opening and
+ * locking, whoever was making it may have finished: then this is their log, and must stay as it is.
+ */
+MSC4203_APART int file_open_new(msc4203_file *file, const char *path)
+{
+    size_t n = strlen(path);
+    int result;
+
+    memcpy(file->priv.name, path, n);
+    memcpy(file->priv.name + n, ".new", 5);
+    file->priv.fd = open(file->priv.name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (file->priv.fd < 0)
+        return MSC4203_E_STORAGE;
+    result = file_lock(file->priv.fd);
+    if (result == MSC4203_OK && !file_has_name(file->priv.fd, file->priv.name))
+        result = MSC4203_E_LOCKED;
+    if (result != MSC4203_OK) {
+        close(file->priv.fd);
+        file->priv.fd = -1;
+    }
+    return result;
+}
+
+/* Tells whether a signal that asks the program to end is blocked and pending. */
+MSC4203_APART int file_is_interrupted(void)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    (void)sigpending(&set);
+    if (!sigismember(&set, SIGTERM) && !sigismember(&set, SIGINT))
+        return 0;
+    errno = EINTR;
+    return 1;
+}
+
+/* Fills a file with zeros, so that it has all its blocks. A sync can't be interrupted: none has
+ * more than one stretch to write. */
+MSC4203_PRIVATE int file_fill(msc4203_file *file, uint64_t bytes)
+{
+    size_t n;
+    uint64_t at;
+
+    if (ftruncate(file->priv.fd, 0) != 0)
+        return MSC4203_E_STORAGE;
     memset(file->priv.buffer, 0, sizeof file->priv.buffer);
     for (at = 0; at < bytes; at += n) {
-        n = bytes - at < sizeof file->priv.buffer ? (size_t)(bytes - at)
-                                                  : sizeof file->priv.buffer;
-        if (file_all(file->priv.fd, at, file->priv.buffer, n, 1) != n)
+        if (at % FILE_STRETCH == 0 && (file_sync_data(file->priv.fd) != 0 || file_is_interrupted()))
+            return MSC4203_E_STORAGE;
+        n = bytes - at < sizeof file->priv.buffer ? (size_t)(bytes - at) : sizeof file->priv.buffer;
+        if (file_all(file->priv.fd, at, NULL, file->priv.buffer, n) != n)
             return MSC4203_E_STORAGE;
     }
-    file_storage(file, bytes, &storage);
-    return msc4203_log_format(&file->priv.log, &storage, config, random);
+    return MSC4203_OK;
+}
+
+/* Writes the log into PATH.new, and gives it its name. file->priv.name is the name that it has. */
+MSC4203_APART int file_make(msc4203_file *file, const msc4203_storage *storage,
+                            const msc4203_log_config *config, uint64_t random, const char *path,
+                            int folder)
+{
+    int result = file_fill(file, storage->bytes);
+
+    if (result == MSC4203_OK)
+        result = msc4203_log_format(&file->priv.log, storage, config, file->priv.buffer,
+                                    sizeof file->priv.buffer, random);
+    if (result != MSC4203_OK)
+        return result;
+    if (fsync(file->priv.fd) != 0 || rename(file->priv.name, path) != 0)
+        return MSC4203_E_STORAGE;
+    file->priv.name[strlen(path)] = 0;
+    if (fsync(folder) != 0 && errno != EINVAL) /* some file systems can't, and need not */
+        return MSC4203_E_STORAGE;
+    return MSC4203_OK;
 }
 
 MSC4203_API int msc4203_file_create(msc4203_file *file, const char *path, uint64_t bytes,
                                     const msc4203_log_config *config, uint64_t random)
 {
-    char *name = file->priv.name;
-    size_t n = strlen(path);
-    int result;
+    msc4203_storage storage;
+    msc4203_log_config real;
+    int folder, error, result;
 
-    if (n > sizeof file->priv.name - 8) {
+    file_storage(file, bytes, 1, &storage);
+    storage.sector = FILE_PIECE; /* the buffer need not hold a sector of the real size */
+    memset(&real, 0, sizeof real);
+    if (config != NULL)
+        real = *config;
+    if (real.sector < FILE_SECTOR)
+        real.sector = FILE_SECTOR;
+    if (msc4203_log_memory(&storage, &real) == 0)
+        return MSC4203_E_REGION;
+    if (strlen(path) > sizeof file->priv.name - 8) {
         errno = ENAMETOOLONG;
         return MSC4203_E_STORAGE;
     }
-    memcpy(name, path, n);
-    memcpy(name + n, ".new", 5);
-    file_begin(file);
-    file->priv.fd = open(name, O_RDWR | O_CREAT, 0600);
-    if (file->priv.fd < 0)
+    file->priv.error = 0;
+    folder = file_open_folder(file, path);
+    if (folder < 0)
         return MSC4203_E_STORAGE;
-    result = file_lock(file->priv.fd);
-    if (result == MSC4203_OK && ftruncate(file->priv.fd, 0) != 0)
-        result = MSC4203_E_STORAGE;
-    if (result == MSC4203_OK)
-        result = file_make(file, bytes, config, random);
-    if (result == MSC4203_OK && (fsync(file->priv.fd) != 0 || rename(name, path) != 0 ||
-                                 file_sync_folder(path, name) != 0))
-        result = MSC4203_E_STORAGE;
-    else if (result != MSC4203_OK && result != MSC4203_E_LOCKED)
-        unlink(name);
-    close(file->priv.fd);
+    result = file_open_new(file, path);
+    if (result == MSC4203_OK) {
+        result = file_make(file, &storage, &real, random, path, folder);
+        error = errno;
+        if (result != MSC4203_OK)
+            unlink(file->priv.name);
+        close(file->priv.fd);
+        file->priv.fd = -1;
+        errno = error;
+    }
+    close(folder);
     return result;
 }
 
@@ -4980,34 +4991,32 @@ MSC4203_API int msc4203_file_open(msc4203_file *file, const char *path, int writ
                                   msc4203_storage *storage)
 {
     off_t bytes;
-    int result = MSC4203_OK;
+    int error, result;
 
     memset(storage, 0, sizeof *storage);
-    file_begin(file);
-    file->priv.fd = open(path, writable ? O_RDWR : O_RDONLY);
+    file->priv.error = 0;
+    file->priv.fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
     if (file->priv.fd < 0)
         return errno == ENOENT ? MSC4203_END : MSC4203_E_STORAGE;
-    bytes = lseek(file->priv.fd, 0, SEEK_END); /* which a device tells, too */
-    if (bytes < 0)
+    result = writable ? file_lock(file->priv.fd) : MSC4203_OK;
+    bytes = lseek(file->priv.fd, 0, SEEK_END); /* unlike fstat(), of a device too */
+    if (result == MSC4203_OK && bytes < 0)
         result = MSC4203_E_STORAGE;
-    else if (writable)
-        result = file_lock(file->priv.fd);
     if (result != MSC4203_OK) {
+        error = errno;
         close(file->priv.fd);
         file->priv.fd = -1;
+        errno = error;
         return result;
     }
-    file_storage(file, (uint64_t)bytes, storage);
+    file_storage(file, (uint64_t)bytes, writable, storage);
     return MSC4203_OK;
 }
 
 MSC4203_API int msc4203_file_close(msc4203_file *file)
 {
-    unsigned i;
-    int failed = 0;
+    int failed = file->priv.error;
 
-    for (i = 0; i < FILE_LINES; i++)
-        failed |= file_clean(file, i);
     if (file->priv.fd >= 0 && close(file->priv.fd) != 0)
         failed = 1;
     file->priv.fd = -1;

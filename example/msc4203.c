@@ -1,5 +1,5 @@
 /* msc4203.c - the command line tool: looks into bodies, converts them between the shapes in which
- * to-device messages travel, and checks JSON. SPDX: 0BSD
+ * to-device messages travel, checks JSON, and prints what waits in a log file. SPDX: 0BSD
  *
  *     cc -I. -o msc4203 example/msc4203.c msc4203.c
  *
@@ -14,7 +14,6 @@
 #define _FILE_OFFSET_BITS 64
 
 #include "msc4203.h"
-#include "log_print.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,6 +30,9 @@
 /* The exit status is the first that applies of 2, 1, 3. */
 enum { STATUS_OK = 0, STATUS_BODY = 1, STATUS_USAGE = 2, STATUS_ITEM = 3 };
 
+/* What it is asked to do: single bits. */
+enum { CONVERT = 1, CHECK = 2, LOG = 4, ALL_COMMANDS = 7 };
+
 enum {
     KINDS = 9,
     SCRATCH_BYTES = 256 * 1024,
@@ -46,7 +48,7 @@ struct input {
 
 struct tool {
     /* the command line */
-    int checks, from, to, each, lines, stable, help;
+    int command, from, to, each, lines, stable, parked, help;
     size_t chunk, scratch; /* chunk 0: in one piece */
     msc4203_span sender, type, message_id, user, device, next_batch;
 
@@ -755,6 +757,12 @@ static void convert_each(struct tool *tool)
 }
 
 /* ----------------------------------------------------------------------------------------------
+ * log
+ * ---------------------------------------------------------------------------------------------- */
+
+#include "log_print.h"
+
+/* ----------------------------------------------------------------------------------------------
  * The command line
  * ---------------------------------------------------------------------------------------------- */
 
@@ -764,7 +772,7 @@ static const char usage_text[] =
     "                       [--message-id ID] [--user ID] [--device ID] [--next-batch TOKEN]\n"
     "                       [FILE ...]\n"
     "       msc4203 check   [--chunk BYTES] [FILE ...]\n"
-    "       msc4203 log FILE\n"
+    "       msc4203 log     [--parked | --each] FILE\n"
     "       msc4203 --help | --version\n";
 
 static const char help_text[] =
@@ -779,18 +787,24 @@ static const char help_text[] =
     "  sync          homeserver to client, /sync; to be read it needs --user and --device, to be\n"
     "                written --next-batch, unless the input has one\n"
     "check says of each file that is not exactly one JSON text in UTF-8 where it is wrong.\n"
+    "log prints the messages that wait in a log file, a line each, and how full the log is. It\n"
+    "changes nothing. Of a damaged, cut or extended file it prints what can still be read. (A\n"
+    "log that a program is writing to may look damaged.)\n"
     "\n"
     "  FILE                holds one body; without one, or as -, standard input is read\n"
     "  --from, --to SHAPE  what is read and what is written\n"
-    "  --each              write a body for each item, each on one line\n"
+    "  --each              write a body for each item, each on one line; with log, write the\n"
+    "                      messages as transactions, each on one line\n"
+    "  --parked            only what application services refused\n"
     "  --lines             each line of a FILE is a body\n"
     "  --stable            write stable keys, without their prefixes\n"
     "  --chunk BYTES       read so many bytes at a time (the result is the same)\n"
     "  --scratch BYTES     the longest item that is taken; 262144 unless told\n"
     "  --user, --device    with --to sync: write only what this device is sent\n"
     "\n"
-    "Exit status: 0 all is well; 1 a body is broken (what was read before is written); 2 wrong\n"
-    "usage, or a file can't be read; 3 some items were left out.\n";
+    "Exit status: 0 all is well; 1 a body is broken (what was read before is written), or a log\n"
+    "is damaged; 2 wrong usage, or a file can't be read or is not a log; 3 some items were left\n"
+    "out.\n";
 
 /* Says what is wrong with the command line, and how it should be. */
 static int wrong_usage(struct tool *tool, const char *what, const char *why)
@@ -808,7 +822,7 @@ struct option {
     const char *name;
     void *to;
     enum option_kind kind;
-    int for_check;
+    int commands; /* that have it */
 };
 
 static int parse_shape(const char *text, int *shape)
@@ -882,20 +896,21 @@ static int take_value(struct tool *tool, const struct option *option, const char
  * having said why, if something is wrong. */
 static int parse_arguments(struct tool *tool, char **arguments, size_t *files)
 {
-    const struct option options[] = {{"--from", &tool->from, OPTION_SHAPE, 0},
-                                     {"--to", &tool->to, OPTION_SHAPE, 0},
-                                     {"--each", &tool->each, OPTION_FLAG, 0},
-                                     {"--lines", &tool->lines, OPTION_FLAG, 0},
-                                     {"--stable", &tool->stable, OPTION_FLAG, 0},
-                                     {"--chunk", &tool->chunk, OPTION_BYTES, 1},
-                                     {"--scratch", &tool->scratch, OPTION_BYTES, 0},
-                                     {"--sender", &tool->sender, OPTION_TEXT, 0},
-                                     {"--type", &tool->type, OPTION_TEXT, 0},
-                                     {"--message-id", &tool->message_id, OPTION_TEXT, 0},
-                                     {"--user", &tool->user, OPTION_TEXT, 0},
-                                     {"--device", &tool->device, OPTION_TEXT, 0},
-                                     {"--next-batch", &tool->next_batch, OPTION_TEXT, 0},
-                                     {"--help", &tool->help, OPTION_FLAG, 1}};
+    const struct option options[] = {{"--from", &tool->from, OPTION_SHAPE, CONVERT},
+                                     {"--to", &tool->to, OPTION_SHAPE, CONVERT},
+                                     {"--each", &tool->each, OPTION_FLAG, CONVERT | LOG},
+                                     {"--lines", &tool->lines, OPTION_FLAG, CONVERT},
+                                     {"--stable", &tool->stable, OPTION_FLAG, CONVERT},
+                                     {"--chunk", &tool->chunk, OPTION_BYTES, CONVERT | CHECK},
+                                     {"--scratch", &tool->scratch, OPTION_BYTES, CONVERT},
+                                     {"--sender", &tool->sender, OPTION_TEXT, CONVERT},
+                                     {"--type", &tool->type, OPTION_TEXT, CONVERT},
+                                     {"--message-id", &tool->message_id, OPTION_TEXT, CONVERT},
+                                     {"--user", &tool->user, OPTION_TEXT, CONVERT},
+                                     {"--device", &tool->device, OPTION_TEXT, CONVERT},
+                                     {"--next-batch", &tool->next_batch, OPTION_TEXT, CONVERT},
+                                     {"--parked", &tool->parked, OPTION_FLAG, LOG},
+                                     {"--help", &tool->help, OPTION_FLAG, ALL_COMMANDS}};
     const size_t count = sizeof options / sizeof options[0];
     size_t from, i;
     int only_files = 0;
@@ -912,7 +927,7 @@ static int parse_arguments(struct tool *tool, char **arguments, size_t *files)
             continue;
         for (i = 0; i < count && strcmp(argument, options[i].name) != 0; i++)
             continue;
-        if (i == count || (tool->checks && !options[i].for_check))
+        if (i == count || (options[i].commands & tool->command) == 0)
             return wrong_usage(tool, argument, "no such option");
         if (options[i].kind == OPTION_FLAG)
             *(int *)options[i].to = 1;
@@ -922,9 +937,13 @@ static int parse_arguments(struct tool *tool, char **arguments, size_t *files)
     return 1;
 }
 
-/* Are the options there that the shapes need? */
+/* Are the options there that the shapes need, and the files that the command needs? */
 static int has_what_it_needs(struct tool *tool)
 {
+    if (tool->command == LOG && tool->input_count != 1)
+        return wrong_usage(tool, "log", "it needs one FILE");
+    if (tool->parked && tool->each)
+        return wrong_usage(tool, "--parked", "not together with --each");
     if (tool->from == MSC4203_SEND && (!tool->sender.ptr || !tool->type.ptr))
         return wrong_usage(tool, "--from send", "it needs --sender and --type");
     if (tool->from == MSC4203_SYNC && (!tool->user.ptr || !tool->device.ptr))
@@ -974,9 +993,11 @@ static char **parse(struct tool *tool, int argc, char **argv)
         return NULL;
     }
     tool->help = strcmp(command, "--help") == 0;
-    tool->checks = strcmp(command, "check") == 0;
-    if (!tool->help && !tool->checks && strcmp(command, "convert") != 0) {
-        (void)wrong_usage(tool, *command ? command : "nothing to do", "convert or check");
+    tool->command = strcmp(command, "check") == 0 ? CHECK
+                    : strcmp(command, "log") == 0 ? LOG
+                                                  : CONVERT;
+    if (!tool->help && tool->command == CONVERT && strcmp(command, "convert") != 0) {
+        (void)wrong_usage(tool, *command ? command : "nothing to do", "convert, check or log");
         return NULL;
     }
     if (!parse_arguments(tool, inputs, &tool->input_count))
@@ -986,7 +1007,7 @@ static char **parse(struct tool *tool, int argc, char **argv)
         print(tool, help_text);
         return NULL;
     }
-    if (!tool->checks && !has_what_it_needs(tool))
+    if (!has_what_it_needs(tool))
         return NULL;
     if (tool->input_count == 0) {
         inputs = default_inputs;
@@ -1001,17 +1022,19 @@ int main(int argc, char **argv)
     char **names;
     size_t i;
 
-    if (argc == 3 && strcmp(argv[1], "log") == 0)
-        return log_print(argv[2]);
     tool.scratch = SCRATCH_BYTES;
     names = parse(&tool, argc, argv);
     if (!names)
         return finish(&tool);
+    if (tool.command == LOG) {
+        log_print(&tool, names[0]);
+        return finish(&tool);
+    }
     tool.inputs = (struct input *)map_memory(&tool, tool.input_count * sizeof(struct input));
     for (i = 0; i < tool.input_count; i++)
         tool.inputs[i].name = names[i];
     open_inputs(&tool);
-    if (tool.checks)
+    if (tool.command == CHECK)
         check(&tool);
     else
         convert(&tool);
