@@ -1373,8 +1373,82 @@ typedef struct msc4203_log_config {
     uint64_t bytes;         /* set by msc4203_log_inspect(): of the region; else ignored */
 } msc4203_log_config;
 
+/* What a log keeps in the caller's memory: see the implementation. */
+struct msc4203_log_segment {
+    uint32_t sequence; /* 0: there is nothing in it */
+    uint32_t end;      /* units in use */
+    uint32_t live;     /* units of it that are still needed: messages, channel records */
+    uint32_t request, opening; /* the last that were written to it, as counted in the log */
+};
+
+struct msc4203_log_channel {
+    uint32_t count, units;     /* of what waits for it */
+    uint32_t done[2];          /* the number up to which it is taken out */
+    uint32_t position;         /* of its record; 0: none */
+};
+
+struct msc4203_log_batch {
+    uint32_t state, first, last, count; /* its messages, as entries */
+    uint32_t time;
+};
+
+struct msc4203_log_device {
+    uint32_t hash[2];
+    uint32_t next;             /* of the same bucket; of those that are free */
+    uint32_t count, pending;   /* messages that wait; that are in open batches */
+    uint32_t units;            /* of all these */
+    uint32_t chain[4];
+};
+
+struct msc4203_log_entry {
+    uint32_t place, number, link, device, channels;
+};
+
+struct msc4203_log_group {
+    uint32_t channels, segments;
+};
+
+struct msc4203_log_item {
+    uint32_t word[4];
+};
+
 struct msc4203_log_state {
     const msc4203_storage *storage;
+    struct msc4203_log_segment *segment;
+    struct msc4203_log_channel *channel;
+    struct msc4203_log_batch *batch;
+    uint32_t *held;                     /* of each channel, a number: in flight up to this */
+    struct msc4203_log_item *item[2];   /* requests, openings */
+    uint32_t *request_next, *request_head, *device_head;
+    struct msc4203_log_device *device;
+    struct msc4203_log_group *group;
+    struct msc4203_log_entry *entry;
+    unsigned char *buffer;
+    uint64_t buffer_at;                 /* bytes from the region's beginning */
+    uint64_t next, settled;             /* the next number; numbers below are visible */
+    uint32_t key[2];
+    /* how the log was made */
+    uint32_t messages, devices, message_bytes, message_units, record_max, sector;
+    uint32_t items[2];                  /* requests and openings that are remembered */
+    uint32_t segments, segment_units, shift;
+    /* memory */
+    uint32_t buffer_bytes, buffer_used, entries, request_mask, device_mask;
+    /* the end of the log */
+    uint32_t sequence, current, end, durable, fill;
+    uint32_t oldest, safe, stated, unused, free; /* sequence numbers; how many are free */
+    uint32_t previous, previous_end, previous_durable, image_end, opening_first;
+    uint32_t counter[2], slot[2];       /* of requests and openings so far; where the last is */
+    uint32_t time;                      /* the last one, in units of 1,024 ms */
+    /* the index */
+    uint32_t used, waiting, pool, pool_free, pending; /* entries */
+    uint32_t pack_to, pack_from;
+    uint32_t devices_used, device_free;
+    uint32_t live, largest, damaged;
+    uint32_t low, clean_segment, clean_entry, clean_unit, clean_first, clean_items;
+    uint32_t channel_units_max;
+    int32_t debt;
+    uint32_t channel_units, device_units; /* quotas */
+    uint8_t phase, error, empty, named;
 };
 
 /* A log. Treat `priv` as private. */
@@ -1386,8 +1460,9 @@ typedef struct msc4203_log {
 /* Returns how many bytes of memory a log with this configuration needs on this storage: the buffer
  * for msc4203_log_open(). 24 for each message that may wait, 40 for each device, 24 for each
  * request, 16 for each opening that is remembered, a buffer of at least one sector, and 3 KiB. 0
- * when the region is too small or too large (8 GiB) for the configuration. */
-MSC4203_API size_t msc4203_log_memory(const msc4203_storage *storage,
+ * when the region is too small or too large (8 GiB) for the configuration. `log` is used only
+ * during the call. */
+MSC4203_API size_t msc4203_log_memory(msc4203_log *log, const msc4203_storage *storage,
                                       const msc4203_log_config *config);
 
 /* Makes an empty log in a region; what was in it is lost. `config` may be NULL, for the defaults.
@@ -4705,13 +4780,3579 @@ MSC4203_API void msc4203_digest_end(msc4203_digest *digest, unsigned char out[16
     }
 }
 
-/* 6. log: being written */
+/* 6. log: begin */
 #ifndef MSC4203_NO_LOG
+
+#if defined(__BYTE_ORDER__) && defined(__ORDER_LITTLE_ENDIAN__)
+#define LOG_LITTLE (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__)
+#else
+#define LOG_LITTLE 0 /* not known: what swaps bytes works on any machine */
+#endif
+
+enum {
+    LOG_VERSION = 1,
+    LOG_UNIT = 16,
+    LOG_STEP = 512,          /* segments are multiples of this, of the sector and of the block */
+    LOG_SEGMENTS_MIN = 8,
+    LOG_SEGMENTS_MAX = 128,
+    LOG_BATCHES = 32,
+    LOG_NAME_MAX = 255,
+    LOG_RECORD_MAX = 4096,
+    LOG_HEADER_UNITS = 7,    /* a segment's header */
+    LOG_HEADER_WORDS = 28,
+    LOG_CHANNEL_FIXED = 32,  /* bytes of a channel's record before its name */
+    LOG_MESSAGE_FIXED = 48,  /* bytes of a message before its strings; */
+    LOG_MOVED_FIXED = 64,    /* of one that was moved */
+    LOG_ITEMS = 8,          /* requests or openings that are copied together */
+    LOG_GROUP = 64,          /* entries of a group, groups of a group of the second level */
+    LOG_IMAGE_WORDS = 1024,  /* of a part of the index, on the storage */
+    LOG_FREE_MIN = 3         /* segments that stay free whatever is called */
+};
+
+/* Kinds of records. */
+enum {
+    LOG_SEGMENT = 1, LOG_MESSAGE = 2, LOG_COPY = 3, LOG_MOVED = 4, LOG_COMMIT = 5, LOG_ABORT = 6,
+    LOG_CHANNEL = 7, LOG_DONE = 8, LOG_SYNCED = 9, LOG_TAKEN = 10, LOG_DROPPED = 11, LOG_REMEMBER = 12,
+    LOG_PAD = 13, LOG_IMAGE = 14
+};
+
+/* Flags of a message: it is, or was, for /sync; its device was dropped while it was in flight; its
+ * strings can't be read. */
+enum { LOG_FOR_SYNC = 1, LOG_SPARED = 2, LOG_DAMAGED = 4 };
+enum { LOG_RELEASES = 0x80 }; /* a channel's record: spared messages are let go of */
+
+enum { LOG_REQUESTS = 0, LOG_OPENINGS = 1 }; /* what is remembered */
+
+/* A device's chain; while the log is read, two marks in its place: numbers, low word first. */
+enum { CHAIN_FIRST = 0, CHAIN_SYNC = 1, CHAIN_LAST = 2, CHAIN_TAIL = 3 };
+enum { MARK_SYNCED = 0, MARK_DROPPED = 2 };
+
+enum { BATCH_FREE = 0, BATCH_OPEN = 1, BATCH_GIVEN_UP = 2 };
+enum { PHASE_CLOSED = 0, PHASE_READING = 1, PHASE_READ_ONLY = 2, PHASE_OPEN = 3 };
+
+#define LOG_MAGIC_LOW 0x3463736Du /* "msc4203" and a NUL */
+#define LOG_MAGIC_HIGH 0x00333032u
+#define LOG_P1 0x9E3779B1u
+#define LOG_P2 0x85EBCA77u
+#define LOG_NUMBER_MAX (((uint64_t)1 << 43) - 1)
+#define LOG_MESSAGES_MAX 1700000u
+#define LOG_DEVICES_MAX 500000u
+#define LOG_UNITS_MAX 8191u /* of a message: 13 bits */
+
+/* ---- words, checksums ---- */
+
+MSC4203_PRIVATE uint32_t log_rotate(uint32_t x, int by)
+{
+    return x << by | x >> (32 - by);
+}
+
+/* The word of 4 bytes, lowest first. */
+MSC4203_PRIVATE uint32_t log_get(const void *bytes)
+{
+    uint32_t word;
+    unsigned char b[4];
+
+    if (LOG_LITTLE) {
+        memcpy(&word, bytes, 4);
+        return word;
+    }
+    memcpy(b, bytes, 4);
+    return (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
+}
+
+/* Between the machine's order of bytes and the log's. */
+MSC4203_PRIVATE void log_swap(uint32_t *words, uint32_t count)
+{
+    for (; !LOG_LITTLE && count != 0; count--, words++)
+        *words = log_get(words);
+}
+
+MSC4203_PRIVATE uint64_t log_number64(const uint32_t words[2])
+{
+    return words[0] | (uint64_t)words[1] << 32;
+}
+
+MSC4203_PRIVATE void log_set64(uint32_t words[2], uint64_t number)
+{
+    words[0] = (uint32_t)number;
+    words[1] = (uint32_t)(number >> 32);
+}
+
+/* The checksum of contents: eight lanes side by side, each with the sum of its words and a rotating
+ * sum of these sums. Compilers make vector instructions of it. */
+struct log_sum {
+    uint32_t a[8], b[8];
+    uint32_t bytes;
+    unsigned char rest[32];
+};
+
+MSC4203_PRIVATE void log_sum_begin(struct log_sum *sum, const uint32_t key[2])
+{
+    uint32_t i;
+
+    for (i = 0; i < 8; i++) {
+        sum->a[i] = key[0] + i * LOG_P1;
+        sum->b[i] = key[1];
+    }
+    sum->bytes = 0;
+}
+
+/* Adds whole stripes of 32 bytes. */
+MSC4203_APART void log_sum_stripes(struct log_sum *sum, const unsigned char *p, size_t stripes)
+{
+    uint32_t a[8], b[8], i;
+
+    memcpy(a, sum->a, sizeof a);
+    memcpy(b, sum->b, sizeof b);
+    for (; stripes != 0; stripes--, p += 32)
+        for (i = 0; i < 8; i++) {
+            a[i] += log_get(p + 4 * i);
+            b[i] = log_rotate(b[i], 9) + a[i];
+        }
+    memcpy(sum->a, a, sizeof a);
+    memcpy(sum->b, b, sizeof b);
+}
+
+MSC4203_APART void log_sum_add(struct log_sum *sum, const void *data, size_t bytes)
+{
+    const unsigned char *p = (const unsigned char *)data;
+    uint32_t fill = sum->bytes & 31, n = 32 - fill;
+
+    if (bytes == 0)
+        return;
+    sum->bytes += (uint32_t)bytes;
+    if (fill != 0) {
+        if (bytes < n) {
+            memcpy(sum->rest + fill, p, bytes);
+            return;
+        }
+        memcpy(sum->rest + fill, p, n);
+        log_sum_stripes(sum, sum->rest, 1);
+        p += n;
+        bytes -= n;
+    }
+    log_sum_stripes(sum, p, bytes >> 5);
+    memcpy(sum->rest, p + (bytes & ~(size_t)31), bytes & 31);
+}
+
+MSC4203_PRIVATE uint32_t log_sum_end(struct log_sum *sum)
+{
+    uint32_t fill = sum->bytes & 31, result = sum->bytes, times = LOG_P1, i;
+
+    if (fill != 0) {
+        memset(sum->rest + fill, 0, 32 - fill);
+        log_sum_stripes(sum, sum->rest, 1);
+    }
+    for (i = 0; i < 8; i++, times *= LOG_P1)
+        result += (sum->a[i] ^ log_rotate(sum->b[i], 11)) * times;
+    result = (result ^ result >> 15) * LOG_P2;
+    return result ^ result >> 13;
+}
+
+/* The checksum of a record's fixed part but for its word 3, which is for this checksum. It depends
+ * on the log's key, the segment's sequence number and the record's unit: what is left from an
+ * earlier use of the segment, or was sent to look like a record, does not have it. */
+MSC4203_PRIVATE uint32_t log_fixed_sum(const uint32_t key[2], uint32_t sequence, uint32_t unit,
+                                       const uint32_t *word, uint32_t words)
+{
+    uint32_t sum = key[0], i;
+
+    sum = log_rotate((sum ^ key[1]) * LOG_P1, 15);
+    sum = log_rotate((sum ^ sequence) * LOG_P1, 15);
+    sum = log_rotate((sum ^ unit) * LOG_P1, 15);
+    for (i = 0; i < words; i++)
+        if (i != 3)
+            sum = log_rotate((sum ^ word[i]) * LOG_P1, 15);
+    sum = (sum ^ sum >> 16) * LOG_P2;
+    return sum ^ sum >> 13;
+}
+
+/* ---- the region ---- */
+
+/* Whether a sequence number, or a count of what is remembered, comes before another one; they may
+ * have gone round. */
+MSC4203_PRIVATE int log_before(uint32_t a, uint32_t b)
+{
+    return (int32_t)(a - b) < 0;
+}
+
+MSC4203_PRIVATE uint32_t log_segment_of(const struct msc4203_log_state *s, uint32_t position)
+{
+    return position >> s->shift;
+}
+
+MSC4203_PRIVATE uint32_t log_unit_of(const struct msc4203_log_state *s, uint32_t position)
+{
+    return position & (((uint32_t)1 << s->shift) - 1);
+}
+
+/* Where a position is, in bytes from the region's beginning. */
+MSC4203_PRIVATE uint64_t log_address(const struct msc4203_log_state *s, uint32_t position)
+{
+    return ((uint64_t)log_segment_of(s, position) * s->segment_units + log_unit_of(s, position)) *
+           LOG_UNIT;
+}
+
+/* What is fixed of a record, read into memory; and where it is. */
+struct log_record {
+    uint32_t word[16];
+    uint32_t position, units, kind, small; /* small: 8 bits that each kind uses in its own way */
+    uint32_t fixed, bytes;                 /* of the fixed part, and of the body */
+};
+
+MSC4203_APART void log_fail(struct msc4203_log_state *s)
+{
+    s->error = 1;
+}
+
+/* Reads `bytes` bytes: from the buffer what is there, which while the log is read are the bytes
+ * that come next, and afterwards those that are not written yet. */
+MSC4203_APART void log_read(struct msc4203_log_state *s, uint64_t at, void *data, size_t bytes)
+{
+    const msc4203_storage *storage = s->storage;
+    unsigned char *to = (unsigned char *)data;
+
+    if (storage->memory != NULL) {
+        if (bytes != 0)
+            memcpy(to, storage->memory + at, bytes);
+        return;
+    }
+    while (bytes != 0 && !s->error) {
+        uint64_t ahead = at - s->buffer_at; /* far ahead, when it is behind */
+        size_t n = bytes;
+
+        if (ahead < s->buffer_used) {
+            if (n > s->buffer_used - ahead)
+                n = (size_t)(s->buffer_used - ahead);
+            memcpy(to, s->buffer + ahead, n);
+        } else if (s->phase == PHASE_READING) {
+            n = storage->bytes - at < s->buffer_bytes ? (size_t)(storage->bytes - at)
+                                                      : s->buffer_bytes;
+            s->buffer_at = at;
+            s->buffer_used = (uint32_t)n;
+            if (n == 0 || storage->read(storage->context, at, s->buffer, n) != 0)
+                log_fail(s);
+            continue;
+        } else {
+            if (s->buffer_used != 0 && at < s->buffer_at && n > s->buffer_at - at)
+                n = (size_t)(s->buffer_at - at);
+            if (storage->read(storage->context, at, to, n) != 0)
+                log_fail(s);
+        }
+        to += n;
+        at += n;
+        bytes -= n;
+    }
+    if (bytes != 0)
+        memset(to, 0, bytes);
+}
+
+/* Bytes of the fixed part of a kind of record; 0 for an unknown kind. */
+MSC4203_PRIVATE uint32_t log_fixed(uint32_t kind)
+{
+    static const uint8_t units[16] = {0, LOG_HEADER_UNITS, 3, 3, 4, 3, 1, 2, 2, 2, 2, 3, 2, 1, 2, 0};
+    return units[kind & 15] * (uint32_t)LOG_UNIT;
+}
+
+/* Loads the fixed part of the record at a position. Returns its units, or 0 when there is none. */
+MSC4203_APART uint32_t log_load(struct msc4203_log_state *s, uint32_t position,
+                                struct log_record *r)
+{
+    uint32_t unit = log_unit_of(s, position), rest, bytes = sizeof r->word;
+
+    memset(r, 0, sizeof *r);
+    if (unit >= s->segment_units)
+        return 0;
+    rest = s->segment_units - unit;
+    if (rest < bytes / LOG_UNIT)
+        bytes = rest * LOG_UNIT;
+    log_read(s, log_address(s, position), r->word, bytes);
+    log_swap(r->word, bytes / 4);
+    r->position = position;
+    r->kind = r->word[0] >> 24 & 15;
+    r->fixed = log_fixed(r->kind);
+    r->units = r->word[0] & 0xFFFFFF;
+    r->small = r->word[1] >> 24;
+    if (s->error || r->fixed == 0 || r->fixed > bytes || r->units > rest ||
+        r->units * LOG_UNIT < r->fixed + (r->word[0] >> 28) ||
+        log_fixed_sum(s->key, s->segment[log_segment_of(s, position)].sequence, unit, r->word,
+                      r->fixed / 4) != r->word[3])
+        return 0;
+    r->bytes = r->units * LOG_UNIT - r->fixed - (r->word[0] >> 28);
+    return r->units;
+}
+
+/* Whether the body of a record is as it was written. */
+MSC4203_APART int log_is_whole(struct msc4203_log_state *s, const struct log_record *r)
+{
+    uint64_t at = log_address(s, r->position) + r->fixed;
+    struct log_sum sum;
+    uint32_t left = r->bytes, n;
+    unsigned char piece[64];
+
+    if (r->kind == LOG_PAD || r->bytes == 0)
+        return 1;
+    log_sum_begin(&sum, s->key);
+    for (; left != 0 && !s->error; left -= n, at += n) {
+        uint64_t ahead = at - s->buffer_at;
+        n = left;
+        if (s->storage->memory != NULL) {
+            log_sum_add(&sum, s->storage->memory + at, n);
+        } else if (ahead < s->buffer_used) {
+            if (n > s->buffer_used - ahead)
+                n = (uint32_t)(s->buffer_used - ahead);
+            log_sum_add(&sum, s->buffer + ahead, n);
+        } else {
+            if (n > sizeof piece)
+                n = sizeof piece;
+            log_read(s, at, piece, n);
+            log_sum_add(&sum, piece, n);
+        }
+    }
+    return !s->error && log_sum_end(&sum) == r->word[2];
+}
+
+/* ---- writing ---- */
+
+/* Writes what the buffer has: whole sectors. */
+MSC4203_APART void log_write_out(struct msc4203_log_state *s)
+{
+    if (s->buffer_used != 0 && !s->error &&
+        s->storage->write(s->storage->context, s->buffer_at, s->buffer, s->buffer_used) != 0)
+        log_fail(s);
+    s->buffer_at += s->buffer_used;
+    s->buffer_used = 0;
+}
+
+/* Writes bytes behind the last ones: `data`, or zeros when that is NULL. */
+MSC4203_APART void log_put(struct msc4203_log_state *s, const void *data, size_t bytes)
+{
+    const unsigned char *p = (const unsigned char *)data;
+    unsigned char *to;
+    size_t n;
+
+    for (; bytes != 0 && !s->error; bytes -= n) {
+        n = bytes;
+        if (s->storage->memory != NULL) {
+            to = s->storage->memory + s->buffer_at;
+            s->buffer_at += n;
+        } else {
+            if (n > s->buffer_bytes - s->buffer_used)
+                n = s->buffer_bytes - s->buffer_used;
+            to = s->buffer + s->buffer_used;
+            s->buffer_used += (uint32_t)n;
+        }
+        if (p != NULL) {
+            memcpy(to, p, n);
+            p += n;
+        } else {
+            memset(to, 0, n);
+        }
+        if (s->storage->memory == NULL && s->buffer_used == s->buffer_bytes)
+            log_write_out(s);
+    }
+}
+
+/* Writes `bytes` bytes that are elsewhere in the region. */
+MSC4203_PRIVATE void log_put_from(struct msc4203_log_state *s, uint64_t at, uint32_t bytes)
+{
+    unsigned char piece[128];
+    uint32_t n;
+
+    for (; bytes != 0 && !s->error; bytes -= n, at += n) {
+        n = bytes < sizeof piece ? bytes : (uint32_t)sizeof piece;
+        if (s->storage->memory != NULL) {
+            n = bytes;
+            log_put(s, s->storage->memory + at, n);
+        } else if (bytes <= s->buffer_bytes - s->buffer_used &&
+                   (at + bytes <= s->buffer_at || at >= s->buffer_at + s->buffer_used)) {
+            n = bytes; /* at once, to its place in the buffer */
+            log_read(s, at, s->buffer + s->buffer_used, n);
+            s->buffer_used += n;
+            if (s->buffer_used == s->buffer_bytes)
+                log_write_out(s);
+        } else {
+            log_read(s, at, piece, n);
+            log_put(s, piece, n);
+        }
+    }
+}
+
+/* Counts units that have been written: the end moves on, and the place within the sector. */
+MSC4203_PRIVATE void log_advance(struct msc4203_log_state *s, uint32_t units)
+{
+    s->end += units;
+    s->fill += units * LOG_UNIT;
+    while (s->fill >= s->sector)
+        s->fill -= s->sector;
+}
+
+/* Writes the fixed part of a record of `units` units. Its body must follow. */
+MSC4203_APART void log_put_fixed(struct msc4203_log_state *s, uint32_t *word, uint32_t kind,
+                                 uint32_t small, uint32_t units, uint32_t spare)
+{
+    uint32_t bytes = log_fixed(kind);
+
+    word[0] = units | kind << 24 | spare << 28;
+    word[1] = s->durable | small << 24;
+    word[3] = log_fixed_sum(s->key, s->sequence, s->end, word, bytes / 4);
+    log_swap(word, bytes / 4);
+    log_put(s, word, bytes);
+    log_advance(s, units);
+}
+
+/* Fills the current sector. The record that does it says which segments are no longer needed. */
+MSC4203_APART void log_pad(struct msc4203_log_state *s, uint32_t bytes)
+{
+    uint32_t word[4];
+
+    memset(word, 0, sizeof word);
+    word[2] = s->safe;
+    s->stated = s->safe;
+    log_put_fixed(s, word, LOG_PAD, 0, bytes / LOG_UNIT, 0);
+    log_put(s, NULL, bytes - LOG_UNIT);
+}
+
+MSC4203_PRIVATE int log_is_free(const struct msc4203_log_state *s, uint32_t segment)
+{
+    uint32_t sequence = s->segment[segment].sequence;
+    return sequence == 0 || log_before(sequence, s->unused);
+}
+
+MSC4203_PRIVATE void log_count_free(struct msc4203_log_state *s)
+{
+    uint32_t i;
+
+    s->free = 0;
+    for (i = 0; i < s->segments; i++)
+        s->free += (uint32_t)log_is_free(s, i);
+}
+
+/* Writes the header of the current segment, which says that what came before it ended at `end`
+ * units of segment `previous`, and how much of that was durable. */
+MSC4203_APART void log_put_header(struct msc4203_log_state *s, uint32_t previous, uint32_t end,
+                                  uint32_t durable)
+{
+    uint32_t word[LOG_HEADER_WORDS];
+    static const uint32_t none[2] = {0, 0};
+
+    memset(word, 0, sizeof word);
+    word[0] = LOG_HEADER_UNITS | (uint32_t)LOG_SEGMENT << 24;
+    word[2] = LOG_VERSION;
+    word[4] = LOG_MAGIC_LOW;
+    word[5] = LOG_MAGIC_HIGH;
+    log_set64(word + 6, s->storage->bytes);
+    word[8] = s->segment_units;
+    word[9] = s->sector;
+    word[10] = s->messages;
+    word[11] = s->devices;
+    word[12] = s->items[LOG_REQUESTS];
+    word[13] = s->items[LOG_OPENINGS];
+    word[14] = s->message_bytes;
+    word[15] = s->key[0];
+    word[16] = s->key[1];
+    word[17] = s->sequence;
+    word[18] = s->stated = s->safe;
+    word[19] = previous;
+    word[20] = end;
+    word[21] = durable;
+    log_set64(word + 22, s->next);
+    word[24] = s->time;
+    word[25] = s->counter[LOG_REQUESTS];
+    word[26] = s->counter[LOG_OPENINGS];
+    word[3] = log_fixed_sum(none, 0, 0, word, LOG_HEADER_WORDS);
+    log_swap(word, LOG_HEADER_WORDS);
+    s->end = s->durable = s->fill = 0;
+    log_put(s, word, sizeof word);
+    log_advance(s, LOG_HEADER_UNITS);
+}
+
+/* Begins a segment: the next free one behind the current one, so that all wear evenly. */
+MSC4203_APART void log_begin_segment(struct msc4203_log_state *s, uint32_t previous, uint32_t end,
+                                     uint32_t durable)
+{
+    const msc4203_storage *storage = s->storage;
+    uint32_t i = s->current, n, at;
+
+    for (n = 0; n < s->segments; n++) {
+        i = i + 1 < s->segments ? i + 1 : 0;
+        if (log_is_free(s, i))
+            break;
+    }
+    if (n == s->segments) {
+        log_fail(s); /* unreachable: log_room() keeps some free */
+        return;
+    }
+    s->free--;
+    s->sequence = s->sequence + 1 != 0 ? s->sequence + 1 : 1;
+    memset(&s->segment[i], 0, sizeof s->segment[i]);
+    s->segment[i].sequence = s->sequence;
+    s->current = i;
+    s->buffer_at = log_address(s, i << s->shift);
+    for (at = 0; storage->block != 0 && at < s->segment_units * LOG_UNIT && !s->error;
+         at += storage->block)
+        if (storage->erase(storage->context, s->buffer_at + at, storage->block) != 0)
+            log_fail(s);
+    log_put_header(s, previous, end, durable);
+}
+
+/* Ends the current segment, and goes on in the next one. */
+MSC4203_PRIVATE void log_next_segment(struct msc4203_log_state *s)
+{
+    if (s->fill != 0)
+        log_pad(s, s->sector - s->fill);
+    if (s->storage->memory == NULL)
+        log_write_out(s);
+    s->segment[s->current].end = s->end;
+    log_begin_segment(s, s->sequence, s->end, s->durable);
+}
+
+/* Makes room for a record of so many units where it can be whole. Returns its position. */
+MSC4203_APART uint32_t log_place(struct msc4203_log_state *s, uint32_t units)
+{
+    if (s->end + units > s->segment_units)
+        log_next_segment(s);
+    return s->current << s->shift | s->end;
+}
+
+/* Appends a record: its fixed part from word 4 on, and a body of so many pieces. Returns its
+ * position. After power loss it is there whole, or not at all, with all that came before it. */
+MSC4203_APART uint32_t log_append(struct msc4203_log_state *s, uint32_t *word, uint32_t kind,
+                                  uint32_t small, const msc4203_span *body, uint32_t pieces)
+{
+    uint32_t bytes = log_fixed(kind), i, units, position;
+    struct log_sum sum;
+
+    if (pieces != 0) {
+        log_sum_begin(&sum, s->key);
+        for (i = 0; i < pieces; i++)
+            log_sum_add(&sum, body[i].ptr, body[i].len);
+        word[2] = log_sum_end(&sum);
+        bytes += sum.bytes;
+    }
+    units = (bytes + LOG_UNIT - 1) / LOG_UNIT;
+    position = log_place(s, units);
+    log_put_fixed(s, word, kind, small, units, units * LOG_UNIT - bytes);
+    for (i = 0; i < pieces; i++)
+        log_put(s, body[i].ptr, body[i].len);
+    log_put(s, NULL, units * LOG_UNIT - bytes);
+    s->empty = 0;
+    return position;
+}
+
+/* Makes all durable that has been written. A segment that was cleaned is free once a record says
+ * so that is itself durable, and was written when the copies of what was in it were. */
+MSC4203_APART void log_sync(struct msc4203_log_state *s)
+{
+    if (s->end == s->durable && s->stated == s->safe && s->unused == s->stated &&
+        s->safe == s->oldest)
+        return;
+    if (s->fill == 0 && s->stated != s->safe) {
+        log_place(s, s->sector / LOG_UNIT);
+        if (s->stated != s->safe)
+            log_pad(s, s->sector - s->fill);
+    }
+    if (s->fill != 0) {
+        s->debt += (int32_t)((s->sector - s->fill) / LOG_UNIT);
+        log_pad(s, s->sector - s->fill);
+    }
+    if (s->storage->memory == NULL) {
+        log_write_out(s);
+        if (!s->error && s->end != s->durable && s->storage->sync(s->storage->context) != 0)
+            log_fail(s);
+    }
+    if (s->error)
+        return;
+    s->durable = s->end;
+    if (s->unused != s->stated) {
+        s->unused = s->stated;
+        log_count_free(s);
+    }
+    s->safe = s->oldest;
+}
+
+/* ---- the index: entries ---- */
+
+MSC4203_PRIVATE uint64_t log_number(const struct msc4203_log_entry *e)
+{
+    return e->number | (uint64_t)(e->link >> 21) << 32;
+}
+
+MSC4203_PRIVATE void log_set_number(struct msc4203_log_entry *e, uint64_t number)
+{
+    e->number = (uint32_t)number;
+    e->link = (e->link & 0x1FFFFF) | (uint32_t)(number >> 32) << 21;
+}
+
+MSC4203_PRIVATE uint32_t log_link(const struct msc4203_log_entry *e)
+{
+    return e->link & 0x1FFFFF;
+}
+
+MSC4203_PRIVATE void log_set_link(struct msc4203_log_entry *e, uint32_t link)
+{
+    e->link = (e->link & ~(uint32_t)0x1FFFFF) | link;
+}
+
+MSC4203_PRIVATE uint32_t log_position(const struct msc4203_log_entry *e)
+{
+    return e->place & 0x1FFFFFFF;
+}
+
+MSC4203_PRIVATE uint32_t log_flags(const struct msc4203_log_entry *e)
+{
+    return e->place >> 29;
+}
+
+MSC4203_PRIVATE uint32_t log_device_of(const struct msc4203_log_entry *e)
+{
+    return e->device & 0x7FFFF;
+}
+
+MSC4203_PRIVATE void log_set_device(struct msc4203_log_entry *e, uint32_t device)
+{
+    e->device = (e->device & ~(uint32_t)0x7FFFF) | device;
+}
+
+MSC4203_PRIVATE uint32_t log_units(const struct msc4203_log_entry *e)
+{
+    return e->device >> 19;
+}
+
+/* The groups that an entry is in: of the first level, and of the second. */
+MSC4203_PRIVATE struct msc4203_log_group *log_group(const struct msc4203_log_state *s,
+                                                    uint32_t entry, int level)
+{
+    return level == 0 ? &s->group[entry / LOG_GROUP]
+                      : &s->group[s->entries / LOG_GROUP + 1 + entry / (LOG_GROUP * LOG_GROUP)];
+}
+
+MSC4203_PRIVATE uint32_t log_segment_bit(uint32_t segment)
+{
+    return (uint32_t)1 << (segment & 31);
+}
+
+/* Notes in its groups what an entry waits for, and in which segment it is. */
+MSC4203_PRIVATE void log_group_add(struct msc4203_log_state *s, uint32_t entry)
+{
+    const struct msc4203_log_entry *e = &s->entry[entry];
+    int level;
+
+    for (level = 0; level < 2; level++) {
+        log_group(s, entry, level)->channels |= e->channels;
+        log_group(s, entry, level)->segments |=
+            log_segment_bit(log_segment_of(s, log_position(e)));
+    }
+}
+
+/* Counts a group anew: what was taken out is still noted in it. */
+MSC4203_PRIVATE void log_group_count(struct msc4203_log_state *s, uint32_t first, int level)
+{
+    struct msc4203_log_group *group = log_group(s, first, level), *part = log_group(s, first, 0);
+    uint32_t i;
+
+    group->channels = group->segments = 0;
+    for (i = 0; i < LOG_GROUP; i++)
+        if (level == 0) {
+            if (first + i <= s->used && s->entry[first + i].channels != 0) {
+                group->channels |= s->entry[first + i].channels;
+                group->segments |= log_segment_bit(
+                    log_segment_of(s, log_position(&s->entry[first + i])));
+            }
+        } else if (first + i * LOG_GROUP <= s->used) {
+            group->channels |= part[i].channels;
+            group->segments |= part[i].segments;
+        }
+}
+
+/* Whether an entry, or what a group notes of its entries, has one of `channels`; or, when these are
+ * 0, is in the segment of `bit`. */
+MSC4203_PRIVATE int log_may_have(const struct msc4203_log_group *group, uint32_t channels,
+                                 uint32_t bit)
+{
+    return (channels != 0 ? group->channels & channels : group->segments & bit) != 0;
+}
+
+/* Finds the first entry, from `i` on, that waits for one of `channels`, or, when these are 0, that
+ * waits for any and is in `segment`. Returns an index past the last one when there is none. Groups
+ * that have no such entry are passed over. */
+MSC4203_APART uint32_t log_seek(struct msc4203_log_state *s, uint32_t i, uint32_t channels,
+                                uint32_t segment)
+{
+    const uint32_t second = LOG_GROUP * LOG_GROUP, bit = log_segment_bit(segment);
+    uint32_t begun = UINT32_MAX; /* where the group begins that is searched from its beginning */
+
+    while (i <= s->used) {
+        const struct msc4203_log_entry *e = &s->entry[i];
+
+        if (i % LOG_GROUP == 0 && begun + LOG_GROUP == i) { /* that had none after all */
+            log_group_count(s, begun, 0);
+            log_group_count(s, begun - begun % second, 1);
+        }
+        if (i % second == 0 && !log_may_have(log_group(s, i, 1), channels, bit)) {
+            i += second;
+            continue;
+        }
+        if (i % LOG_GROUP == 0) {
+            begun = i;
+            if (!log_may_have(log_group(s, i, 0), channels, bit)) {
+                begun = UINT32_MAX;
+                i += LOG_GROUP;
+                continue;
+            }
+        }
+        if (channels != 0 ? (e->channels & channels) != 0
+                          : e->channels != 0 && log_segment_of(s, log_position(e)) == segment)
+            return i;
+        i++;
+    }
+    return i;
+}
+
+/* Finds the first entry with this number or a greater one; past the last one when there is none.
+ * Numbers grow by one at least from entry to entry, which bounds where one can be. Most often it is
+ * just there, since few numbers are missing. */
+MSC4203_APART uint32_t log_find(const struct msc4203_log_state *s, uint64_t number)
+{
+    uint32_t low = 1, high = s->used + 1, middle;
+    uint64_t at;
+
+    if (s->pack_from != 0) { /* what is between both parts has been moved */
+        if (s->pack_to != 0 && number <= log_number(&s->entry[s->pack_to]))
+            high = s->pack_to;
+        else
+            low = s->pack_from;
+    }
+    if (low >= high)
+        return high;
+    at = log_number(&s->entry[low]);
+    if (number <= at)
+        return low;
+    if (number - at < high - low)
+        high = low + (uint32_t)(number - at);
+    for (low++, middle = high - 1; low < high; middle = low + (high - low) / 2)
+        if (log_number(&s->entry[middle]) < number)
+            low = middle + 1;
+        else
+            high = middle;
+    return low;
+}
+
+/* ---- the index: devices ---- */
+
+/* The keyed digest of a device's ids: nobody can choose ids that meet. */
+MSC4203_PRIVATE void log_hash(const struct msc4203_log_state *s, const msc4203_span *user,
+                              const msc4203_span *device, uint32_t hash[2])
+{
+    msc4203_digest digest;
+    unsigned char out[16];
+    uint32_t length = (uint32_t)user->len;
+
+    log_swap(&length, 1);
+    msc4203_digest_init(&digest, log_number64(s->key));
+    msc4203_digest_add(&digest, &length, sizeof length);
+    msc4203_digest_add(&digest, user->ptr, user->len);
+    msc4203_digest_add(&digest, device->ptr, device->len);
+    msc4203_digest_end(&digest, out);
+    hash[0] = log_get(out);
+    hash[1] = log_get(out + 4);
+}
+
+/* Finds a device. Returns its index, from 1 on, or 0 when it has nothing in the log. */
+MSC4203_PRIVATE uint32_t log_device(const struct msc4203_log_state *s, const uint32_t hash[2])
+{
+    uint32_t i = s->device_head[hash[0] & s->device_mask];
+
+    while (i != 0 && (s->device[i].hash[0] != hash[0] || s->device[i].hash[1] != hash[1]))
+        i = s->device[i].next;
+    return i;
+}
+
+/* The same; a device that is not known is added. Returns 0 when there are too many. */
+MSC4203_PRIVATE uint32_t log_device_make(struct msc4203_log_state *s, const uint32_t hash[2])
+{
+    uint32_t i = log_device(s, hash), *head = &s->device_head[hash[0] & s->device_mask];
+
+    if (i != 0)
+        return i;
+    i = s->device_free;
+    if (i != 0)
+        s->device_free = s->device[i].next;
+    else if (s->devices_used < s->devices)
+        i = ++s->devices_used;
+    else
+        return 0;
+    memset(&s->device[i], 0, sizeof s->device[i]);
+    s->device[i].hash[0] = hash[0];
+    s->device[i].hash[1] = hash[1];
+    s->device[i].next = *head;
+    *head = i;
+    return i;
+}
+
+/* Forgets a device that has nothing any more. */
+MSC4203_PRIVATE void log_device_drop_empty(struct msc4203_log_state *s, uint32_t device)
+{
+    struct msc4203_log_device *d = &s->device[device];
+    uint32_t *at = &s->device_head[d->hash[0] & s->device_mask];
+
+    if (d->count != 0 || d->pending != 0)
+        return;
+    while (*at != device)
+        at = &s->device[*at].next;
+    *at = d->next;
+    d->next = s->device_free;
+    s->device_free = device;
+}
+
+/* The first entry of a device's chain, from `i` on, that waits for /sync; 0 when there is none. */
+MSC4203_PRIVATE uint32_t log_chain_sync(const struct msc4203_log_state *s, uint32_t i)
+{
+    while (i != 0 && (s->entry[i].channels & 1) == 0)
+        i = log_link(&s->entry[i]);
+    return i;
+}
+
+/* Puts an entry at the end of its device's chain. */
+MSC4203_PRIVATE void log_chain_add(struct msc4203_log_state *s, uint32_t i)
+{
+    uint32_t *chain = s->device[log_device_of(&s->entry[i])].chain;
+
+    log_set_link(&s->entry[i], 0);
+    if (chain[CHAIN_FIRST] == 0)
+        chain[CHAIN_FIRST] = i;
+    else
+        log_set_link(&s->entry[chain[CHAIN_LAST]], i);
+    chain[CHAIN_LAST] = i;
+    if (chain[CHAIN_SYNC] == 0 && (s->entry[i].channels & 1) != 0)
+        chain[CHAIN_SYNC] = i;
+}
+
+/* ---- the index: what waits ---- */
+
+/* Counts messages, and units, in each channel of a set. */
+MSC4203_PRIVATE void log_tally(struct msc4203_log_state *s, uint32_t set, uint32_t count,
+                               uint32_t units)
+{
+    struct msc4203_log_channel *channel = s->channel;
+
+    for (; set != 0; set >>= 1, channel++)
+        if (set & 1) {
+            channel->count += count;
+            channel->units += units;
+        }
+}
+
+/* Counts a message's units where they are and whose they are; to take them out, their negative. */
+MSC4203_PRIVATE void log_tally_units(struct msc4203_log_state *s, const struct msc4203_log_entry *e,
+                                     uint32_t units)
+{
+    s->live += units;
+    s->segment[log_segment_of(s, log_position(e))].live += units;
+    s->device[log_device_of(e)].units += units;
+}
+
+/* Ends an entry that waits for nothing any more. In the middle of its device's chain it stays there
+ * until the entries are packed. */
+MSC4203_APART void log_end_entry(struct msc4203_log_state *s, uint32_t i)
+{
+    uint32_t device = log_device_of(&s->entry[i]), *chain = s->device[device].chain;
+
+    log_tally_units(s, &s->entry[i], 0 - log_units(&s->entry[i]));
+    s->waiting--;
+    s->device[device].count--;
+    for (i = chain[CHAIN_FIRST]; i != 0 && s->entry[i].channels == 0; i = log_link(&s->entry[i]))
+        log_set_device(&s->entry[i], 0);
+    chain[CHAIN_FIRST] = i;
+    log_device_drop_empty(s, device);
+}
+
+/* Takes channels out of what an entry waits for. */
+MSC4203_APART void log_take(struct msc4203_log_state *s, uint32_t i, uint32_t channels)
+{
+    struct msc4203_log_entry *e = &s->entry[i];
+    uint32_t *chain = s->device[log_device_of(e)].chain;
+
+    channels &= e->channels;
+    if (channels == 0)
+        return;
+    log_tally(s, channels, UINT32_MAX, 0 - log_units(e));
+    e->channels &= ~channels;
+    if (chain[CHAIN_SYNC] == i)
+        chain[CHAIN_SYNC] = log_chain_sync(s, i);
+    if (e->channels == 0)
+        log_end_entry(s, i);
+}
+
+/* Packing: goes through all entries in their order and moves those that wait to the front. What is
+ * behind `pack_to` and before `pack_from` has been moved. A chain goes the same way: the entry
+ * before this one in its chain is its tail so far, unless this is its first. */
+MSC4203_APART void log_pack_step(struct msc4203_log_state *s)
+{
+    uint32_t i = s->pack_from, device = log_device_of(&s->entry[i]), to, *chain;
+    struct msc4203_log_entry *e = &s->entry[i];
+
+    if (i > s->used) {
+        s->used = s->pack_to;
+        s->pack_from = 0;
+        return;
+    }
+    s->pack_from++;
+    if (device == 0)
+        return;
+    chain = s->device[device].chain;
+    to = e->channels != 0 ? ++s->pack_to : log_link(e);
+    if (chain[CHAIN_FIRST] == i)
+        chain[CHAIN_FIRST] = to;
+    else
+        log_set_link(&s->entry[chain[CHAIN_TAIL]], to);
+    if (chain[CHAIN_SYNC] == i)
+        chain[CHAIN_SYNC] = to;
+    if (chain[CHAIN_LAST] == i)
+        chain[CHAIN_LAST] = e->channels != 0 ? to : chain[CHAIN_TAIL];
+    if (e->channels != 0) {
+        chain[CHAIN_TAIL] = to;
+        if (to != i) {
+            s->entry[to] = *e;
+            e->channels = 0;
+            log_group_add(s, to);
+        }
+    }
+    if (e->channels == 0)
+        log_set_device(e, 0);
+}
+
+/* Makes room for an entry behind the last one: packs a little with each, in time before they reach
+ * the entries of open batches, which are at the other end. */
+MSC4203_PRIVATE void log_pack(struct msc4203_log_state *s)
+{
+    uint32_t steps = 16;
+
+    while (s->waiting < s->used || s->pack_from != 0) {
+        if (s->pack_from == 0) {
+            if (s->pool - s->used > (s->entries - s->messages) / 2)
+                return;
+            s->pack_from = 1;
+            s->pack_to = 0;
+        }
+        if (steps-- == 0) {
+            if (s->used + 1 != s->pool)
+                return;
+            steps = 1;
+        }
+        log_pack_step(s);
+    }
+}
+
+/* Adds an entry with the next number. Its device, units and channels are in `from`. */
+MSC4203_APART void log_add(struct msc4203_log_state *s, const struct msc4203_log_entry *from,
+                           uint64_t number)
+{
+    struct msc4203_log_entry *e;
+
+    log_pack(s);
+    e = &s->entry[++s->used];
+    *e = *from;
+    log_set_number(e, number);
+    log_chain_add(s, s->used);
+    log_group_add(s, s->used);
+    s->waiting++;
+    s->device[log_device_of(e)].count++;
+    log_tally(s, e->channels, 1, 0);
+}
+
+/* ---- the index: open batches ---- */
+
+/* Whether one more message can wait. */
+MSC4203_PRIVATE int log_has_entry(const struct msc4203_log_state *s)
+{
+    return s->waiting + s->pending < s->messages && s->waiting + s->pending + 1 < s->pool;
+}
+
+/* Takes an entry for a message of an open batch; 0 when there is none: all those of open batches
+ * must have a place with those that wait, too. */
+MSC4203_PRIVATE uint32_t log_pool_take(struct msc4203_log_state *s)
+{
+    uint32_t i = s->pool_free;
+
+    if (!log_has_entry(s))
+        return 0;
+    if (i != 0) {
+        s->pool_free = log_link(&s->entry[i]);
+    } else {
+        if (s->pool - 2 < s->waiting + s->pending + 1)
+            return 0;
+        while (s->pool == s->used + 1)
+            log_pack(s);
+        i = --s->pool;
+    }
+    memset(&s->entry[i], 0, sizeof s->entry[i]);
+    s->pending++;
+    return i;
+}
+
+MSC4203_PRIVATE void log_pool_give(struct msc4203_log_state *s, uint32_t i)
+{
+    s->entry[i].channels = 0;
+    log_set_link(&s->entry[i], s->pool_free);
+    s->pool_free = i;
+    if (--s->pending == 0) {
+        s->pool = s->entries + 1;
+        s->pool_free = 0;
+    }
+}
+
+/* Takes a message out of an open batch. Its entry stays, and waits for nothing. */
+MSC4203_PRIVATE void log_batch_take(struct msc4203_log_state *s, uint32_t i)
+{
+    struct msc4203_log_entry *e = &s->entry[i];
+    uint32_t device = log_device_of(e);
+
+    if (e->channels == 0)
+        return;
+    log_tally(s, e->channels, 0, 0 - log_units(e));
+    log_tally_units(s, e, 0 - log_units(e));
+    e->channels = 0;
+    s->device[device].pending--;
+    log_device_drop_empty(s, device);
+}
+
+/* Ends a batch without its messages. */
+MSC4203_APART void log_batch_end(struct msc4203_log_state *s, struct msc4203_log_batch *b,
+                                 uint32_t state)
+{
+    uint32_t i = b->first, next;
+
+    for (; i != 0; i = next) {
+        next = log_link(&s->entry[i]);
+        log_batch_take(s, i);
+        log_pool_give(s, i);
+    }
+    memset(b, 0, sizeof *b);
+    b->state = state;
+}
+
+/* Ends a batch with its messages: they get the numbers from `number` on. */
+MSC4203_APART void log_batch_commit(struct msc4203_log_state *s, struct msc4203_log_batch *b,
+                                    uint64_t number)
+{
+    uint32_t i = b->first, next;
+    struct msc4203_log_entry e;
+
+    for (; i != 0; i = next) {
+        e = s->entry[i];
+        next = log_link(&e);
+        log_pool_give(s, i);
+        if (e.channels == 0)
+            continue;
+        s->device[log_device_of(&e)].pending--;
+        log_add(s, &e, number + e.number);
+    }
+    memset(b, 0, sizeof *b);
+}
+
+/* ---- what is remembered: requests, and openings ---- */
+
+/* Where the request or opening with this count is; one of the last ones. */
+MSC4203_PRIVATE uint32_t log_item_at(const struct msc4203_log_state *s, int which, uint32_t count)
+{
+    uint32_t behind = s->counter[which] - count;
+    return s->slot[which] >= behind ? s->slot[which] - behind
+                                    : s->slot[which] + s->items[which] - behind;
+}
+
+MSC4203_PRIVATE int log_is_remembered(const struct msc4203_log_state *s, int which, uint32_t count)
+{
+    return !log_before(s->counter[which], count) && s->counter[which] - count < s->items[which];
+}
+
+MSC4203_PRIVATE uint32_t *log_request_bucket(const struct msc4203_log_state *s,
+                                             const struct msc4203_log_item *item)
+{
+    return &s->request_head[item->word[2] & s->request_mask];
+}
+
+/* Forgets what is in a place. */
+MSC4203_APART void log_forget(struct msc4203_log_state *s, int which, uint32_t i)
+{
+    struct msc4203_log_item *item = &s->item[which][i];
+
+    if (which == LOG_REQUESTS) {
+        uint32_t *at = log_request_bucket(s, item);
+        while (*at != 0 && *at != i + 1)
+            at = &s->request_next[*at - 1];
+        if (*at != 0)
+            *at = s->request_next[i];
+    }
+    memset(item, 0, sizeof *item);
+}
+
+/* Remembers a request or an opening, by its count. */
+MSC4203_APART void log_remember(struct msc4203_log_state *s, int which, uint32_t count,
+                                const uint32_t word[4])
+{
+    uint32_t n, i;
+
+    for (n = 0; log_before(s->counter[which], count); n++) {
+        if (n >= s->items[which]) { /* all of them are older */
+            s->counter[which] = count;
+            break;
+        }
+        s->counter[which]++;
+        s->slot[which] = s->slot[which] + 1 < s->items[which] ? s->slot[which] + 1 : 0;
+        log_forget(s, which, s->slot[which]);
+    }
+    if (!log_is_remembered(s, which, count))
+        return;
+    i = log_item_at(s, which, count);
+    log_forget(s, which, i);
+    memcpy(s->item[which][i].word, word, sizeof s->item[which][i].word);
+    if (which == LOG_REQUESTS) {
+        uint32_t *bucket = log_request_bucket(s, &s->item[which][i]);
+        s->request_next[i] = *bucket;
+        *bucket = i + 1;
+    }
+}
+
+/* Whether what a segment has noted, the count of the last one in it, is still remembered. */
+MSC4203_PRIVATE int log_is_noted(const struct msc4203_log_state *s, int which, uint32_t last)
+{
+    return last != 0 && log_is_remembered(s, which, last);
+}
+
+/* Notes that a segment has a request or opening of this count. */
+MSC4203_PRIVATE void log_note_item(struct msc4203_log_state *s, uint32_t position, int which,
+                                   uint32_t count)
+{
+    struct msc4203_log_segment *segment = &s->segment[log_segment_of(s, position)];
+    uint32_t *last = which == LOG_REQUESTS ? &segment->request : &segment->opening;
+
+    if (*last == 0 || log_before(*last, count))
+        *last = count;
+}
+
+/* Writes again the `n` requests or openings, at most LOG_ITEMS, from count `first` on. */
+MSC4203_APART void log_write_items(struct msc4203_log_state *s, int which, uint32_t first,
+                                   uint32_t n)
+{
+    uint32_t word[8], i;
+    struct msc4203_log_item item[LOG_ITEMS];
+    msc4203_span body;
+
+    memset(word, 0, sizeof word);
+    memset(item, 0, sizeof item);
+    for (i = 0; i < n; i++)
+        if (log_is_remembered(s, which, first + i))
+            item[i] = s->item[which][log_item_at(s, which, first + i)];
+    log_swap(item[0].word, n * 4);
+    word[4] = first;
+    word[5] = n;
+    body.ptr = (const char *)item;
+    body.len = n * sizeof item[0];
+    log_note_item(s, log_append(s, word, LOG_REMEMBER, (uint32_t)which, &body, 1), which,
+                  first + n - 1);
+}
+
+/* ---- making room ---- */
+
+/* Units that all messages together may take. Copied one after the other, they leave less than the
+ * largest of them free in each segment, and less than half of it. Other segments are needed to copy
+ * them to, and because what is freed is free two syncs later: the fewer sectors a segment has, the
+ * more of them. What is remembered, and each named channel's record, has its room too. */
+MSC4203_PRIVATE uint32_t log_capacity(const struct msc4203_log_state *s, uint32_t largest)
+{
+    uint32_t usable = s->segment_units - LOG_HEADER_UNITS;
+    uint32_t most = largest > s->channel_units_max ? largest : s->channel_units_max;
+    uint32_t each = most < usable / 2 ? usable - most : usable / 2;
+    uint32_t all = (s->segments - s->low) * each;
+    uint32_t kept = (s->items[LOG_REQUESTS] + s->items[LOG_OPENINGS]) * 3 +
+                    (s->named + 1u) * s->channel_units_max;
+
+    return all > kept ? all - kept : 0;
+}
+
+/* Whether so many units more fit. */
+MSC4203_PRIVATE int log_fits(const struct msc4203_log_state *s, uint32_t units)
+{
+    return s->live + units <= log_capacity(s, units > s->largest ? units : s->largest);
+}
+
+/* The segment with the next sequence number after this one; `segments` when there is none. */
+MSC4203_PRIVATE uint32_t log_after(const struct msc4203_log_state *s, uint32_t sequence)
+{
+    uint32_t i, found = s->segments;
+
+    for (i = 0; i < s->segments; i++)
+        if (s->segment[i].sequence != 0 && log_before(sequence, s->segment[i].sequence) &&
+            (found == s->segments ||
+             log_before(s->segment[i].sequence, s->segment[found].sequence)))
+            found = i;
+    return found;
+}
+
+/* Writes a message again, at the end, as it is now. What was damaged stays so. */
+MSC4203_APART void log_copy(struct msc4203_log_state *s, uint32_t i)
+{
+    struct msc4203_log_entry *e = &s->entry[i];
+    struct log_record r;
+    uint32_t old = log_units(e), units, position;
+    uint64_t from;
+
+    if (log_load(s, log_position(e), &r) == 0) {
+        if ((log_flags(e) & LOG_DAMAGED) == 0)
+            s->damaged++;
+        e->place |= (uint32_t)LOG_DAMAGED << 29;
+        memset(&r, 0, sizeof r);
+        r.word[10] = s->device[log_device_of(e)].hash[0];
+        r.word[11] = s->device[log_device_of(e)].hash[1];
+    }
+    from = log_address(s, log_position(e)) + r.fixed;
+    r.word[7] = (r.word[7] & 0xFFFF) | (uint32_t)(log_number(e) >> 32) << 16;
+    r.word[8] = (uint32_t)log_number(e);
+    r.word[9] = e->channels;
+    units = (LOG_MESSAGE_FIXED + r.bytes + LOG_UNIT - 1) / LOG_UNIT;
+    position = log_place(s, units);
+    log_put_fixed(s, r.word, LOG_COPY, log_flags(e), units,
+                  units * LOG_UNIT - LOG_MESSAGE_FIXED - r.bytes);
+    log_put_from(s, from, r.bytes);
+    log_put(s, NULL, units * LOG_UNIT - LOG_MESSAGE_FIXED - r.bytes);
+    log_tally_units(s, e, 0 - old);
+    log_tally(s, e->channels, 0, units - old);
+    e->place = position | log_flags(e) << 29;
+    e->device = log_device_of(e) | units << 19;
+    log_tally_units(s, e, units);
+    log_group_add(s, i);
+}
+
+/* A part of a channel's record: given, or as it is in the record now. */
+struct log_part {
+    const msc4203_span *given;
+    uint64_t at;
+    uint32_t bytes;
+};
+
+MSC4203_PRIVATE void log_sum_part(struct msc4203_log_state *s, struct log_sum *sum,
+                                  const struct log_part *part)
+{
+    unsigned char piece[64];
+    uint32_t done, n;
+
+    if (part->given != NULL) {
+        log_sum_add(sum, part->given->ptr, part->bytes);
+        return;
+    }
+    for (done = 0; done < part->bytes; done += n) {
+        n = part->bytes - done < sizeof piece ? part->bytes - done : (uint32_t)sizeof piece;
+        log_read(s, part->at + done, piece, n);
+        log_sum_add(sum, piece, n);
+    }
+}
+
+MSC4203_PRIVATE void log_put_part(struct msc4203_log_state *s, const struct log_part *part)
+{
+    if (part->given != NULL)
+        log_put(s, part->given->ptr, part->bytes);
+    else
+        log_put_from(s, part->at, part->bytes);
+}
+
+/* Writes a channel's record: with this name and record, or what it has where they are NULL. */
+MSC4203_APART void log_write_channel(struct msc4203_log_state *s, uint32_t channel,
+                                     const msc4203_span *name, const msc4203_span *record,
+                                     uint32_t flags)
+{
+    struct msc4203_log_channel *c = &s->channel[channel];
+    uint32_t word[8], units, bytes;
+    struct log_part part[2];
+    struct log_record r;
+    struct log_sum sum;
+
+    memset(part, 0, sizeof part);
+    if (c->position != 0 && (name == NULL || record == NULL) &&
+        log_load(s, c->position, &r) != 0 && r.kind == LOG_CHANNEL && log_is_whole(s, &r)) {
+        part[0].at = log_address(s, c->position) + LOG_CHANNEL_FIXED;
+        part[0].bytes = r.word[7] & 0xFFFF;
+        part[1].at = part[0].at + part[0].bytes;
+        part[1].bytes = r.word[7] >> 16;
+    } else if (c->position != 0 && (name == NULL || record == NULL)) {
+        s->damaged++;
+    }
+    if (name != NULL) {
+        part[0].given = name;
+        part[0].bytes = (uint32_t)name->len;
+    }
+    if (record != NULL) {
+        part[1].given = record;
+        part[1].bytes = (uint32_t)record->len;
+    }
+    memset(word, 0, sizeof word);
+    log_sum_begin(&sum, s->key);
+    log_sum_part(s, &sum, &part[0]);
+    log_sum_part(s, &sum, &part[1]);
+    word[2] = log_sum_end(&sum);
+    word[4] = s->held[2 * channel];
+    word[5] = (s->held[2 * channel + 1] & 0xFFFF) | c->done[1] << 16;
+    word[6] = c->done[0];
+    word[7] = part[0].bytes | part[1].bytes << 16;
+    bytes = LOG_CHANNEL_FIXED + part[0].bytes + part[1].bytes;
+    units = (bytes + LOG_UNIT - 1) / LOG_UNIT;
+    c->position = log_place(s, units);
+    log_put_fixed(s, word, LOG_CHANNEL, channel | flags, units, units * LOG_UNIT - bytes);
+    log_put_part(s, &part[0]);
+    log_put_part(s, &part[1]);
+    log_put(s, NULL, units * LOG_UNIT - bytes);
+    s->empty = 0;
+    if (part[0].bytes + part[1].bytes + s->held[2 * channel] + s->held[2 * channel + 1] == 0)
+        c->position = 0;
+}
+
+/* Before what is in the oldest segment is copied: gives up open batches that have a message there,
+ * and writes again the records of channels. */
+MSC4203_PRIVATE void log_clean_begin(struct msc4203_log_state *s)
+{
+    uint32_t i, word[4];
+
+    for (i = 0; i < LOG_BATCHES; i++) {
+        struct msc4203_log_batch *b = &s->batch[i];
+        if (b->first == 0 ||
+            log_segment_of(s, log_position(&s->entry[b->first])) != s->clean_segment)
+            continue;
+        log_batch_end(s, b, BATCH_GIVEN_UP);
+        memset(word, 0, sizeof word);
+        log_append(s, word, LOG_ABORT, i, NULL, 0);
+    }
+    for (i = 1; i < MSC4203_CHANNELS; i++)
+        if (s->channel[i].position != 0 &&
+            log_segment_of(s, s->channel[i].position) == s->clean_segment)
+            log_write_channel(s, i, NULL, NULL, 0);
+    s->clean_entry = 1;
+    s->clean_unit = LOG_HEADER_UNITS;
+    s->clean_items = 0;
+}
+
+/* Writes again what was remembered in the record at the place where cleaning is, and goes on to the
+ * next one. Requests of successive commits are put together. Returns the units gone on. */
+MSC4203_PRIVATE uint32_t log_clean_items(struct msc4203_log_state *s)
+{
+    uint32_t position = s->clean_segment << s->shift | s->clean_unit, units, n = 0, first = 0;
+    struct log_record r;
+    int which = LOG_REQUESTS;
+
+    units = log_load(s, position, &r);
+    if (units != 0 && r.kind == LOG_COMMIT && (r.word[8] | r.word[9] | r.word[10] | r.word[11])) {
+        first = r.word[7];
+        n = 1;
+    } else if (units != 0 && r.kind == LOG_REMEMBER) {
+        which = (int)(r.small & 1);
+        first = r.word[4];
+        n = r.word[5];
+    }
+    s->clean_unit += units != 0 ? units : 1;
+    if (s->clean_items != 0 && n != 0 && which == LOG_REQUESTS &&
+        first == s->clean_first + s->clean_items && s->clean_items + n <= LOG_ITEMS &&
+        s->clean_unit < s->segment[s->clean_segment].end) {
+        s->clean_items += n;
+        return units;
+    }
+    if (s->clean_items != 0 && (n != 0 || s->clean_unit >= s->segment[s->clean_segment].end)) {
+        log_write_items(s, LOG_REQUESTS, s->clean_first, s->clean_items);
+        s->clean_items = 0;
+    }
+    if (n == 0 || !log_is_remembered(s, which, first + n - 1))
+        return units != 0 ? units : 1;
+    if (which == LOG_OPENINGS || s->clean_unit >= s->segment[s->clean_segment].end) {
+        log_write_items(s, which, first, n < LOG_ITEMS ? n : (uint32_t)LOG_ITEMS);
+    } else {
+        s->clean_first = first;
+        s->clean_items = n;
+    }
+    return units;
+}
+
+/* One step of cleaning the oldest segment. Returns how much it did, in units. */
+MSC4203_APART uint32_t log_clean_step(struct msc4203_log_state *s)
+{
+    struct msc4203_log_segment *segment;
+    uint32_t i;
+
+    if (s->clean_entry == 0) {
+        s->clean_segment = log_after(s, s->oldest - 1);
+        log_clean_begin(s);
+    }
+    segment = &s->segment[s->clean_segment];
+    if (segment->live != 0 && s->clean_entry != 0) {
+        i = log_seek(s, s->clean_entry, 0, s->clean_segment);
+        if (i > s->used && s->clean_entry != 1) { /* packing may have moved some to the front */
+            s->clean_entry = 1;
+            return 1;
+        }
+        if (i <= s->used) {
+            s->clean_entry = i + 1;
+            log_copy(s, i);
+            return log_units(&s->entry[i]);
+        }
+    }
+    if (s->clean_unit < segment->end &&
+        (log_is_noted(s, LOG_REQUESTS, segment->request) ||
+         log_is_noted(s, LOG_OPENINGS, segment->opening)))
+        return log_clean_items(s);
+    s->clean_entry = 0;
+    s->oldest = s->segment[log_after(s, s->oldest)].sequence;
+    return LOG_GROUP;
+}
+
+/* Before something is written that takes `units` at most: makes room while few segments are free.
+ * Four times as much is cleaned as is written, in small steps. When very few are free it cleans as
+ * many as it takes, and syncs what it has copied. */
+MSC4203_APART void log_room(struct msc4203_log_state *s, uint32_t units)
+{
+    uint32_t i, cleaned;
+
+    s->debt += (int32_t)units;
+    if (s->free > s->low) {
+        s->debt = 0;
+        return;
+    }
+    for (s->debt *= 4; s->debt > 0 && s->oldest != s->sequence && s->free > 1 && !s->error;)
+        s->debt -= (int32_t)log_clean_step(s);
+    s->debt = 0;
+    while (s->free < LOG_FREE_MIN && !s->error) {
+        for (cleaned = i = 0; i < s->segments; i++)
+            cleaned += s->segment[i].sequence != 0 && !log_is_free(s, i) &&
+                       log_before(s->segment[i].sequence, s->oldest);
+        if (cleaned != 0 && (s->free <= 1 || s->oldest == s->sequence)) {
+            log_sync(s);
+            log_sync(s);
+        } else if (s->oldest != s->sequence && s->free != 0) {
+            for (i = s->oldest; i == s->oldest && !s->error;)
+                log_clean_step(s);
+        } else {
+            log_fail(s); /* unreachable: the limit of what may wait leaves room for this */
+        }
+    }
+}
+
+/* ---- the queue: reading ---- */
+
+MSC4203_PRIVATE struct msc4203_log_state *log_of(void *context)
+{
+    return &((msc4203_log *)context)->priv;
+}
+
+/* Ends a call that only read: a failure to read is this call's alone. */
+MSC4203_PRIVATE int log_has_read(struct msc4203_log_state *s, int result)
+{
+    if (s->error)
+        result = MSC4203_E_STORAGE;
+    s->error = 0;
+    return result;
+}
+
+MSC4203_PRIVATE int log_has_written(const struct msc4203_log_state *s)
+{
+    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+}
+
+/* Checks a channel and a device, as next(), done() and move() take them. *index is the device's, or
+ * 0 when it has nothing here. */
+MSC4203_PRIVATE int log_check(const struct msc4203_log_state *s, uint32_t channel,
+                              const msc4203_device *device, uint32_t *index)
+{
+    uint32_t hash[2];
+
+    *index = 0;
+    if (s->error || s->phase == PHASE_CLOSED)
+        return MSC4203_E_STORAGE;
+    if (channel >= MSC4203_CHANNELS || (channel == 0) != (device != NULL))
+        return MSC4203_E_USAGE;
+    if (device != NULL) {
+        log_hash(s, &device->user_id, &device->device_id, hash);
+        *index = log_device(s, hash);
+    }
+    return MSC4203_OK;
+}
+
+/* Whether the log can be changed; if it can't, the result for that. */
+MSC4203_PRIVATE int log_is_closed(const struct msc4203_log_state *s)
+{
+    return s->error || s->phase != PHASE_OPEN ? MSC4203_E_STORAGE : MSC4203_OK;
+}
+
+/* The first visible entry behind number `after` that waits for a channel (and a device); 0 when
+ * there is none. */
+MSC4203_APART uint32_t log_first(struct msc4203_log_state *s, uint32_t channel, uint32_t device,
+                                 uint64_t after)
+{
+    uint32_t i, at;
+
+    if (channel == 0) {
+        i = device != 0 ? s->device[device].chain[CHAIN_SYNC] : 0;
+        if (i != 0 && log_number(&s->entry[i]) <= after) { /* go on from there, if it is known */
+            at = log_find(s, after);
+            if (at <= s->used && log_number(&s->entry[at]) == after &&
+                log_device_of(&s->entry[at]) == device)
+                i = at;
+        }
+        while (i != 0 && (log_number(&s->entry[i]) <= after || !(s->entry[i].channels & 1)))
+            i = log_link(&s->entry[i]);
+    } else {
+        if (s->channel[channel].count == 0)
+            return 0;
+        i = log_seek(s, log_find(s, after + 1), (uint32_t)1 << channel, 0);
+        if (i > s->used)
+            i = 0;
+    }
+    return i != 0 && log_number(&s->entry[i]) < s->settled ? i : 0;
+}
+
+/* Notes that a message can't be read; it counts once. */
+MSC4203_PRIVATE int log_mark_damaged(struct msc4203_log_state *s, struct msc4203_log_entry *e)
+{
+    if (!s->error && (log_flags(e) & LOG_DAMAGED) == 0) {
+        e->place |= (uint32_t)LOG_DAMAGED << 29;
+        s->damaged++;
+    }
+    return MSC4203_E_DAMAGED;
+}
+
+/* The strings of a message, whose body is at `text`; it may be absent. */
+MSC4203_PRIVATE int log_strings(const struct log_record *r, const char *text, msc4203_item *item)
+{
+    msc4203_span *const span[5] = {&item->sender, &item->type, &item->user_id, &item->device_id,
+                                   &item->content};
+    uint32_t at = 0, length, i;
+
+    for (i = 0; i < 5; i++, at += length) {
+        length = i < 4 ? r->word[4 + i / 2] >> (i % 2) * 16 & 0xFFFF : r->bytes - at;
+        if (length > r->bytes - at)
+            return 0; /* unreachable: it has the right checksum */
+        span[i]->ptr = at != 0 ? text + at : text;
+        span[i]->len = length;
+    }
+    return 1;
+}
+
+/* Reads the message of an entry. */
+MSC4203_APART int log_message(struct msc4203_log_state *s, uint32_t i, void *memory, size_t bytes,
+                              msc4203_message *message)
+{
+    struct msc4203_log_entry *e = &s->entry[i];
+    struct log_record r;
+    struct log_sum sum;
+    unsigned char *text = (unsigned char *)memory;
+
+    memset(message, 0, sizeof *message);
+    message->number = log_number(e);
+    message->channels = e->channels;
+    message->delivered = log_flags(e) & LOG_FOR_SYNC & ~e->channels;
+    message->item.kind = MSC4203_TO_DEVICE;
+    if (log_flags(e) & LOG_DAMAGED)
+        return MSC4203_E_DAMAGED;
+    if (log_load(s, log_position(e), &r) == 0 || r.kind < LOG_MESSAGE || r.kind > LOG_MOVED)
+        return log_mark_damaged(s, e);
+    message->time_ms = r.word[6] | (uint64_t)(r.word[7] & 0xFFFF) << 32;
+    message->bytes = r.bytes;
+    if (r.bytes > bytes)
+        return MSC4203_E_TOO_LARGE;
+    log_read(s, log_address(s, r.position) + r.fixed, text, r.bytes);
+    log_sum_begin(&sum, s->key);
+    log_sum_add(&sum, text, r.bytes);
+    if (log_sum_end(&sum) != r.word[2] || !log_strings(&r, (const char *)text, &message->item))
+        return log_mark_damaged(s, e);
+    return MSC4203_ITEM;
+}
+
+MSC4203_PRIVATE int log_next(void *context, uint32_t channel, const msc4203_device *device,
+                             uint64_t after, void *memory, size_t bytes, msc4203_message *message)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t index, i;
+    int result = log_check(s, channel, device, &index);
+
+    memset(message, 0, sizeof *message);
+    if (result != MSC4203_OK)
+        return result;
+    i = log_first(s, channel, index, after);
+    return log_has_read(s, i == 0 ? MSC4203_END : log_message(s, i, memory, bytes, message));
+}
+
+MSC4203_PRIVATE int log_opening(void *context, uint32_t back, uint64_t *random, uint64_t *first)
+{
+    struct msc4203_log_state *s = log_of(context);
+    const struct msc4203_log_item *item;
+
+    if (back >= s->items[LOG_OPENINGS])
+        return MSC4203_END;
+    item = &s->item[LOG_OPENINGS][log_item_at(s, LOG_OPENINGS, s->counter[LOG_OPENINGS] - back)];
+    *random = log_number64(item->word);
+    *first = log_number64(item->word + 2);
+    return *first == 0 ? MSC4203_END : MSC4203_OK;
+}
+
+/* A request as words; returns 0 when it has no id. */
+MSC4203_PRIVATE int log_request(const msc4203_request *request, uint32_t id[4])
+{
+    memset(id, 0, 4 * sizeof id[0]);
+    if (request != NULL) {
+        id[0] = log_get(request->who);
+        id[1] = log_get(request->who + 4);
+        id[2] = log_get(request->what);
+        id[3] = log_get(request->what + 4);
+    }
+    return (id[0] | id[1] | id[2] | id[3]) != 0;
+}
+
+MSC4203_PRIVATE int log_known(void *context, const msc4203_request *request)
+{
+    struct msc4203_log_state *s = log_of(context);
+    struct msc4203_log_item id;
+    uint32_t at;
+
+    if (s->error || s->phase == PHASE_CLOSED)
+        return MSC4203_E_STORAGE;
+    if (!log_request(request, id.word))
+        return MSC4203_OK;
+    for (at = *log_request_bucket(s, &id); at != 0; at = s->request_next[at - 1])
+        if (memcmp(s->item[LOG_REQUESTS][at - 1].word, id.word, sizeof id.word) == 0)
+            return MSC4203_KNOWN;
+    return MSC4203_OK;
+}
+
+MSC4203_PRIVATE int log_count(void *context, uint32_t channel, const msc4203_device *device,
+                              msc4203_counts *counts)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t index = 0, first = 0;
+    struct log_record r;
+    int result;
+
+    memset(counts, 0, sizeof *counts);
+    if (channel >= MSC4203_CHANNELS)
+        return MSC4203_E_USAGE;
+    if (device == NULL && s->phase != PHASE_CLOSED)
+        result = s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+    else
+        result = log_check(s, 0, device, &index);
+    if (result != MSC4203_OK || (device != NULL && index == 0))
+        return result;
+    if (device != NULL) {
+        counts->messages = s->device[index].count;
+        counts->bytes = (uint64_t)s->device[index].units * LOG_UNIT;
+        first = s->device[index].chain[CHAIN_SYNC];
+    } else {
+        counts->messages = s->channel[channel].count;
+        counts->bytes = (uint64_t)s->channel[channel].units * LOG_UNIT;
+        if (channel == 0) {
+            counts->through = s->settled - 1;
+            counts->time_ms = (uint64_t)s->time << 10;
+        } else {
+            counts->through = log_number64(s->held + 2 * channel);
+            if (counts->messages != 0)
+                first = log_seek(s, 1, (uint32_t)1 << channel, 0);
+        }
+    }
+    if (first != 0) {
+        counts->first = log_number(&s->entry[first]);
+        if (log_load(s, log_position(&s->entry[first]), &r) != 0)
+            counts->time_ms = r.word[6] | (uint64_t)(r.word[7] & 0xFFFF) << 32;
+    }
+    return log_has_read(s, MSC4203_OK);
+}
+
+MSC4203_PRIVATE int log_record_of(void *context, uint32_t channel, void *memory, size_t bytes,
+                                  msc4203_span *name, msc4203_span *record)
+{
+    struct msc4203_log_state *s = log_of(context);
+    struct log_record r;
+    uint32_t names;
+
+    if (s->error || s->phase == PHASE_CLOSED)
+        return MSC4203_E_STORAGE;
+    if (channel == 0 || channel >= MSC4203_CHANNELS)
+        return MSC4203_E_USAGE;
+    if (s->channel[channel].position == 0)
+        return MSC4203_END;
+    if (log_load(s, s->channel[channel].position, &r) == 0 || r.kind != LOG_CHANNEL ||
+        !log_is_whole(s, &r))
+        return log_has_read(s, MSC4203_E_DAMAGED);
+    if (r.bytes > bytes)
+        return MSC4203_E_TOO_LARGE;
+    log_read(s, log_address(s, r.position) + r.fixed, memory, r.bytes);
+    names = r.word[7] & 0xFFFF;
+    if (name != NULL) {
+        name->ptr = (const char *)memory;
+        name->len = names;
+    }
+    if (record != NULL) {
+        record->ptr = r.bytes != 0 ? (const char *)memory + names : (const char *)memory;
+        record->len = r.word[7] >> 16;
+    }
+    return log_has_read(s, MSC4203_OK);
+}
+
+/* ---- the queue: putting in ---- */
+
+MSC4203_PRIVATE int log_begin(void *context, uint32_t *batch)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t i;
+    int result = log_is_closed(s);
+
+    if (result != MSC4203_OK)
+        return result;
+    for (i = 0; i < LOG_BATCHES && s->batch[i].state != BATCH_FREE; i++)
+        ;
+    if (i == LOG_BATCHES)
+        return MSC4203_E_QUEUE_FULL;
+    s->batch[i].state = BATCH_OPEN;
+    *batch = i + 1;
+    return MSC4203_OK;
+}
+
+/* The state of a batch as a result. */
+MSC4203_PRIVATE int log_batch_state(const struct msc4203_log_state *s, uint32_t batch)
+{
+    int result = log_is_closed(s);
+
+    if (result != MSC4203_OK)
+        return result;
+    if (batch - 1 >= LOG_BATCHES || s->batch[batch - 1].state == BATCH_FREE)
+        return MSC4203_E_USAGE;
+    return s->batch[batch - 1].state == BATCH_OPEN ? MSC4203_OK : MSC4203_E_BATCH;
+}
+
+/* Whether so many units more may wait for these channels and this device. */
+MSC4203_PRIVATE int log_quota(const struct msc4203_log_state *s, uint32_t channels,
+                              uint32_t device, uint32_t units)
+{
+    uint32_t c;
+
+    if (s->device_units != 0 && s->device[device].units + units > s->device_units)
+        return MSC4203_E_QUOTA;
+    for (c = 1; s->channel_units != 0 && c < MSC4203_CHANNELS; c++)
+        if ((channels >> c & 1) != 0 && s->channel[c].units + units > s->channel_units)
+            return MSC4203_E_QUOTA;
+    return MSC4203_OK;
+}
+
+/* Writes a message into a batch, and keeps it as entry `i`. */
+MSC4203_PRIVATE void log_push_message(struct msc4203_log_state *s, uint32_t batch, uint32_t i,
+                                      uint32_t device, const msc4203_message *message,
+                                      uint32_t units)
+{
+    struct msc4203_log_batch *b = &s->batch[batch];
+    struct msc4203_log_entry *e = &s->entry[i];
+    const msc4203_item *item = &message->item;
+    uint32_t word[12], time = (uint32_t)(message->time_ms >> 10);
+    msc4203_span body[5];
+
+    body[0] = item->sender;
+    body[1] = item->type;
+    body[2] = item->user_id;
+    body[3] = item->device_id;
+    body[4] = item->content;
+    word[4] = (uint32_t)item->sender.len | (uint32_t)item->type.len << 16;
+    word[5] = (uint32_t)item->user_id.len | (uint32_t)item->device_id.len << 16;
+    word[6] = (uint32_t)message->time_ms;
+    word[7] = (uint32_t)(message->time_ms >> 32) & 0xFFFF;
+    word[8] = b->count;
+    word[9] = message->channels;
+    word[10] = s->device[device].hash[0];
+    word[11] = s->device[device].hash[1];
+    e->place = log_append(s, word, LOG_MESSAGE, batch, body, 5) |
+               (uint32_t)(message->channels & 1) << 29; /* LOG_FOR_SYNC */
+    e->number = b->count++;
+    e->device = device | units << 19;
+    e->channels = message->channels;
+    if (b->last != 0)
+        log_set_link(&s->entry[b->last], i);
+    else
+        b->first = i;
+    b->last = i;
+    if (time > b->time)
+        b->time = time;
+    s->device[device].pending++;
+    log_tally(s, e->channels, 0, units);
+    log_tally_units(s, e, units);
+    if (units > s->largest)
+        s->largest = units;
+}
+
+MSC4203_PRIVATE int log_push(void *context, uint32_t batch, const msc4203_message *message)
+{
+    struct msc4203_log_state *s = log_of(context);
+    const msc4203_item *item = &message->item;
+    uint32_t hash[2], device, units, i = 0;
+    uint64_t bytes = (uint64_t)item->sender.len + item->type.len + item->user_id.len +
+                     item->device_id.len + item->content.len;
+    int result = log_batch_state(s, batch);
+
+    if (result != MSC4203_OK)
+        return result;
+    if (message->channels == 0)
+        return MSC4203_E_USAGE;
+    if (bytes > s->message_bytes || item->sender.len > 0xFFFF || item->type.len > 0xFFFF ||
+        item->user_id.len > 0xFFFF || item->device_id.len > 0xFFFF)
+        return MSC4203_E_TOO_LARGE;
+    units = ((uint32_t)bytes + LOG_MESSAGE_FIXED + LOG_UNIT - 1) / LOG_UNIT;
+    if (!log_fits(s, units))
+        return MSC4203_E_QUEUE_FULL;
+    log_room(s, units);
+    result = log_batch_state(s, batch); /* making room may have given it up */
+    if (result != MSC4203_OK)
+        return result;
+    log_hash(s, &item->user_id, &item->device_id, hash);
+    device = log_device_make(s, hash);
+    if (device == 0)
+        return MSC4203_E_QUEUE_FULL;
+    result = log_quota(s, message->channels, device, units);
+    if (result == MSC4203_OK && (i = log_pool_take(s)) == 0)
+        result = MSC4203_E_QUEUE_FULL;
+    if (result != MSC4203_OK) {
+        log_device_drop_empty(s, device);
+        return result;
+    }
+    log_push_message(s, batch - 1, i, device, message, units);
+    return log_has_written(s);
+}
+
+/* Ends a batch for which nothing is kept. */
+MSC4203_PRIVATE void log_give_up(struct msc4203_log_state *s, uint32_t batch)
+{
+    uint32_t word[4];
+    struct msc4203_log_batch *b = &s->batch[batch];
+
+    if (b->count != 0 && !s->error) {
+        log_room(s, 1);
+        memset(word, 0, sizeof word);
+        log_append(s, word, LOG_ABORT, batch, NULL, 0);
+    }
+    log_batch_end(s, b, BATCH_FREE);
+}
+
+MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_request *request,
+                               uint64_t *first)
+{
+    struct msc4203_log_state *s = log_of(context);
+    struct msc4203_log_batch *b;
+    uint32_t word[12];
+    int result = log_batch_state(s, batch);
+
+    *first = s->next;
+    if (result == MSC4203_OK) {
+        log_room(s, 3);
+        result = log_batch_state(s, batch);
+    }
+    if (result == MSC4203_OK)
+        result = log_known(context, request);
+    if (result == MSC4203_OK && s->next + s->batch[batch - 1].count > LOG_NUMBER_MAX)
+        result = MSC4203_E_QUEUE_FULL;
+    if (result != MSC4203_OK) {
+        if (result != MSC4203_E_USAGE && batch - 1 < LOG_BATCHES)
+            log_give_up(s, batch - 1);
+        return s->error ? MSC4203_E_STORAGE : result;
+    }
+    b = &s->batch[batch - 1];
+    memset(word, 0, sizeof word);
+    word[2] = b->time;
+    log_set64(word + 4, s->next);
+    word[6] = b->count;
+    if (log_request(request, word + 8)) {
+        word[7] = s->counter[LOG_REQUESTS] + 1;
+        log_remember(s, LOG_REQUESTS, word[7], word + 8);
+    }
+    if (b->count != 0 || word[7] != 0) {
+        if (b->time > s->time)
+            s->time = b->time;
+        s->next += b->count;
+        log_batch_commit(s, b, *first);
+        log_append(s, word, LOG_COMMIT, batch - 1, NULL, 0);
+        if (s->counter[LOG_REQUESTS] != 0)
+            log_note_item(s, s->current << s->shift, LOG_REQUESTS, s->counter[LOG_REQUESTS]);
+    }
+    memset(b, 0, sizeof *b);
+    return log_has_written(s);
+}
+
+MSC4203_PRIVATE int log_abort(void *context, uint32_t batch)
+{
+    struct msc4203_log_state *s = log_of(context);
+    int result = log_batch_state(s, batch);
+
+    if (result == MSC4203_E_USAGE || s->phase != PHASE_OPEN)
+        return result;
+    log_give_up(s, batch - 1);
+    return log_has_written(s);
+}
+
+MSC4203_PRIVATE int log_flush(void *context)
+{
+    struct msc4203_log_state *s = log_of(context);
+    int result = log_is_closed(s);
+
+    if (result != MSC4203_OK)
+        return result;
+    log_sync(s);
+    if (!s->error)
+        s->settled = s->next;
+    return log_has_written(s);
+}
+
+/* ---- the queue: taking out ---- */
+
+/* Takes /sync out of a device's messages with numbers up to `through`. Returns how many. */
+MSC4203_PRIVATE uint32_t log_take_synced(struct msc4203_log_state *s, uint32_t device,
+                                         uint64_t through)
+{
+    uint32_t taken = 0, i, word[8];
+
+    i = s->device[device].chain[CHAIN_SYNC];
+    if (i == 0 || log_number(&s->entry[i]) > through)
+        return 0;
+    memset(word, 0, sizeof word);
+    word[4] = s->device[device].hash[0];
+    word[5] = s->device[device].hash[1];
+    log_set64(word + 6, through);
+    log_append(s, word, LOG_SYNCED, 0, NULL, 0);
+    for (; i != 0 && log_number(&s->entry[i]) <= through; taken++) {
+        log_take(s, i, 1);
+        i = s->device[device].chain[CHAIN_SYNC];
+    }
+    return taken;
+}
+
+/* Takes a channel out of all its messages with numbers up to `through`. */
+MSC4203_PRIVATE void log_take_done(struct msc4203_log_state *s, uint32_t channel, uint64_t through)
+{
+    uint32_t bit = (uint32_t)1 << channel, i = 1;
+
+    while (s->channel[channel].count != 0) {
+        i = log_seek(s, i, bit, 0);
+        if (i > s->used || log_number(&s->entry[i]) > through)
+            return;
+        log_take(s, i, bit);
+    }
+}
+
+MSC4203_PRIVATE int log_done(void *context, uint32_t channel, const msc4203_device *device,
+                             uint64_t through, const msc4203_span *record)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t index, i, word[8];
+    int result = log_check(s, channel, device, &index);
+
+    if (result == MSC4203_OK)
+        result = log_is_closed(s);
+    if (result == MSC4203_OK && record != NULL && channel == 0)
+        result = MSC4203_E_USAGE;
+    if (result == MSC4203_OK && record != NULL && record->len > s->record_max)
+        result = MSC4203_E_TOO_LARGE;
+    if (result != MSC4203_OK)
+        return result;
+    log_room(s, record != NULL ? s->channel_units_max : 2);
+    if (through >= s->settled)
+        through = s->settled - 1;
+    if (channel == 0) {
+        if (index != 0)
+            log_take_synced(s, index, through);
+        return log_has_written(s);
+    }
+    if (record == NULL) {
+        i = log_first(s, channel, 0, 0);
+        if (i == 0 || log_number(&s->entry[i]) > through)
+            return log_has_written(s);
+    }
+    if (through > log_number64(s->channel[channel].done))
+        log_set64(s->channel[channel].done, through);
+    if (record != NULL) {
+        log_write_channel(s, channel, NULL, record, 0);
+    } else {
+        memset(word, 0, sizeof word);
+        log_set64(word + 4, through);
+        log_append(s, word, LOG_DONE, channel, NULL, 0);
+    }
+    log_take_done(s, channel, through);
+    return log_has_written(s);
+}
+
+/* Lets go of what is in flight behind number `through`: takes it out where its device was dropped.
+ * Returns how many that are; only counts them when `take` is 0. */
+MSC4203_PRIVATE uint32_t log_let_go(struct msc4203_log_state *s, uint32_t channel,
+                                    uint64_t through, int take)
+{
+    uint32_t bit = (uint32_t)1 << channel, found = 0, i;
+    uint64_t held = log_number64(s->held + 2 * channel);
+
+    if (through >= held)
+        return 0;
+    for (i = log_find(s, through + 1);; i++) {
+        i = log_seek(s, i, bit, 0);
+        if (i > s->used || log_number(&s->entry[i]) > held)
+            return found;
+        if (log_flags(&s->entry[i]) & LOG_SPARED) {
+            found++;
+            if (take)
+                log_take(s, i, bit);
+        }
+    }
+}
+
+MSC4203_PRIVATE int log_hold(void *context, uint32_t channel, uint64_t through,
+                             const msc4203_span *record)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t releases;
+    int result = log_is_closed(s);
+
+    if (result == MSC4203_OK && (channel == 0 || channel >= MSC4203_CHANNELS))
+        result = MSC4203_E_USAGE;
+    if (result == MSC4203_OK && record->len > s->record_max)
+        result = MSC4203_E_TOO_LARGE;
+    if (result != MSC4203_OK)
+        return result;
+    log_room(s, s->channel_units_max);
+    if (through >= s->settled)
+        through = s->settled - 1;
+    releases = log_let_go(s, channel, through, 1);
+    log_set64(s->held + 2 * channel, through);
+    log_write_channel(s, channel, NULL, record, releases != 0 ? (uint32_t)LOG_RELEASES : 0);
+    return log_has_written(s);
+}
+
+/* Writes a message again under a new number, for other channels. */
+MSC4203_PRIVATE void log_write_moved(struct msc4203_log_state *s, uint32_t channel, uint32_t i,
+                                     const struct log_record *old, uint32_t channels)
+{
+    struct msc4203_log_entry e = s->entry[i];
+    uint32_t word[16], units = (old->bytes + LOG_MOVED_FIXED + LOG_UNIT - 1) / LOG_UNIT;
+    uint32_t spare = units * LOG_UNIT - LOG_MOVED_FIXED - old->bytes;
+    uint64_t from = log_address(s, log_position(&e)) + old->fixed;
+
+    memcpy(word, old->word, sizeof word);
+    word[7] = (word[7] & 0xFFFF) | (uint32_t)(s->next >> 32) << 16;
+    word[8] = (uint32_t)s->next;
+    word[9] = channels;
+    log_set64(word + 12, log_number(&e));
+    word[14] = channel;
+    word[15] = 0;
+    e.place = log_place(s, units) | (channels & 1) << 29;
+    log_put_fixed(s, word, LOG_MOVED, channels & 1, units, spare);
+    log_put_from(s, from, old->bytes);
+    log_put(s, NULL, spare);
+    s->empty = 0;
+    e.device = log_device_of(&e) | units << 19;
+    e.channels = channels;
+    log_tally_units(s, &e, units);
+    log_tally(s, channels, 0, units);
+    if (units > s->largest)
+        s->largest = units;
+    log_add(s, &e, s->next++);
+}
+
+/* Takes a channel out of the message with this number, which was moved away from it. */
+MSC4203_PRIVATE void log_take_moved(struct msc4203_log_state *s, uint32_t channel, uint64_t number)
+{
+    uint32_t i = log_find(s, number);
+
+    if (i > s->used || log_number(&s->entry[i]) != number)
+        return;
+    if (channel == 0)
+        s->entry[i].place &= ~((uint32_t)LOG_FOR_SYNC << 29); /* it has not had it */
+    log_take(s, i, (uint32_t)1 << channel);
+}
+
+MSC4203_PRIVATE int log_move(void *context, uint32_t channel, const msc4203_device *device,
+                             uint64_t number, uint32_t channels, uint64_t *moved)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t index, i, word[8], alone;
+    struct log_record old;
+    int result = log_check(s, channel, device, &index);
+
+    if (moved != NULL)
+        *moved = 0;
+    if (result == MSC4203_OK)
+        result = log_is_closed(s);
+    if (result != MSC4203_OK)
+        return result;
+    log_room(s, s->message_units);
+    i = number == 0 ? 0 : log_first(s, channel, index, number - 1);
+    if (i == 0 || log_number(&s->entry[i]) != number)
+        return MSC4203_END;
+    if (channels != 0) {
+        alone = s->entry[i].channels == (uint32_t)1 << channel;
+        if (!alone && (!log_has_entry(s) || !log_fits(s, log_units(&s->entry[i]) + 1)))
+            return MSC4203_E_QUEUE_FULL;
+        if (s->next >= LOG_NUMBER_MAX)
+            return MSC4203_E_QUEUE_FULL;
+        if ((log_flags(&s->entry[i]) & LOG_DAMAGED) != 0 ||
+            log_load(s, log_position(&s->entry[i]), &old) == 0 || !log_is_whole(s, &old))
+            return s->error ? MSC4203_E_STORAGE : log_mark_damaged(s, &s->entry[i]);
+        if (moved != NULL)
+            *moved = s->next;
+        log_write_moved(s, channel, i, &old, channels);
+    } else {
+        memset(word, 0, sizeof word);
+        log_set64(word + 4, number);
+        log_append(s, word, LOG_TAKEN, channel, NULL, 0);
+    }
+    log_take_moved(s, channel, number);
+    return log_has_written(s);
+}
+
+/* Takes out what a device has, with numbers up to `through`, but for what is in flight, up to the
+ * numbers in `held` for each channel. Returns how many messages stay for that; only counts them
+ * when `take` is 0. */
+MSC4203_PRIVATE uint32_t log_take_dropped(struct msc4203_log_state *s, uint32_t device,
+                                          uint64_t through, int take)
+{
+    uint32_t i, next, keep, c, spared = 0;
+
+    for (i = s->device[device].chain[CHAIN_FIRST]; i != 0; i = next) {
+        uint64_t number = log_number(&s->entry[i]);
+
+        next = log_link(&s->entry[i]);
+        if (number > through || s->entry[i].channels == 0)
+            continue;
+        for (keep = 0, c = 1; c < MSC4203_CHANNELS; c++)
+            if ((s->entry[i].channels >> c & 1) != 0 && number <= log_number64(s->held + 2 * c))
+                keep |= (uint32_t)1 << c;
+        spared += keep != 0;
+        if (!take)
+            continue;
+        if (keep != 0)
+            s->entry[i].place |= (uint32_t)LOG_SPARED << 29;
+        log_take(s, i, ~keep);
+    }
+    return spared;
+}
+
+/* Forgets the requests of a sender. Returns how many; only counts them when `forget` is 0. */
+MSC4203_PRIVATE uint32_t log_forget_who(struct msc4203_log_state *s, const uint32_t who[2],
+                                        int forget)
+{
+    uint32_t i, found = 0;
+
+    for (i = 0; i < s->items[LOG_REQUESTS]; i++)
+        if (memcmp(s->item[LOG_REQUESTS][i].word, who, 2 * sizeof who[0]) == 0) {
+            found++;
+            if (forget)
+                log_forget(s, LOG_REQUESTS, i);
+        }
+    return found;
+}
+
+MSC4203_PRIVATE int log_drop(void *context, const msc4203_device *device, const uint8_t *who)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t index, word[12], spared = 0;
+    msc4203_span held;
+    int result = log_check(s, 0, device, &index);
+
+    if (result == MSC4203_OK)
+        result = log_is_closed(s);
+    if (result != MSC4203_OK)
+        return result;
+    log_room(s, 3 + MSC4203_CHANNELS * 8 / LOG_UNIT);
+    log_check(s, 0, device, &index); /* making room may have given up all that it had */
+    memset(word, 0, sizeof word);
+    if (who != NULL) {
+        word[8] = log_get(who);
+        word[9] = log_get(who + 4);
+    }
+    if ((word[8] | word[9]) == 0 || log_forget_who(s, word + 8, 0) == 0) {
+        word[8] = word[9] = 0;
+        if (index == 0)
+            return log_has_written(s);
+    }
+    log_hash(s, &device->user_id, &device->device_id, word + 4);
+    log_set64(word + 6, s->next - 1);
+    if (index != 0)
+        spared = log_take_dropped(s, index, s->next - 1, 0);
+    held.ptr = (const char *)s->held;
+    held.len = MSC4203_CHANNELS * 2 * sizeof s->held[0];
+    if ((word[8] | word[9]) != 0)
+        log_forget_who(s, word + 8, 1);
+    if (spared != 0)
+        log_swap(s->held, MSC4203_CHANNELS * 2);
+    log_append(s, word, LOG_DROPPED, 0, &held, spared != 0);
+    if (spared != 0)
+        log_swap(s->held, MSC4203_CHANNELS * 2);
+    if (index != 0)
+        log_take_dropped(s, index, s->next - 1, 1);
+    return log_has_written(s);
+}
+
+MSC4203_PRIVATE int log_expire(void *context, uint64_t before_ms, uint64_t *expired)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t device, i;
+    uint64_t taken = 0, through;
+    struct log_record r;
+    int result = log_is_closed(s);
+
+    for (device = 1; result == MSC4203_OK && device <= s->devices_used; device++) {
+        log_room(s, 2);
+        if (s->device[device].count == 0)
+            continue;
+        i = s->device[device].chain[CHAIN_SYNC];
+        for (through = 0; i != 0 && log_number(&s->entry[i]) < s->settled;
+             i = log_chain_sync(s, log_link(&s->entry[i]))) {
+            if (log_load(s, log_position(&s->entry[i]), &r) != 0 &&
+                (r.word[6] | (uint64_t)(r.word[7] & 0xFFFF) << 32) >= before_ms)
+                break;
+            through = log_number(&s->entry[i]);
+        }
+        if (s->error == 0 && through != 0)
+            taken += log_take_synced(s, device, through);
+        result = log_has_written(s);
+    }
+    if (expired != NULL)
+        *expired = taken;
+    return result;
+}
+
+/* ---- the queue: channels ---- */
+
+/* Whether a channel has this name. */
+MSC4203_PRIVATE int log_is_named(struct msc4203_log_state *s, uint32_t channel,
+                                 const msc4203_span *name)
+{
+    struct log_record r;
+    unsigned char piece[64];
+    uint32_t done, n;
+
+    if (s->channel[channel].position == 0 ||
+        log_load(s, s->channel[channel].position, &r) == 0 || r.kind != LOG_CHANNEL ||
+        (r.word[7] & 0xFFFF) != name->len)
+        return 0;
+    for (done = 0; done < name->len; done += n) {
+        n = name->len - done < sizeof piece ? (uint32_t)(name->len - done)
+                                            : (uint32_t)sizeof piece;
+        log_read(s, log_address(s, r.position) + r.fixed + done, piece, n);
+        if (memcmp(piece, name->ptr + done, n) != 0)
+            return 0;
+    }
+    return 1;
+}
+
+MSC4203_PRIVATE void log_count_named(struct msc4203_log_state *s)
+{
+    uint32_t c;
+
+    for (s->named = 0, c = 1; c < MSC4203_CHANNEL_PARKED; c++)
+        s->named = (uint8_t)(s->named + (s->channel[c].position != 0));
+}
+
+MSC4203_PRIVATE int log_channel(void *context, const msc4203_span *name, int make,
+                                uint32_t *channel)
+{
+    struct msc4203_log_state *s = log_of(context);
+    msc4203_span empty;
+    uint32_t c;
+    int result;
+
+    if (s->error || s->phase == PHASE_CLOSED)
+        return MSC4203_E_STORAGE;
+    if (name->len == 0 || name->len > LOG_NAME_MAX)
+        return MSC4203_E_USAGE;
+    for (c = MSC4203_CHANNEL_FIRST; c < MSC4203_CHANNEL_PARKED; c++)
+        if (log_is_named(s, c, name)) {
+            *channel = c;
+            return log_has_read(s, MSC4203_OK);
+        }
+    result = log_has_read(s, make ? log_is_closed(s) : MSC4203_END);
+    if (result != MSC4203_OK)
+        return result;
+    if (!log_fits(s, s->channel_units_max))
+        return MSC4203_E_QUEUE_FULL;
+    log_room(s, s->channel_units_max);
+    for (c = MSC4203_CHANNEL_FIRST; c < MSC4203_CHANNEL_PARKED; c++)
+        if (s->channel[c].position == 0 && s->channel[c].units == 0)
+            break;
+    if (c == MSC4203_CHANNEL_PARKED)
+        return MSC4203_E_QUEUE_FULL;
+    memset(&empty, 0, sizeof empty);
+    log_write_channel(s, c, name, &empty, 0);
+    log_count_named(s);
+    *channel = c;
+    return log_has_written(s);
+}
+
+MSC4203_PRIVATE int log_release(void *context, uint32_t channel)
+{
+    struct msc4203_log_state *s = log_of(context);
+    msc4203_span empty;
+    int result = log_is_closed(s);
+
+    if (result != MSC4203_OK)
+        return result;
+    if (channel == 0 || channel >= MSC4203_CHANNELS)
+        return MSC4203_E_USAGE;
+    if (s->channel[channel].units != 0)
+        return MSC4203_E_BUSY;
+    if (s->channel[channel].position == 0)
+        return MSC4203_OK;
+    log_room(s, s->channel_units_max);
+    memset(&empty, 0, sizeof empty);
+    log_set64(s->held + 2 * channel, 0);
+    log_write_channel(s, channel, &empty, &empty, 0);
+    s->channel[channel].position = 0;
+    log_count_named(s);
+    return log_has_written(s);
+}
+
+/* ---- geometry and memory ---- */
+
+/* Whether `large` is a multiple of `small`, by additions: small machines have no division. */
+MSC4203_PRIVATE int log_is_multiple(uint32_t large, uint32_t small)
+{
+    uint32_t x = small;
+
+    while (x < large)
+        x += small;
+    return x == large;
+}
+
+/* Sets how a log with this configuration is laid out in a region: the segments, the smallest size
+ * of which there are at most LOG_SEGMENTS_MAX, and that holds the largest message. */
+MSC4203_APART int log_shape(struct msc4203_log_state *s, const msc4203_storage *storage,
+                            const msc4203_log_config *config)
+{
+    uint32_t sector = storage->sector != 0 ? storage->sector : 4096, step, bytes, need, halvings;
+    uint64_t region = storage->bytes;
+
+    s->storage = storage;
+    if (sector < LOG_UNIT)
+        sector = LOG_UNIT;
+    if (config->sector > sector && log_is_multiple(config->sector, sector))
+        sector = config->sector;
+    if (region > (uint64_t)8 << 30 || sector % LOG_UNIT != 0 || sector > (uint32_t)1 << 24 ||
+        config->sector > sector || storage->block > (uint32_t)1 << 27)
+        return MSC4203_E_REGION;
+    step = storage->block != 0 ? storage->block : sector;
+    if (!log_is_multiple(step, sector))
+        return MSC4203_E_REGION;
+    for (bytes = step; step < LOG_STEP; step += bytes)
+        ;
+    s->message_bytes = config->message_bytes;
+    if (s->message_bytes == 0)
+        s->message_bytes = region < 73984 * 16 ? (uint32_t)(region >> 4) - 256 : 73728;
+    if (s->message_bytes > (LOG_UNITS_MAX - 5) * LOG_UNIT || region < 4096)
+        return MSC4203_E_REGION;
+    s->message_units = (s->message_bytes + LOG_MOVED_FIXED + LOG_UNIT - 1) / LOG_UNIT;
+    need = (s->message_units + LOG_HEADER_UNITS) * LOG_UNIT;
+    while (step <= (uint32_t)1 << 26 && region >> 16 > step) /* at most some thousand steps */
+        step += step;
+    for (bytes = step; bytes < need || (uint64_t)bytes * LOG_SEGMENTS_MAX < region; bytes += step)
+        ;
+    for (s->segments = 0; (uint64_t)(s->segments + 1) * bytes <= region; s->segments++)
+        ;
+    s->segment_units = bytes / LOG_UNIT;
+    for (s->shift = 0; (uint32_t)1 << s->shift < s->segment_units; s->shift++)
+        ;
+    if (s->segments < LOG_SEGMENTS_MIN || (uint64_t)s->segments << s->shift > (uint32_t)1 << 29)
+        return MSC4203_E_REGION;
+    s->sector = sector;
+    halvings = s->segments / 4;
+    for (step = sector; step < bytes && halvings != 0; step += step)
+        halvings /= 2;
+    s->low = LOG_FREE_MIN + 1 + s->segments / 8 + halvings;
+    s->record_max = (s->segment_units - LOG_HEADER_UNITS) * (LOG_UNIT / 2) - LOG_CHANNEL_FIXED -
+                    LOG_NAME_MAX;
+    if (s->record_max > LOG_RECORD_MAX)
+        s->record_max = LOG_RECORD_MAX;
+    s->channel_units_max =
+        (LOG_CHANNEL_FIXED + LOG_NAME_MAX + s->record_max + LOG_UNIT - 1) / LOG_UNIT;
+    return MSC4203_OK;
+}
+
+MSC4203_PRIVATE uint32_t log_clip(uint32_t value, uint32_t least, uint64_t most)
+{
+    return value < least ? least : value > most ? (uint32_t)most : value;
+}
+
+/* Sets how much a log keeps in memory. */
+MSC4203_APART int log_sizes(struct msc4203_log_state *s, const msc4203_log_config *config)
+{
+    uint64_t region = s->storage->bytes;
+
+    s->messages = config->messages;
+    if (s->messages == 0)
+        s->messages = log_clip((uint32_t)(region >> 9), 64, LOG_MESSAGES_MAX);
+    s->devices = config->devices;
+    if (s->devices == 0)
+        s->devices = log_clip(1024, 1, s->messages);
+    s->items[LOG_REQUESTS] = config->requests;
+    if (s->items[LOG_REQUESTS] == 0)
+        s->items[LOG_REQUESTS] = log_clip((uint32_t)(region >> 9), 16, 4096);
+    s->items[LOG_OPENINGS] = config->openings;
+    if (s->items[LOG_OPENINGS] == 0)
+        s->items[LOG_OPENINGS] = log_clip((uint32_t)(region >> 12), 4, 1000);
+    s->largest = s->message_units;
+    if (s->messages > LOG_MESSAGES_MAX || s->devices > LOG_DEVICES_MAX ||
+        s->items[LOG_REQUESTS] > region >> 6 || s->items[LOG_OPENINGS] > region >> 6 ||
+        log_capacity(s, s->message_units) < s->message_units)
+        return MSC4203_E_REGION;
+    s->largest = 0;
+    s->entries = s->messages + s->messages / 16 * 3 + 18;
+    for (s->request_mask = 1; s->request_mask < s->items[LOG_REQUESTS]; s->request_mask *= 2)
+        ;
+    s->request_mask = s->request_mask / 2 != 0 ? s->request_mask / 2 - 1 : 0;
+    for (s->device_mask = 1; s->device_mask < s->devices; s->device_mask *= 2)
+        ;
+    s->device_mask = s->device_mask / 2 != 0 ? s->device_mask / 2 - 1 : 0;
+    return MSC4203_OK;
+}
+
+/* Takes so many bytes of the caller's memory. */
+MSC4203_PRIVATE void *log_part_of(unsigned char *memory, size_t *used, size_t count, size_t size)
+{
+    size_t at = *used;
+
+    *used += count * size;
+    return memory != NULL ? memory + at : NULL;
+}
+
+/* Lays the index out in the caller's memory. Returns the bytes that it needs, without the buffer,
+ * which goes last. */
+MSC4203_APART size_t log_layout(struct msc4203_log_state *s, void *memory)
+{
+    unsigned char *m = (unsigned char *)memory;
+    size_t used = 0, groups = s->entries / LOG_GROUP + s->entries / (LOG_GROUP * LOG_GROUP) + 3;
+
+    s->segment = (struct msc4203_log_segment *)log_part_of(m, &used, s->segments,
+                                                           sizeof *s->segment);
+    s->channel = (struct msc4203_log_channel *)log_part_of(m, &used, MSC4203_CHANNELS,
+                                                           sizeof *s->channel);
+    s->held = (uint32_t *)log_part_of(m, &used, MSC4203_CHANNELS, 4 * sizeof *s->held);
+    s->batch = (struct msc4203_log_batch *)log_part_of(m, &used, LOG_BATCHES, sizeof *s->batch);
+    s->item[0] = (struct msc4203_log_item *)log_part_of(m, &used, s->items[0],
+                                                        sizeof *s->item[0]);
+    s->item[1] = (struct msc4203_log_item *)log_part_of(m, &used, s->items[1],
+                                                        sizeof *s->item[1]);
+    s->request_next = (uint32_t *)log_part_of(m, &used, s->items[0], sizeof *s->request_next);
+    s->request_head = (uint32_t *)log_part_of(m, &used, s->request_mask + 1u,
+                                              sizeof *s->request_head);
+    s->device_head = (uint32_t *)log_part_of(m, &used, s->device_mask + 1u,
+                                             sizeof *s->device_head);
+    s->device = (struct msc4203_log_device *)log_part_of(m, &used, s->devices + 1u,
+                                                         sizeof *s->device);
+    s->group = (struct msc4203_log_group *)log_part_of(m, &used, groups, sizeof *s->group);
+    s->entry = (struct msc4203_log_entry *)log_part_of(m, &used, s->entries + 1u,
+                                                       sizeof *s->entry);
+    s->buffer = (unsigned char *)log_part_of(m, &used, 0, 0);
+    return used;
+}
+
+/* Bytes of the smallest buffer: whole sectors. */
+MSC4203_PRIVATE uint32_t log_buffer_min(const struct msc4203_log_state *s)
+{
+    uint32_t bytes = s->sector;
+
+    if (s->storage->memory != NULL)
+        return 0;
+    while (bytes < LOG_STEP)
+        bytes += s->sector;
+    return bytes;
+}
+
+/* ---- opening: finding the segments ---- */
+
+/* Reads the header of a segment that may begin at a place. Returns whether there is one. */
+MSC4203_APART int log_header(struct msc4203_log_state *s, uint64_t at,
+                             uint32_t word[LOG_HEADER_WORDS])
+{
+    static const uint32_t none[2] = {0, 0};
+
+    log_read(s, at, word, LOG_HEADER_UNITS * LOG_UNIT);
+    log_swap(word, LOG_HEADER_WORDS);
+    return !s->error && word[4] == LOG_MAGIC_LOW && word[5] == LOG_MAGIC_HIGH &&
+           word[0] == (LOG_HEADER_UNITS | (uint32_t)LOG_SEGMENT << 24) &&
+           log_fixed_sum(none, 0, 0, word, LOG_HEADER_WORDS) == word[3];
+}
+
+/* Whether there is a segment of the same log elsewhere in the region. A message may hold what looks
+ * like a header: one that is not at the region's beginning must not be alone. */
+MSC4203_PRIVATE int log_has_other(struct msc4203_log_state *s, uint64_t at, const uint32_t key[2],
+                                  uint32_t segment_bytes)
+{
+    uint32_t word[LOG_HEADER_WORDS];
+    uint64_t other;
+
+    for (other = 0; other + segment_bytes <= s->storage->bytes; other += segment_bytes)
+        if (other != at && log_header(s, other, word) && word[15] == key[0] && word[16] == key[1])
+            return 1;
+    return 0;
+}
+
+/* Finds the log in a region, and its configuration. */
+MSC4203_APART int log_inspect(struct msc4203_log_state *s, const msc4203_storage *storage,
+                              msc4203_log_config *config)
+{
+    uint32_t word[LOG_HEADER_WORDS], step = LOG_STEP;
+    uint64_t at;
+
+    memset(s, 0, sizeof *s);
+    s->storage = storage;
+    memset(config, 0, sizeof *config);
+    for (at = 0; at + LOG_STEP <= storage->bytes && !s->error; at += step) {
+        if (log_header(s, at, word) &&
+            (at == 0 || log_has_other(s, at, word + 15, word[8] * LOG_UNIT)))
+            break;
+    }
+    if (s->error)
+        return MSC4203_E_STORAGE;
+    if (at + LOG_STEP > storage->bytes || word[2] != LOG_VERSION)
+        return MSC4203_E_FORMAT;
+    config->bytes = log_number64(word + 6);
+    config->sector = word[9];
+    config->messages = word[10];
+    config->devices = word[11];
+    config->requests = word[12];
+    config->openings = word[13];
+    config->message_bytes = word[14];
+    s->key[0] = word[15];
+    s->key[1] = word[16];
+    if (config->bytes != storage->bytes)
+        return MSC4203_E_REGION;
+    if (log_shape(s, storage, config) != MSC4203_OK || log_sizes(s, config) != MSC4203_OK ||
+        s->segment_units != word[8] || s->sector != word[9])
+        return MSC4203_E_REGION;
+    return MSC4203_OK;
+}
+
+/* Whether anything shows that what is before a place was durable. A record of its segment says
+ * so, or the header of the segment that came behind it; or anything in a later one was durable. */
+MSC4203_APART int log_was_durable(struct msc4203_log_state *s, uint32_t segment, uint32_t unit)
+{
+    uint32_t word[LOG_HEADER_WORDS], i, at, sequence = s->segment[segment].sequence;
+    struct log_record r;
+
+    for (at = unit; at < s->segment[segment].end; at += r.units != 0 ? r.units : 1) {
+        if (log_load(s, segment << s->shift | at, &r) == 0)
+            r.units = 0;
+        else if ((r.word[1] & 0xFFFFFF) > unit)
+            return 1;
+    }
+    for (i = log_after(s, sequence); i < s->segments; i = log_after(s, s->segment[i].sequence)) {
+        if (!log_header(s, log_address(s, i << s->shift), word))
+            return 1; /* it was found by its records, so these were durable */
+        if (word[21] != 0 && (word[19] != sequence || word[21] > unit))
+            return 1;
+        for (at = LOG_HEADER_UNITS; at < s->segment[i].end; at += r.units != 0 ? r.units : 1) {
+            if (log_load(s, i << s->shift | at, &r) == 0)
+                r.units = 0;
+            else if ((r.word[1] & 0xFFFFFF) != 0)
+                return 1;
+        }
+    }
+    return 0;
+}
+
+/* Whether a segment without a header is the one with this sequence number: it has a record with the
+ * checksum for that, written when something in the segment was durable. */
+MSC4203_APART int log_is_segment(struct msc4203_log_state *s, uint32_t segment, uint32_t sequence)
+{
+    struct log_record r;
+    uint32_t at;
+    int is = 0;
+
+    if (s->segment[segment].sequence != 0)
+        return 0;
+    s->segment[segment].sequence = sequence;
+    for (at = LOG_HEADER_UNITS; at < s->segment_units && !is && !s->error; at++)
+        is = log_load(s, segment << s->shift | at, &r) != 0 && (r.word[1] & 0xFFFFFF) != 0;
+    s->segment[segment].end = s->segment_units;
+    if (is)
+        s->damaged++;
+    else
+        s->segment[segment].sequence = 0;
+    return is;
+}
+
+/* Goes back from the newest segment: each says where the one before it ended, and which are void
+ * since they were written in vain. What is older than the oldest that is needed is free. */
+MSC4203_PRIVATE void log_go_back(struct msc4203_log_state *s)
+{
+    uint32_t word[LOG_HEADER_WORDS], at = s->sequence, i, k, before;
+
+    while (log_before(s->oldest, at)) {
+        i = log_after(s, at - 1);
+        before = at - 1;
+        if (i < s->segments && log_header(s, log_address(s, i << s->shift), word)) {
+            before = word[19];
+            for (k = 0; k < s->segments; k++)
+                if (s->segment[k].sequence != 0 && log_before(before, s->segment[k].sequence) &&
+                    log_before(s->segment[k].sequence, at))
+                    s->segment[k].sequence = 0;
+        }
+        if (log_before(before, s->oldest))
+            break;
+        k = log_after(s, before - 1);
+        if (k == s->segments || s->segment[k].sequence != before) {
+            for (k = 0; k < s->segments && !log_is_segment(s, k, before); k++)
+                ;
+            s->damaged += k == s->segments; /* all of it is lost */
+        }
+        if (k < s->segments && i < s->segments && before == word[19])
+            s->segment[k].end = log_clip(word[20], 0, s->segment_units);
+        at = before;
+    }
+    for (k = 0; k < s->segments; k++)
+        if (s->segment[k].sequence != 0 && log_before(s->segment[k].sequence, s->oldest))
+            s->segment[k].sequence = 0;
+}
+
+/* Goes through the newest segment, as far as it can be followed: to what it says of the oldest one,
+ * and to see whether it ends with the end of an index, of which *image is then the first segment's
+ * sequence number, else 0. */
+MSC4203_PRIVATE void log_look_through(struct msc4203_log_state *s, uint32_t *image)
+{
+    struct log_record r;
+    uint32_t at = LOG_HEADER_UNITS, units;
+
+    *image = 0;
+    for (; (units = log_load(s, s->current << s->shift | at, &r)) != 0; at += units) {
+        if (r.kind == LOG_PAD && log_before(s->oldest, r.word[2]))
+            s->oldest = r.word[2];
+        else if (r.kind != LOG_PAD)
+            *image = r.kind == LOG_IMAGE && r.small != 0 ? r.word[7] : 0;
+    }
+    s->image_end = at;
+}
+
+/* Reads the headers of all segments. */
+MSC4203_APART void log_survey(struct msc4203_log_state *s, uint32_t *image)
+{
+    uint32_t word[LOG_HEADER_WORDS], i;
+
+    s->sequence = 0;
+    for (i = 0; i < s->segments && !s->error; i++) {
+        if (!log_header(s, log_address(s, i << s->shift), word) || word[15] != s->key[0] ||
+            word[16] != s->key[1] || word[8] != s->segment_units || word[17] == 0)
+            continue;
+        if (s->segment[i].sequence != word[17]) {
+            memset(&s->segment[i], 0, sizeof s->segment[i]);
+            s->segment[i].sequence = word[17];
+            s->segment[i].end = s->segment_units;
+        }
+        if (s->sequence != 0 && !log_before(s->sequence, word[17]))
+            continue;
+        s->current = i;
+        s->sequence = word[17];
+        s->oldest = word[18];
+        s->previous = word[19];
+        s->previous_end = word[20];
+        s->previous_durable = word[21];
+        if (log_number64(word + 22) > s->next)
+            s->next = log_number64(word + 22);
+        s->time = log_clip(s->time, word[24], UINT32_MAX);
+        s->counter[LOG_REQUESTS] = word[25];
+        s->counter[LOG_OPENINGS] = word[26];
+    }
+    log_look_through(s, image);
+    if (s->sequence != 0)
+        log_go_back(s);
+}
+
+/* ---- opening: reading the records ---- */
+
+/* Sorts entries by their numbers, and those with the same number by their age, which is in their
+ * link. Most often they are in order already, or nearly. */
+MSC4203_APART void log_sort(struct msc4203_log_state *s)
+{
+    struct msc4203_log_entry *entry = s->entry, e;
+    uint32_t gap = 1, i, k;
+
+    for (i = 2; i <= s->used; i++)
+        if (log_number(&entry[i]) < log_number(&entry[i - 1]))
+            break;
+    if (i > s->used)
+        return;
+    while (gap < s->used)
+        gap = gap * 2 + gap / 4 + 1;
+    while (gap > 1) {
+        gap = gap / 4 + gap / 8 + gap / 16 + gap / 128 + 1; /* 0.445 of it */
+        for (i = gap + 1; i <= s->used; i++) {
+            e = entry[i];
+            for (k = i; k > gap; k -= gap) {
+                const struct msc4203_log_entry *before = &entry[k - gap];
+                if (log_number(before) < log_number(&e) ||
+                    (before->number == e.number && before->link < e.link))
+                    break;
+                entry[k] = *before;
+            }
+            entry[k] = e;
+        }
+    }
+}
+
+/* What is left of what a message waits for once all marks are applied. */
+MSC4203_PRIVATE uint32_t log_marked(const struct msc4203_log_state *s,
+                                    const struct msc4203_log_entry *e)
+{
+    const struct msc4203_log_device *d = &s->device[log_device_of(e)];
+    uint32_t left = e->channels, c;
+    uint64_t number = log_number(e);
+
+    if (number <= log_number64(d->chain + MARK_SYNCED))
+        left &= ~(uint32_t)1;
+    if (number <= log_number64(d->chain + MARK_DROPPED) && !(log_flags(e) & LOG_SPARED))
+        return 0;
+    for (c = 1; c < MSC4203_CHANNELS && left >> c != 0; c++)
+        if (number <= log_number64(s->channel[c].done))
+            left &= ~((uint32_t)1 << c);
+    return left;
+}
+
+/* Puts the entries in order: of several of one number the newest counts, what was taken out of it
+ * is, and what waits for nothing goes. */
+MSC4203_APART void log_merge(struct msc4203_log_state *s)
+{
+    uint32_t i, to = 0;
+
+    log_sort(s);
+    for (i = 1; i <= s->used; i++) {
+        struct msc4203_log_entry *e = &s->entry[i];
+        int same = to != 0 && log_number(&s->entry[to]) == log_number(e);
+
+        if (e->place == 0) { /* channels to be taken out, as far as the message is older */
+            if (same) {
+                s->entry[to].channels &= ~e->channels;
+                if (e->channels & 1)
+                    s->entry[to].place &= ~((uint32_t)LOG_FOR_SYNC << 29);
+            }
+            continue;
+        }
+        to += !same;
+        s->entry[to] = *e;
+    }
+    s->used = to;
+    for (i = 1, to = 0; i <= s->used; i++) {
+        uint32_t left = log_marked(s, &s->entry[i]);
+        if (left == 0)
+            continue;
+        s->entry[++to] = s->entry[i];
+        s->entry[to].channels = left;
+    }
+    s->used = to;
+}
+
+/* Counts a message in, which waits or is in an open batch. */
+MSC4203_PRIVATE void log_count_in(struct msc4203_log_state *s, const struct msc4203_log_entry *e)
+{
+    log_tally_units(s, e, log_units(e));
+    log_tally(s, e->channels, 0, log_units(e));
+    if (log_units(e) > s->largest)
+        s->largest = log_units(e);
+}
+
+/* Finds devices by their hash again; those that have nothing are free. */
+MSC4203_APART void log_index_devices(struct msc4203_log_state *s)
+{
+    uint32_t i, *head;
+
+    memset(s->device_head, 0, ((size_t)s->device_mask + 1) * sizeof *s->device_head);
+    s->device_free = 0;
+    for (i = s->devices_used; i != 0; i--) {
+        head = &s->device_free;
+        if (s->device[i].count != 0 || s->device[i].pending != 0)
+            head = &s->device_head[s->device[i].hash[0] & s->device_mask];
+        s->device[i].next = *head;
+        *head = i;
+    }
+}
+
+/* Makes the whole index from the entries in memory, as it is between two calls of the queue. */
+MSC4203_APART void log_settle(struct msc4203_log_state *s)
+{
+    uint32_t i, k;
+
+    log_merge(s);
+    for (i = 0; i < s->segments; i++)
+        s->segment[i].live = 0;
+    for (i = 0; i < MSC4203_CHANNELS; i++)
+        s->channel[i].count = s->channel[i].units = 0;
+    for (i = 1; i <= s->devices_used; i++) {
+        s->device[i].count = s->device[i].pending = s->device[i].units = 0;
+        memset(s->device[i].chain, 0, sizeof s->device[i].chain);
+    }
+    memset(s->group, 0, (size_t)((unsigned char *)s->entry - (unsigned char *)s->group));
+    s->live = s->largest = 0;
+    s->waiting = s->used;
+    for (i = 1; i <= s->used; i++) {
+        log_chain_add(s, i);
+        log_group_add(s, i);
+        log_count_in(s, &s->entry[i]);
+        log_tally(s, s->entry[i].channels, 1, 0);
+        s->device[log_device_of(&s->entry[i])].count++;
+    }
+    for (i = 0; i < LOG_BATCHES; i++)
+        for (k = s->batch[i].first; k != 0; k = log_link(&s->entry[k]))
+            if (s->entry[k].channels != 0) {
+                log_count_in(s, &s->entry[k]);
+                s->device[log_device_of(&s->entry[k])].pending++;
+            }
+    log_index_devices(s);
+}
+
+/* Goes on with reading after that: entries have their age in their link, devices their marks. */
+MSC4203_PRIVATE void log_unsettle(struct msc4203_log_state *s)
+{
+    uint32_t i, to = 0;
+
+    for (i = 1; i <= s->used; i++)
+        if (s->entry[i].channels != 0) {
+            s->entry[++to] = s->entry[i];
+            log_set_link(&s->entry[to], to);
+        }
+    s->used = to;
+    for (i = 1; i <= s->devices_used; i++)
+        memset(s->device[i].chain, 0, sizeof s->device[i].chain);
+}
+
+/* Makes room in memory while the log is read. */
+MSC4203_PRIVATE void log_squeeze(struct msc4203_log_state *s)
+{
+    log_settle(s);
+    log_unsettle(s);
+}
+
+/* Keeps what was read: a message with its number, or with place 0 what was taken out of one. */
+MSC4203_APART void log_keep(struct msc4203_log_state *s, const struct msc4203_log_entry *e,
+                            uint64_t number)
+{
+    if (s->used + 1 >= s->pool) {
+        s->damaged++; /* more than can have been there */
+        return;
+    }
+    s->entry[++s->used] = *e;
+    log_set_number(&s->entry[s->used], number);
+    log_set_link(&s->entry[s->used], s->used);
+    if (e->place != 0)
+        s->device[log_device_of(e)].count++;
+    if (number >= s->next)
+        s->next = number + 1;
+}
+
+/* The entry of a message that was read. Returns 0 when there is no room for its device. */
+MSC4203_PRIVATE int log_entry_of(struct msc4203_log_state *s, const struct log_record *r,
+                                 struct msc4203_log_entry *e, int whole)
+{
+    uint32_t flags = r->kind == LOG_MESSAGE ? r->word[9] & 1 : r->small & 7, device;
+
+    if (!whole)
+        flags |= LOG_DAMAGED;
+    device = log_device_make(s, r->word + 10);
+    if (device == 0) { /* some may have nothing any more */
+        log_squeeze(s);
+        device = log_device_make(s, r->word + 10);
+    }
+    memset(e, 0, sizeof *e);
+    e->place = r->position | flags << 29;
+    e->device = device | r->units << 19;
+    e->channels = r->word[9];
+    if (device == 0)
+        s->damaged++;
+    return device != 0;
+}
+
+/* A message of an open batch. */
+MSC4203_PRIVATE void log_read_message(struct msc4203_log_state *s, const struct log_record *r,
+                                      int whole)
+{
+    struct msc4203_log_batch *b = &s->batch[r->small % LOG_BATCHES];
+    struct msc4203_log_entry e;
+    uint32_t i;
+
+    if (r->word[8] == 0) /* the first one: another batch, of which no end was seen, is none */
+        log_batch_end(s, b, BATCH_FREE);
+    if ((s->pool_free == 0 && s->used + 2 >= s->pool) || !log_entry_of(s, r, &e, whole)) {
+        s->damaged++; /* as above */
+        return;
+    }
+    i = s->pool_free;
+    if (i != 0)
+        s->pool_free = log_link(&s->entry[i]);
+    else
+        i = --s->pool;
+    e.number = r->word[8];
+    s->entry[i] = e;
+    if (b->last != 0)
+        log_set_link(&s->entry[b->last], i);
+    else
+        b->first = i;
+    b->last = i;
+    s->pending++;
+    s->device[log_device_of(&e)].pending++;
+}
+
+/* The end of a batch: its messages get their numbers. */
+MSC4203_PRIVATE void log_read_commit(struct msc4203_log_state *s, const struct log_record *r)
+{
+    struct msc4203_log_batch *b = &s->batch[r->small % LOG_BATCHES];
+    uint64_t first = log_number64(r->word + 4);
+    struct msc4203_log_entry e;
+
+    while (b->first != 0) {
+        uint32_t i = b->first;
+
+        if (s->used + 2 >= s->pool)
+            log_squeeze(s);
+        e = s->entry[i];
+        b->first = log_link(&e);
+        log_pool_give(s, i);
+        if (e.channels == 0)
+            continue;
+        if (e.number < r->word[6])
+            log_keep(s, &e, first + e.number);
+        s->device[log_device_of(&e)].pending--;
+    }
+    memset(b, 0, sizeof *b);
+    if (first + r->word[6] > s->next)
+        s->next = first + r->word[6];
+    if (r->word[2] > s->time)
+        s->time = r->word[2];
+    if ((r->word[8] | r->word[9] | r->word[10] | r->word[11]) != 0) {
+        log_remember(s, LOG_REQUESTS, r->word[7], r->word + 8);
+        log_note_item(s, r->position, LOG_REQUESTS, r->word[7]);
+    }
+}
+
+MSC4203_PRIVATE void log_raise(uint32_t mark[2], uint64_t number)
+{
+    if (number > log_number64(mark))
+        log_set64(mark, number);
+}
+
+MSC4203_PRIVATE void log_read_channel(struct msc4203_log_state *s, const struct log_record *r)
+{
+    uint32_t c = r->small & 31;
+    uint64_t held = r->word[4] | (uint64_t)(r->word[5] & 0xFFFF) << 32;
+
+    if (r->small & LOG_RELEASES) {
+        log_settle(s);
+        log_set64(s->held + 2 * c, LOG_NUMBER_MAX); /* what it was may have been in older records */
+        log_let_go(s, c, held, 1);
+        log_unsettle(s);
+    }
+    log_set64(s->held + 2 * c, held);
+    log_raise(s->channel[c].done, r->word[6] | (uint64_t)(r->word[5] >> 16) << 32);
+    s->channel[c].position = r->word[7] == 0 && held == 0 ? 0 : r->position;
+}
+
+/* A device was dropped. What was in flight then is in the record, if that matters: it is put in
+ * place of what is in flight now for the moment. */
+MSC4203_PRIVATE void log_read_dropped(struct msc4203_log_state *s, const struct log_record *r)
+{
+    uint32_t device = log_device(s, r->word + 4), i, now, then[1];
+
+    if ((r->word[8] | r->word[9]) != 0)
+        log_forget_who(s, r->word + 8, 1);
+    if (device == 0)
+        return;
+    if (r->bytes == 0) {
+        log_raise(s->device[device].chain + MARK_DROPPED, log_number64(r->word + 6));
+        return;
+    }
+    log_settle(s);
+    for (i = 0; i < 2 * MSC4203_CHANNELS; i++) {
+        log_read(s, log_address(s, r->position) + r->fixed + 4 * i, then, 4);
+        log_swap(then, 1);
+        now = s->held[i];
+        s->held[i] = then[0];
+        s->held[2 * MSC4203_CHANNELS + i] = now;
+    }
+    device = log_device(s, r->word + 4);
+    if (device != 0)
+        log_take_dropped(s, device, log_number64(r->word + 6), 1);
+    memcpy(s->held, s->held + 2 * MSC4203_CHANNELS, 2 * MSC4203_CHANNELS * sizeof s->held[0]);
+    log_unsettle(s);
+}
+
+MSC4203_PRIVATE void log_read_items(struct msc4203_log_state *s, const struct log_record *r)
+{
+    int which = (int)(r->small & 1);
+    uint32_t word[4], i;
+
+    for (i = 0; i < r->word[5] && (i + 1) * sizeof word <= r->bytes; i++) {
+        log_read(s, log_address(s, r->position) + r->fixed + i * sizeof word, word, sizeof word);
+        log_swap(word, 4);
+        if ((word[0] | word[1] | word[2] | word[3]) != 0)
+            log_remember(s, which, r->word[4] + i, word);
+        log_note_item(s, r->position, which, r->word[4] + i);
+    }
+    if (which == LOG_OPENINGS && s->opening_first == 0)
+        s->opening_first = r->word[4];
+}
+
+/* Repeats what a record says. Of one whose body is damaged only a message is kept. */
+MSC4203_APART void log_apply(struct msc4203_log_state *s, const struct log_record *r, int whole)
+{
+    struct msc4203_log_entry e;
+    uint32_t device;
+
+    if (!whole && (r->kind < LOG_MESSAGE || r->kind > LOG_MOVED))
+        return;
+    if (s->used + 4 >= s->pool)
+        log_squeeze(s);
+    if (r->kind != LOG_PAD && (r->kind != LOG_REMEMBER || (r->small & 1) != LOG_OPENINGS))
+        s->empty = 0;
+    switch (r->kind) {
+    case LOG_MESSAGE:
+        log_read_message(s, r, whole);
+        return;
+    case LOG_COPY:
+    case LOG_MOVED:
+        if (log_entry_of(s, r, &e, whole))
+            log_keep(s, &e, r->word[8] | (uint64_t)(r->word[7] >> 16) << 32);
+        if (r->kind == LOG_COPY)
+            return;
+        memset(&e, 0, sizeof e);
+        e.channels = (uint32_t)1 << (r->word[14] & 31);
+        log_keep(s, &e, log_number64(r->word + 12));
+        return;
+    case LOG_COMMIT:
+        log_read_commit(s, r);
+        return;
+    case LOG_ABORT:
+        log_batch_end(s, &s->batch[r->small % LOG_BATCHES], BATCH_FREE);
+        return;
+    case LOG_CHANNEL:
+        log_read_channel(s, r);
+        return;
+    case LOG_DONE:
+        log_raise(s->channel[r->small & 31].done, log_number64(r->word + 4));
+        return;
+    case LOG_SYNCED:
+        device = log_device(s, r->word + 4);
+        if (device != 0)
+            log_raise(s->device[device].chain + MARK_SYNCED, log_number64(r->word + 6));
+        return;
+    case LOG_TAKEN:
+        memset(&e, 0, sizeof e);
+        e.channels = (uint32_t)1 << (r->small & 31);
+        log_keep(s, &e, log_number64(r->word + 4));
+        return;
+    case LOG_DROPPED:
+        log_read_dropped(s, r);
+        return;
+    case LOG_REMEMBER:
+        log_read_items(s, r);
+        return;
+    case LOG_PAD:
+        if (log_before(s->oldest, r->word[2]))
+            s->oldest = r->word[2];
+        return;
+    default: /* a part of the index: not needed now */
+        return;
+    }
+}
+
+/* Reads the records of a segment. Returns 0 where the log ends in it. */
+MSC4203_APART int log_read_segment(struct msc4203_log_state *s, uint32_t segment)
+{
+    struct log_record r;
+    uint32_t at = LOG_HEADER_UNITS, units;
+    int whole;
+
+    s->empty = 1;
+    s->opening_first = 0;
+    while (at < s->segment[segment].end && !s->error) {
+        units = log_load(s, segment << s->shift | at, &r);
+        whole = units != 0 && log_is_whole(s, &r);
+        if (!whole && !s->error) {
+            if (!log_was_durable(s, segment, at)) {
+                s->segment[segment].end = at;
+                return 0;
+            }
+            s->damaged++;
+            if (units == 0) { /* go on with the next one that there is */
+                while (++at < s->segment[segment].end &&
+                       log_load(s, segment << s->shift | at, &r) == 0)
+                    ;
+                continue;
+            }
+        }
+        log_apply(s, &r, whole);
+        at += units;
+    }
+    return 1;
+}
+
+/* ---- the index on the storage ---- */
+
+enum { IMAGE_WORDS_KEPT = 13, IMAGE_PARTS = 8 };
+
+/* A part of the index: where it is in memory, and how many words it has. The first part, which
+ * tells the length of others, is in `kept`. */
+MSC4203_PRIVATE uint32_t *log_image_part(const struct msc4203_log_state *s, uint32_t part,
+                                         uint32_t *kept, uint32_t *words)
+{
+    switch (part) {
+    case 0:
+        *words = IMAGE_WORDS_KEPT;
+        return kept;
+    case 1:
+        *words = s->segments * (uint32_t)(sizeof *s->segment / 4);
+        return &s->segment[0].sequence;
+    case 2:
+        *words = MSC4203_CHANNELS * (uint32_t)(sizeof *s->channel / 4);
+        return &s->channel[0].count;
+    case 3:
+        *words = MSC4203_CHANNELS * 2;
+        return s->held;
+    case 4:
+    case 5:
+        *words = s->items[part - 4] * 4;
+        return s->item[part - 4][0].word;
+    case 6:
+        *words = s->devices_used * (uint32_t)(sizeof *s->device / 4);
+        return s->device[1].hash;
+    default:
+        *words = s->used * (uint32_t)(sizeof *s->entry / 4);
+        return &s->entry[1].place;
+    }
+}
+
+/* Copies what is not in tables to `kept`, or back. */
+MSC4203_PRIVATE void log_image_kept(struct msc4203_log_state *s, uint32_t *kept, int back)
+{
+    uint32_t *const field[IMAGE_WORDS_KEPT - 2] = {
+        &s->time, &s->counter[0], &s->counter[1], &s->slot[0], &s->slot[1], &s->used,
+        &s->waiting, &s->devices_used, &s->live, &s->largest, &s->oldest
+    };
+    uint32_t i;
+
+    for (i = 0; i < IMAGE_WORDS_KEPT - 2; i++)
+        if (back)
+            *field[i] = kept[2 + i];
+        else
+            kept[2 + i] = *field[i];
+    if (back)
+        s->next = log_number64(kept);
+    else
+        log_set64(kept, s->next);
+}
+
+/* Writes the index, if there is room for it, to segments of its own. */
+MSC4203_PRIVATE void log_write_image(struct msc4203_log_state *s)
+{
+    uint32_t kept[IMAGE_WORDS_KEPT], word[8], part, words, at, n, count = 0, sequence, most;
+    uint64_t units = 0;
+    msc4203_span body;
+
+    log_image_kept(s, kept, 0);
+    most = (s->segment_units - LOG_HEADER_UNITS - 2) * (LOG_UNIT / 4);
+    if (most > LOG_IMAGE_WORDS)
+        most = LOG_IMAGE_WORDS;
+    for (part = 0; part < IMAGE_PARTS; part++) {
+        log_image_part(s, part, kept, &words);
+        units += words / 4 + 3u * (1 + words / 256);
+    }
+    for (n = LOG_FREE_MIN; units != 0 && n < s->free; n++)
+        units = units > s->segment_units / 2 ? units - s->segment_units / 2 : 0;
+    if (units != 0)
+        return;
+    log_next_segment(s);
+    sequence = s->sequence;
+    for (part = 0; part < IMAGE_PARTS; part++) {
+        uint32_t *from = log_image_part(s, part, kept, &words);
+
+        for (at = 0; at < words || (part + 1 == IMAGE_PARTS && at == 0); at += n) {
+            n = words - at < most ? words - at : most;
+            memset(word, 0, sizeof word);
+            word[4] = count++;
+            word[5] = part;
+            word[6] = at;
+            word[7] = sequence;
+            log_swap(from + at, n);
+            body.ptr = (const char *)(from + at);
+            body.len = n * sizeof *from;
+            log_append(s, word, LOG_IMAGE, part + 1 == IMAGE_PARTS && at + n == words, &body, 1);
+            log_swap(from + at, n);
+            if (n == 0)
+                break;
+        }
+    }
+    log_sync(s);
+}
+
+/* Reads one record of the index. */
+MSC4203_PRIVATE int log_read_image_record(struct msc4203_log_state *s, const struct log_record *r,
+                                          uint32_t count, uint32_t *kept)
+{
+    uint32_t words, *to = log_image_part(s, r->word[5], kept, &words);
+
+    if (r->word[4] != count || r->word[5] >= IMAGE_PARTS || r->word[6] > words ||
+        r->bytes / 4 > words - r->word[6] || !log_is_whole(s, r))
+        return 0;
+    log_read(s, log_address(s, r->position) + r->fixed, to + r->word[6], r->bytes);
+    log_swap(to + r->word[6], r->bytes / 4);
+    if (r->word[5] == 0)
+        log_image_kept(s, kept, 1);
+    return s->used <= s->entries && s->devices_used <= s->devices;
+}
+
+/* Reads the index that was written when the log was closed. Returns 0 when there is none. */
+MSC4203_APART int log_read_image(struct msc4203_log_state *s, uint32_t first)
+{
+    uint32_t kept[IMAGE_WORDS_KEPT], i, at, units = 0, count = 0;
+    struct log_record r;
+
+    memset(kept, 0, sizeof kept);
+    if (first == 0)
+        return 0;
+    for (i = log_after(s, first - 1); units == 0; i = log_after(s, s->segment[i].sequence)) {
+        if (i == s->segments)
+            return 0;
+        for (at = LOG_HEADER_UNITS; (units = log_load(s, i << s->shift | at, &r)) != 0;
+             at += units) {
+            if (r.kind == LOG_IMAGE && !log_read_image_record(s, &r, count++, kept))
+                return 0;
+            if (r.kind == LOG_IMAGE && r.small != 0)
+                break;
+        }
+    }
+    log_survey(s, &first); /* the segments that it is in were not in it */
+    log_image_kept(s, kept, 1);
+    s->segment[s->current].end = s->image_end;
+    return !s->error;
+}
+
+/* Makes what is not in the index as it was written. */
+MSC4203_PRIVATE void log_finish_image(struct msc4203_log_state *s)
+{
+    uint32_t i;
+
+    for (i = 0; i < s->items[LOG_REQUESTS]; i++) {
+        struct msc4203_log_item *item = &s->item[LOG_REQUESTS][i];
+        if ((item->word[0] | item->word[1] | item->word[2] | item->word[3]) != 0) {
+            s->request_next[i] = *log_request_bucket(s, item);
+            *log_request_bucket(s, item) = i + 1;
+        }
+    }
+    for (i = 1; i <= s->used; i++)
+        if (s->entry[i].channels != 0)
+            log_group_add(s, i);
+    log_index_devices(s);
+    s->empty = 0;
+}
+
+/* ---- making, opening and closing ---- */
+
+static const msc4203_log_config log_defaults = {0, 0, 0, 0, 0, 0, 0};
+
+MSC4203_API size_t msc4203_log_memory(msc4203_log *log, const msc4203_storage *storage,
+                                      const msc4203_log_config *config)
+{
+    struct msc4203_log_state *s = &log->priv;
+
+    memset(s, 0, sizeof *s);
+    if (config == NULL)
+        config = &log_defaults;
+    if (log_shape(s, storage, config) != MSC4203_OK || log_sizes(s, config) != MSC4203_OK)
+        return 0;
+    return log_layout(s, NULL) + log_buffer_min(s);
+}
+
+/* Writes zeros where segments begin, or erases all of them, so that no header of an earlier log
+ * stays. */
+MSC4203_PRIVATE void log_wipe(struct msc4203_log_state *s)
+{
+    const msc4203_storage *storage = s->storage;
+    uint64_t at, end = log_address(s, s->segments << s->shift);
+    uint32_t i, n;
+
+    for (at = 0; storage->block != 0 && at < end && !s->error; at += storage->block)
+        if (storage->erase(storage->context, at, storage->block) != 0)
+            log_fail(s);
+    for (i = 0; storage->block == 0 && i < s->segments && !s->error; i++) {
+        s->buffer_at = log_address(s, i << s->shift);
+        for (n = s->sector; n < LOG_HEADER_UNITS * LOG_UNIT; n += s->sector)
+            ;
+        log_put(s, NULL, n);
+        if (s->storage->memory == NULL)
+            log_write_out(s);
+    }
+    if (s->storage->memory == NULL && !s->error && storage->sync(storage->context) != 0)
+        log_fail(s);
+}
+
+MSC4203_API int msc4203_log_format(msc4203_log *log, const msc4203_storage *storage,
+                                   const msc4203_log_config *config, void *memory, size_t bytes,
+                                   uint64_t random)
+{
+    struct msc4203_log_state *s = &log->priv;
+    int result;
+
+    if (config == NULL)
+        config = &log_defaults;
+    memset(s, 0, sizeof *s);
+    result = log_shape(s, storage, config);
+    if (result == MSC4203_OK)
+        result = log_sizes(s, config);
+    if (result != MSC4203_OK)
+        return result;
+    if (storage->memory == NULL && bytes < LOG_STEP)
+        return MSC4203_E_INDEX;
+    s->buffer = (unsigned char *)memory;
+    s->buffer_bytes = bytes < log_buffer_min(s) ? (uint32_t)LOG_STEP : log_buffer_min(s);
+    s->key[0] = (uint32_t)random;
+    s->key[1] = (uint32_t)(random >> 32);
+    log_wipe(s);
+    s->sequence = s->safe = 1;
+    s->next = 1;
+    s->buffer_at = 0;
+    log_put_header(s, 0, 0, 0);
+    if (s->fill != 0)
+        log_pad(s, s->sector - s->fill);
+    if (storage->memory == NULL) {
+        log_write_out(s);
+        if (!s->error && storage->sync(storage->context) != 0)
+            log_fail(s);
+    }
+    s->phase = PHASE_CLOSED;
+    return log_has_written(s);
+}
+
+MSC4203_API int msc4203_log_inspect(msc4203_log *log, const msc4203_storage *storage,
+                                    msc4203_log_config *config)
+{
+    return log_inspect(&log->priv, storage, config);
+}
+
+/* The segment after the newest one may have lost its header since it was written. */
+MSC4203_PRIVATE void log_find_newest(struct msc4203_log_state *s)
+{
+    uint32_t i = s->current, n;
+
+    for (n = 0; n < s->segments; n++) {
+        i = i + 1 < s->segments ? i + 1 : 0;
+        if (s->segment[i].sequence == 0)
+            break;
+    }
+    if (n == s->segments || !log_is_segment(s, i, s->sequence + 1))
+        return;
+    s->previous = s->sequence++;
+    s->previous_end = s->previous_durable = s->segment_units;
+    s->current = i;
+}
+
+/* Reads all that was written since the oldest segment that is needed. Where the log ends, what is
+ * behind it is void. */
+MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
+{
+    uint32_t i, k;
+
+    log_find_newest(s);
+    for (i = log_after(s, s->oldest - 1); i < s->segments && !s->error;
+         i = log_after(s, s->segment[i].sequence)) {
+        s->current = i;
+        if (!log_read_segment(s, i))
+            break;
+    }
+    if (s->error)
+        return;
+    for (k = 0; k < s->segments; k++)
+        if (s->segment[k].sequence != 0 &&
+            log_before(s->segment[s->current].sequence, s->segment[k].sequence))
+            s->segment[k].sequence = 0;
+    for (k = 0; k < LOG_BATCHES; k++)
+        log_batch_end(s, &s->batch[k], BATCH_FREE);
+    log_settle(s);
+    s->next += s->messages + 1; /* numbers that were given out, and lost before they were durable */
+}
+
+/* Begins to write: what was read is made durable first, for it may not be yet. If the last segment
+ * has nothing but openings, it is void from now on, and they are written again: so it costs no room
+ * when the power fails again and again. */
+MSC4203_PRIVATE void log_begin_writing(struct msc4203_log_state *s, uint64_t random)
+{
+    uint32_t last = s->current, word[4], first = s->counter[LOG_OPENINGS] + 1;
+    const msc4203_storage *storage = s->storage;
+    int is_void = s->empty && s->segment[last].sequence == s->sequence &&
+                  (s->opening_first == 0 || first - s->opening_first < LOG_GROUP);
+
+    s->phase = PHASE_OPEN;
+    if (storage->memory == NULL && storage->sync(storage->context) != 0)
+        log_fail(s);
+    if (is_void && s->opening_first != 0)
+        first = s->opening_first;
+    if (!is_void) {
+        s->previous = s->segment[last].sequence;
+        s->previous_end = s->previous_durable = s->segment[last].end;
+    }
+    word[0] = (uint32_t)random;
+    word[1] = (uint32_t)(random >> 32);
+    log_set64(word + 2, s->next);
+    log_remember(s, LOG_OPENINGS, s->counter[LOG_OPENINGS] + 1, word);
+    s->oldest = s->segment[log_after(s, s->oldest - 1)].sequence;
+    s->unused = s->safe = s->oldest;
+    log_count_free(s);
+    log_begin_segment(s, s->previous, s->previous_end, s->previous_durable);
+    for (; !log_before(s->counter[LOG_OPENINGS], first) && !s->error; first += LOG_ITEMS)
+        log_write_items(s, LOG_OPENINGS, first,
+                        log_clip(s->counter[LOG_OPENINGS] - first + 1, 1, LOG_ITEMS));
+    log_sync(s);
+    if (is_void && !s->error) {
+        s->segment[last].sequence = 0;
+        s->oldest = s->segment[log_after(s, s->oldest - 1)].sequence;
+        log_count_free(s);
+    }
+}
+
+/* Empties the index. */
+MSC4203_PRIVATE void log_clear(struct msc4203_log_state *s, void *memory)
+{
+    memset(memory, 0, log_layout(s, memory));
+    s->used = s->waiting = s->devices_used = s->live = s->largest = s->time = 0;
+    s->counter[0] = s->counter[1] = s->slot[0] = s->slot[1] = 0;
+    s->pool = s->entries + 1;
+    s->next = 1;
+}
+
+MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storage, void *memory,
+                                 size_t bytes, uint64_t random)
+{
+    struct msc4203_log_state *s = &log->priv;
+    uint32_t image;
+    msc4203_log_config config;
+    size_t used;
+    int result = log_inspect(s, storage, &config);
+
+    if (result != MSC4203_OK)
+        return result;
+    used = log_layout(s, memory);
+    if (bytes < used + log_buffer_min(s))
+        return MSC4203_E_INDEX;
+    s->buffer_bytes = log_buffer_min(s);
+    while (storage->memory == NULL && bytes - used - s->buffer_bytes >= s->sector)
+        s->buffer_bytes += s->sector;
+    log_clear(s, memory);
+    log_survey(s, &image);
+    if (log_read_image(s, image)) {
+        log_finish_image(s);
+    } else if (!s->error) {
+        log_clear(s, memory);
+        log_survey(s, &image);
+        s->phase = PHASE_READING;
+        log_replay(s);
+    }
+    s->buffer_used = 0;
+    s->settled = s->next;
+    log_count_named(s);
+    s->phase = PHASE_READ_ONLY;
+    if (!s->error && (storage->memory != NULL || storage->write != NULL))
+        log_begin_writing(s, random);
+    return log_has_written(s);
+}
+
+MSC4203_API void msc4203_log_quotas(msc4203_log *log, uint64_t channel_bytes,
+                                    uint64_t device_bytes)
+{
+    log->priv.channel_units = log_clip((uint32_t)(channel_bytes / LOG_UNIT), 0, UINT32_MAX);
+    log->priv.device_units = log_clip((uint32_t)(device_bytes / LOG_UNIT), 0, UINT32_MAX);
+}
+
+MSC4203_API uint64_t msc4203_log_key(const msc4203_log *log)
+{
+    return log_number64(log->priv.key);
+}
+
+MSC4203_API int msc4203_log_close(msc4203_log *log)
+{
+    struct msc4203_log_state *s = &log->priv;
+    uint32_t i;
+    int result;
+
+    if (s->phase != PHASE_OPEN)
+        return s->phase == PHASE_CLOSED ? MSC4203_E_STORAGE : MSC4203_OK;
+    for (i = 0; i < LOG_BATCHES && !s->error; i++)
+        if (s->batch[i].state != BATCH_FREE)
+            log_give_up(s, i);
+    while (s->pack_from != 0)
+        log_pack_step(s);
+    for (i = 0; i < 2; i++)
+        if (!s->error)
+            log_sync(s);
+    if (!s->error)
+        log_write_image(s);
+    result = log_has_written(s);
+    s->phase = PHASE_CLOSED;
+    return result;
+}
+
+MSC4203_API void msc4203_log_queue(msc4203_log *log, msc4203_queue *queue)
+{
+    memset(queue, 0, sizeof *queue);
+    queue->version = MSC4203_QUEUE_VERSION;
+    queue->context = log;
+    queue->begin = log_begin;
+    queue->push = log_push;
+    queue->commit = log_commit;
+    queue->abort = log_abort;
+    queue->known = log_known;
+    queue->flush = log_flush;
+    queue->next = log_next;
+    queue->done = log_done;
+    queue->hold = log_hold;
+    queue->move = log_move;
+    queue->drop = log_drop;
+    queue->expire = log_expire;
+    queue->channel = log_channel;
+    queue->release = log_release;
+    queue->record = log_record_of;
+    queue->opening = log_opening;
+    queue->count = log_count;
+}
+
+MSC4203_API void msc4203_log_usage_get(const msc4203_log *log, msc4203_log_usage *usage)
+{
+    const struct msc4203_log_state *s = &log->priv;
+    uint32_t i;
+
+    memset(usage, 0, sizeof *usage);
+    if (s->phase == PHASE_CLOSED)
+        return;
+    usage->messages = s->waiting;
+    usage->messages_max = s->messages;
+    usage->used = (uint64_t)s->live * LOG_UNIT;
+    usage->capacity = (uint64_t)log_capacity(s, s->largest) * LOG_UNIT;
+    for (i = 1; i <= s->devices_used; i++)
+        usage->devices += s->device[i].count != 0;
+    usage->damaged = s->damaged;
+}
+
+MSC4203_API int msc4203_log_scan(msc4203_log *log, void *memory, size_t bytes,
+                                 int (*see)(void *context, const msc4203_message *message,
+                                            uint64_t at, int error),
+                                 void *context)
+{
+    struct msc4203_log_state *s = &log->priv;
+    msc4203_message message;
+    uint32_t i;
+    int result = s->error || s->phase == PHASE_CLOSED ? MSC4203_E_STORAGE : MSC4203_OK;
+
+    for (i = 1; i <= s->used && result == MSC4203_OK; i++) {
+        if (s->entry[i].channels == 0 || log_number(&s->entry[i]) >= s->settled)
+            continue;
+        result = log_has_read(s, log_message(s, i, memory, bytes, &message));
+        if (result == MSC4203_E_STORAGE)
+            break;
+        result = see(context, &message, log_address(s, log_position(&s->entry[i])),
+                     result == MSC4203_ITEM ? MSC4203_OK : result);
+    }
+    return result;
+}
+
 MSC4203_API void msc4203_memory_storage(msc4203_storage *storage, void *memory, uint64_t bytes)
 {
     memset(storage, 0, sizeof *storage);
     storage->version = 1;
     storage->bytes = bytes;
+    storage->sector = 1;
     storage->memory = (unsigned char *)memory;
 }
 
@@ -4963,7 +8604,7 @@ MSC4203_API int msc4203_file_create(msc4203_file *file, const char *path, uint64
         real = *config;
     if (real.sector < FILE_SECTOR)
         real.sector = FILE_SECTOR;
-    if (msc4203_log_memory(&storage, &real) == 0)
+    if (msc4203_log_memory(&file->priv.log, &storage, &real) == 0)
         return MSC4203_E_REGION;
     if (strlen(path) > sizeof file->priv.name - 8) {
         errno = ENAMETOOLONG;
@@ -6285,7 +9926,15 @@ MSC4203_API size_t msc4203_alignof(int object)
 #undef READER_KEY_ROW
 #undef WRITER_MEMBER
 #undef WRITER_BYTES
-#undef LOG_IN_RING
+#undef LOG_LITTLE
+#undef LOG_MAGIC_LOW
+#undef LOG_MAGIC_HIGH
+#undef LOG_P1
+#undef LOG_P2
+#undef LOG_NUMBER_MAX
+#undef LOG_MESSAGES_MAX
+#undef LOG_DEVICES_MAX
+#undef LOG_UNITS_MAX
 #undef MSC4203_APART
 
 #endif /* MSC4203_IMPLEMENTED */

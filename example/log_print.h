@@ -222,7 +222,7 @@ static int log_open(struct log_print *p)
     }
     if (result != MSC4203_OK)
         return result;
-    bytes = msc4203_log_memory(&p->storage, &config) + LOG_READ;
+    bytes = msc4203_log_memory(&p->log, &p->storage, &config) + LOG_READ;
     return msc4203_log_open(&p->log, &p->storage, map_memory(tool, bytes), bytes, 0);
 }
 
