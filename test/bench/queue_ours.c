@@ -43,7 +43,7 @@ static size_t memory_for(struct queue_parts *p, const msc4203_log_config *config
 #ifdef BENCH_OLD
     return msc4203_log_memory(&p->log, config, p->storage.bytes);
 #else
-    return msc4203_log_memory(&p->storage, config);
+    return msc4203_log_memory(&p->log, &p->storage, config);
 #endif
 }
 
