@@ -4819,7 +4819,8 @@ enum {
 /* Flags of a message: it is, or was, for /sync; its device was dropped while it was in flight; its
  * strings can't be read. */
 enum { LOG_FOR_SYNC = 1, LOG_SPARED = 2, LOG_DAMAGED = 4 };
-enum { LOG_RELEASES = 0x80 }; /* a channel's record: spared messages are let go of */
+/* Flags of a channel's record: spared messages are let go of; the channel is given back. */
+enum { LOG_RELEASES = 0x80, LOG_GIVEN_BACK = 0x40 };
 
 enum { LOG_REQUESTS = 0, LOG_OPENINGS = 1 }; /* what is remembered */
 
@@ -5341,13 +5342,11 @@ MSC4203_APART uint32_t log_append(struct msc4203_log_state *s, uint32_t *word, u
 }
 
 /* Makes all durable that has been written. A segment that was cleaned is free once a record says
- * so that is itself durable, and was written when the copies of what was in it were. */
-MSC4203_APART void log_sync(struct msc4203_log_state *s)
+ * so that is itself durable, and was written when the copies of what was in it were: the next
+ * header or pad, or one that is written for that alone if `state` is not 0. */
+MSC4203_APART void log_sync(struct msc4203_log_state *s, int state)
 {
-    if (s->end == s->durable && s->stated == s->safe && s->unused == s->stated &&
-        s->safe == s->oldest)
-        return;
-    if (s->fill == 0 && s->stated != s->safe) {
+    if (s->fill == 0 && state && s->stated != s->safe) {
         log_place(s, s->sector / LOG_UNIT);
         if (s->stated != s->safe)
             log_pad(s, s->sector - s->fill);
@@ -5356,9 +5355,9 @@ MSC4203_APART void log_sync(struct msc4203_log_state *s)
         s->debt += (int32_t)((s->sector - s->fill) / LOG_UNIT);
         log_pad(s, s->sector - s->fill);
     }
-    if (s->storage->memory == NULL) {
+    if (s->end != s->durable && s->storage->memory == NULL) {
         log_write_out(s);
-        if (!s->error && s->end != s->durable && s->storage->sync(s->storage->context) != 0)
+        if (!s->error && s->storage->sync(s->storage->context) != 0)
             log_fail(s);
     }
     if (s->error)
@@ -5965,16 +5964,16 @@ MSC4203_PRIVATE uint32_t log_capacity(const struct msc4203_log_state *s, uint32_
     uint32_t most = largest > s->channel_units_max ? largest : s->channel_units_max;
     uint32_t each = most < usable / 2 ? usable - most : usable / 2;
     uint32_t all = (s->segments - s->low) * each;
-    uint32_t kept = (s->items[LOG_REQUESTS] + s->items[LOG_OPENINGS]) * 3 +
+    uint32_t kept = (s->items[LOG_REQUESTS] + s->items[LOG_OPENINGS]) * 2 +
                     (s->named + 1u) * s->channel_units_max;
 
     return all > kept ? all - kept : 0;
 }
 
-/* Whether so many units more fit. */
+/* Whether so many units more fit. Each message may need one more when it is moved. */
 MSC4203_PRIVATE int log_fits(const struct msc4203_log_state *s, uint32_t units)
 {
-    return s->live + units <= log_capacity(s, units > s->largest ? units : s->largest);
+    return s->live + s->waiting + s->pending + units <= log_capacity(s, units > s->largest ? units : s->largest);
 }
 
 /* The segment with the next sequence number after this one; `segments` when there is none. */
@@ -6102,7 +6101,7 @@ MSC4203_APART void log_write_channel(struct msc4203_log_state *s, uint32_t chann
     log_put_part(s, &part[1]);
     log_put(s, NULL, units * LOG_UNIT - bytes);
     s->empty = 0;
-    if (part[0].bytes + part[1].bytes + s->held[2 * channel] + s->held[2 * channel + 1] == 0)
+    if (flags & LOG_GIVEN_BACK)
         c->position = 0;
 }
 
@@ -6202,7 +6201,7 @@ MSC4203_APART uint32_t log_clean_step(struct msc4203_log_state *s)
 }
 
 /* Before something is written that takes `units` at most: makes room while few segments are free.
- * Four times as much is cleaned as is written, in small steps. When very few are free it cleans as
+ * Eight times as much is cleaned as is written, in small steps. When very few are free it cleans as
  * many as it takes, and syncs what it has copied. */
 MSC4203_APART void log_room(struct msc4203_log_state *s, uint32_t units)
 {
@@ -6213,7 +6212,7 @@ MSC4203_APART void log_room(struct msc4203_log_state *s, uint32_t units)
         s->debt = 0;
         return;
     }
-    for (s->debt *= 4; s->debt > 0 && s->oldest != s->sequence && s->free > 1 && !s->error;)
+    for (s->debt *= 8; s->debt > 0 && s->oldest != s->sequence && s->free > 1 && !s->error;)
         s->debt -= (int32_t)log_clean_step(s);
     s->debt = 0;
     while (s->free < LOG_FREE_MIN && !s->error) {
@@ -6221,8 +6220,8 @@ MSC4203_APART void log_room(struct msc4203_log_state *s, uint32_t units)
             cleaned += s->segment[i].sequence != 0 && !log_is_free(s, i) &&
                        log_before(s->segment[i].sequence, s->oldest);
         if (cleaned != 0 && (s->free <= 1 || s->oldest == s->sequence)) {
-            log_sync(s);
-            log_sync(s);
+            log_sync(s, 1);
+            log_sync(s, 1);
         } else if (s->oldest != s->sequence && s->free != 0) {
             for (i = s->oldest; i == s->oldest && !s->error;)
                 log_clean_step(s);
@@ -6643,8 +6642,9 @@ MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_requ
         log_room(s, 3);
         result = log_batch_state(s, batch);
     }
-    if (result == MSC4203_OK)
-        result = log_known(context, request);
+    if ((result == MSC4203_OK || result == MSC4203_E_BATCH) &&
+        log_known(context, request) == MSC4203_KNOWN)
+        result = MSC4203_KNOWN;
     if (result == MSC4203_OK && s->next + s->batch[batch - 1].count > LOG_NUMBER_MAX)
         result = MSC4203_E_QUEUE_FULL;
     if (result != MSC4203_OK) {
@@ -6692,7 +6692,7 @@ MSC4203_PRIVATE int log_flush(void *context)
 
     if (result != MSC4203_OK)
         return result;
-    log_sync(s);
+    log_sync(s, 0);
     if (!s->error)
         s->settled = s->next;
     return log_has_written(s);
@@ -7096,8 +7096,7 @@ MSC4203_PRIVATE int log_release(void *context, uint32_t channel)
     log_room(s, s->channel_units_max);
     memset(&empty, 0, sizeof empty);
     log_set64(s->held + 2 * channel, 0);
-    log_write_channel(s, channel, &empty, &empty, 0);
-    s->channel[channel].position = 0;
+    log_write_channel(s, channel, &empty, &empty, LOG_GIVEN_BACK);
     log_count_named(s);
     return log_has_written(s);
 }
@@ -7157,7 +7156,7 @@ MSC4203_APART int log_shape(struct msc4203_log_state *s, const msc4203_storage *
     halvings = s->segments / 4;
     for (step = sector; step < bytes && halvings != 0; step += step)
         halvings /= 2;
-    s->low = LOG_FREE_MIN + 1 + s->segments / 8 + halvings;
+    s->low = LOG_FREE_MIN + 1 + s->segments / 16 + halvings;
     s->record_max = (s->segment_units - LOG_HEADER_UNITS) * (LOG_UNIT / 2) - LOG_CHANNEL_FIXED -
                     LOG_NAME_MAX;
     if (s->record_max > LOG_RECORD_MAX)
@@ -7739,7 +7738,7 @@ MSC4203_PRIVATE void log_read_channel(struct msc4203_log_state *s, const struct 
     }
     log_set64(s->held + 2 * c, held);
     log_raise(s->channel[c].done, r->word[6] | (uint64_t)(r->word[5] >> 16) << 32);
-    s->channel[c].position = r->word[7] == 0 && held == 0 ? 0 : r->position;
+    s->channel[c].position = r->small & LOG_GIVEN_BACK ? 0 : r->position;
 }
 
 /* A device was dropped. What was in flight then is in the record, if that matters: it is put in
@@ -7976,7 +7975,7 @@ MSC4203_PRIVATE void log_write_image(struct msc4203_log_state *s)
                 break;
         }
     }
-    log_sync(s);
+    log_sync(s, 1);
 }
 
 /* Reads one record of the index. */
@@ -8195,7 +8194,7 @@ MSC4203_PRIVATE void log_begin_writing(struct msc4203_log_state *s, uint64_t ran
     for (; !log_before(s->counter[LOG_OPENINGS], first) && !s->error; first += LOG_ITEMS)
         log_write_items(s, LOG_OPENINGS, first,
                         log_clip(s->counter[LOG_OPENINGS] - first + 1, 1, LOG_ITEMS));
-    log_sync(s);
+    log_sync(s, 1);
     if (is_void && !s->error) {
         s->segment[last].sequence = 0;
         s->oldest = s->segment[log_after(s, s->oldest - 1)].sequence;
@@ -8276,7 +8275,7 @@ MSC4203_API int msc4203_log_close(msc4203_log *log)
         log_pack_step(s);
     for (i = 0; i < 2; i++)
         if (!s->error)
-            log_sync(s);
+            log_sync(s, 1);
     if (!s->error)
         log_write_image(s);
     result = log_has_written(s);

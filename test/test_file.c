@@ -115,7 +115,7 @@ static int in_file_open(struct in_file *f)
     if (result != MSC4203_OK)
         return result;
     CHECK(config.sector == 4096);
-    f->index_bytes = msc4203_log_memory(&f->storage, &config);
+    f->index_bytes = msc4203_log_memory(&f->log, &f->storage, &config);
     free(f->index);
     f->index = malloc(f->index_bytes);
     result = msc4203_log_open(&f->log, &f->storage, f->index, f->index_bytes, 99 + ++f->openings);

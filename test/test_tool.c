@@ -955,7 +955,7 @@ static void log_make(const char *name)
     CHECK(msc4203_file_create(&made.file, name, REGION, &config, 42) == MSC4203_OK);
     CHECK(msc4203_file_open(&made.file, name, 1, &made.storage) == MSC4203_OK);
     CHECK(msc4203_log_inspect(&made.log, &made.storage, &config) == MSC4203_OK);
-    bytes = msc4203_log_memory(&made.storage, &config);
+    bytes = msc4203_log_memory(&made.log, &made.storage, &config);
     free(made.memory);
     made.memory = malloc(bytes);
     CHECK(msc4203_log_open(&made.log, &made.storage, made.memory, bytes, 43) == MSC4203_OK);
