@@ -1469,7 +1469,8 @@ MSC4203_API size_t msc4203_log_memory(msc4203_log *log, const msc4203_storage *s
  * `memory`, of `bytes` bytes, is used only during the call: one sector, or 512 bytes where that is
  * more. `log` is also used only during the call. `random` are 64 random bits, which stay secret.
  *
- * After power loss there is either no log in the region, or the new one, and it is empty.
+ * After power loss there is the new log, and it is empty; or no log; or what was there before,
+ * which may be damaged.
  *
  * Returns MSC4203_OK; MSC4203_E_REGION when the region is too small for the configuration, or too
  * large, or the sizes of sector and block do not fit; MSC4203_E_INDEX when the memory is too small;
@@ -5125,6 +5126,16 @@ MSC4203_APART void log_write_out(struct msc4203_log_state *s)
     s->buffer_used = 0;
 }
 
+/* Writes what the buffer has, and makes all durable. */
+MSC4203_PRIVATE void log_sync_storage(struct msc4203_log_state *s)
+{
+    if (s->storage->memory != NULL)
+        return;
+    log_write_out(s);
+    if (!s->error && s->storage->sync(s->storage->context) != 0)
+        log_fail(s);
+}
+
 /* Writes bytes behind the last ones: `data`, or zeros when that is NULL. */
 MSC4203_APART void log_put(struct msc4203_log_state *s, const void *data, size_t bytes)
 {
@@ -5268,12 +5279,24 @@ MSC4203_APART void log_put_header(struct msc4203_log_state *s, uint32_t previous
     log_advance(s, LOG_HEADER_UNITS);
 }
 
+/* Erases a segment, if the storage asks for that. What is written next goes to its beginning. */
+MSC4203_PRIVATE void log_erase(struct msc4203_log_state *s, uint32_t segment)
+{
+    const msc4203_storage *storage = s->storage;
+    uint32_t at;
+
+    s->buffer_at = log_address(s, segment << s->shift);
+    for (at = 0; storage->block != 0 && at < s->segment_units * LOG_UNIT && !s->error;
+         at += storage->block)
+        if (storage->erase(storage->context, s->buffer_at + at, storage->block) != 0)
+            log_fail(s);
+}
+
 /* Begins a segment: the next free one behind the current one, so that all wear evenly. */
 MSC4203_APART void log_begin_segment(struct msc4203_log_state *s, uint32_t previous, uint32_t end,
                                      uint32_t durable)
 {
-    const msc4203_storage *storage = s->storage;
-    uint32_t i = s->current, n, at;
+    uint32_t i = s->current, n;
 
     for (n = 0; n < s->segments; n++) {
         i = i + 1 < s->segments ? i + 1 : 0;
@@ -5289,11 +5312,7 @@ MSC4203_APART void log_begin_segment(struct msc4203_log_state *s, uint32_t previ
     memset(&s->segment[i], 0, sizeof s->segment[i]);
     s->segment[i].sequence = s->sequence;
     s->current = i;
-    s->buffer_at = log_address(s, i << s->shift);
-    for (at = 0; storage->block != 0 && at < s->segment_units * LOG_UNIT && !s->error;
-         at += storage->block)
-        if (storage->erase(storage->context, s->buffer_at + at, storage->block) != 0)
-            log_fail(s);
+    log_erase(s, i);
     log_put_header(s, previous, end, durable);
 }
 
@@ -5355,11 +5374,8 @@ MSC4203_APART void log_sync(struct msc4203_log_state *s, int state)
         s->debt += (int32_t)((s->sector - s->fill) / LOG_UNIT);
         log_pad(s, s->sector - s->fill);
     }
-    if (s->end != s->durable && s->storage->memory == NULL) {
-        log_write_out(s);
-        if (!s->error && s->storage->sync(s->storage->context) != 0)
-            log_fail(s);
-    }
+    if (s->end != s->durable)
+        log_sync_storage(s);
     if (s->error)
         return;
     s->durable = s->end;
@@ -5973,7 +5989,7 @@ MSC4203_PRIVATE uint32_t log_capacity(const struct msc4203_log_state *s, uint32_
 /* Whether so many units more fit. Each message may need one more when it is moved. */
 MSC4203_PRIVATE int log_fits(const struct msc4203_log_state *s, uint32_t units)
 {
-    return s->live + s->waiting + s->pending + units <= log_capacity(s, units > s->largest ? units : s->largest);
+    return s->live + s->waiting + s->pending + 1 + units <= log_capacity(s, units > s->largest ? units : s->largest);
 }
 
 /* The segment with the next sequence number after this one; `segments` when there is none. */
@@ -7064,7 +7080,7 @@ MSC4203_PRIVATE int log_channel(void *context, const msc4203_span *name, int mak
     result = log_has_read(s, make ? log_is_closed(s) : MSC4203_END);
     if (result != MSC4203_OK)
         return result;
-    if (!log_fits(s, s->channel_units_max))
+    if (!log_fits(s, s->channel_units_max - 1))
         return MSC4203_E_QUEUE_FULL;
     log_room(s, s->channel_units_max);
     for (c = MSC4203_CHANNEL_FIRST; c < MSC4203_CHANNEL_PARKED; c++)
@@ -7191,7 +7207,7 @@ MSC4203_APART int log_sizes(struct msc4203_log_state *s, const msc4203_log_confi
     s->largest = s->message_units;
     if (s->messages > LOG_MESSAGES_MAX || s->devices > LOG_DEVICES_MAX ||
         s->items[LOG_REQUESTS] > region >> 6 || s->items[LOG_OPENINGS] > region >> 6 ||
-        log_capacity(s, s->message_units) < s->message_units)
+        log_capacity(s, s->message_units) < s->message_units + 4 * s->channel_units_max)
         return MSC4203_E_REGION;
     s->largest = 0;
     s->entries = s->messages + s->messages / 16 * 3 + 18;
@@ -7370,37 +7386,61 @@ MSC4203_APART int log_is_segment(struct msc4203_log_state *s, uint32_t segment, 
     return is;
 }
 
+/* The segment with this sequence number; `segments` when there is none. */
+MSC4203_PRIVATE uint32_t log_segment_with(const struct msc4203_log_state *s, uint32_t sequence)
+{
+    uint32_t i = log_after(s, sequence - 1);
+
+    return i < s->segments && s->segment[i].sequence == sequence ? i : s->segments;
+}
+
+/* Takes segments whose sequence numbers are behind `after` and before `before` for void. */
+MSC4203_PRIVATE void log_make_void(struct msc4203_log_state *s, uint32_t after, uint32_t before)
+{
+    uint32_t i;
+
+    for (i = 0; i < s->segments; i++)
+        if (s->segment[i].sequence != 0 && log_before(after, s->segment[i].sequence) &&
+            log_before(s->segment[i].sequence, before))
+            s->segment[i].sequence = 0;
+}
+
 /* Goes back from the newest segment: each says where the one before it ended, and which are void
- * since they were written in vain. What is older than the oldest that is needed is free. */
+ * since they were written in vain. Where one is missing that was never durable the log ended before
+ * it. What is older than the oldest that is needed is free. */
 MSC4203_PRIVATE void log_go_back(struct msc4203_log_state *s)
 {
-    uint32_t word[LOG_HEADER_WORDS], at = s->sequence, i, k, before;
+    uint32_t word[LOG_HEADER_WORDS], at, i, k, before, end;
 
-    while (log_before(s->oldest, at)) {
-        i = log_after(s, at - 1);
+    for (at = s->sequence; log_before(s->oldest, at); at = before) {
         before = at - 1;
-        if (i < s->segments && log_header(s, log_address(s, i << s->shift), word)) {
+        end = s->segment_units;
+        i = log_segment_with(s, at);
+        memset(word, 0, sizeof word);
+        if (i < s->segments && log_header(s, log_address(s, i << s->shift), word) &&
+            log_before(word[19], at)) {
             before = word[19];
-            for (k = 0; k < s->segments; k++)
-                if (s->segment[k].sequence != 0 && log_before(before, s->segment[k].sequence) &&
-                    log_before(s->segment[k].sequence, at))
-                    s->segment[k].sequence = 0;
+            end = log_clip(word[20], 0, end);
+            log_make_void(s, before, at);
         }
         if (log_before(before, s->oldest))
             break;
-        k = log_after(s, before - 1);
-        if (k == s->segments || s->segment[k].sequence != before) {
+        k = log_segment_with(s, before);
+        if (k == s->segments)
             for (k = 0; k < s->segments && !log_is_segment(s, k, before); k++)
                 ;
-            s->damaged += k == s->segments; /* all of it is lost */
+        if (k < s->segments) {
+            s->segment[k].end = end;
+        } else if (i == s->segments || word[21] != 0 || log_was_durable(s, i, 0)) {
+            s->damaged++; /* all of it is lost */
+        } else {
+            log_make_void(s, before, s->sequence + 1);
+            while (log_before(s->oldest, before) && log_segment_with(s, before) == s->segments)
+                before--;
+            s->current = log_after(s, before - 1);
         }
-        if (k < s->segments && i < s->segments && before == word[19])
-            s->segment[k].end = log_clip(word[20], 0, s->segment_units);
-        at = before;
     }
-    for (k = 0; k < s->segments; k++)
-        if (s->segment[k].sequence != 0 && log_before(s->segment[k].sequence, s->oldest))
-            s->segment[k].sequence = 0;
+    log_make_void(s, s->oldest - ((uint32_t)1 << 30), s->oldest);
 }
 
 /* Goes through the newest segment, as far as it can be followed: to what it says of the oldest one,
@@ -8056,27 +8096,19 @@ MSC4203_API size_t msc4203_log_memory(msc4203_log *log, const msc4203_storage *s
     return log_layout(s, NULL) + log_buffer_min(s);
 }
 
-/* Writes zeros where segments begin, or erases all of them, so that no header of an earlier log
- * stays. */
-MSC4203_PRIVATE void log_wipe(struct msc4203_log_state *s)
+/* Erases a segment; or, where that is not needed, writes zeros where its header would be. */
+MSC4203_PRIVATE void log_wipe(struct msc4203_log_state *s, uint32_t segment)
 {
-    const msc4203_storage *storage = s->storage;
-    uint64_t at, end = log_address(s, s->segments << s->shift);
-    uint32_t i, n;
+    uint32_t n;
 
-    for (at = 0; storage->block != 0 && at < end && !s->error; at += storage->block)
-        if (storage->erase(storage->context, at, storage->block) != 0)
-            log_fail(s);
-    for (i = 0; storage->block == 0 && i < s->segments && !s->error; i++) {
-        s->buffer_at = log_address(s, i << s->shift);
-        for (n = s->sector; n < LOG_HEADER_UNITS * LOG_UNIT; n += s->sector)
-            ;
-        log_put(s, NULL, n);
-        if (s->storage->memory == NULL)
-            log_write_out(s);
-    }
-    if (s->storage->memory == NULL && !s->error && storage->sync(storage->context) != 0)
-        log_fail(s);
+    log_erase(s, segment);
+    if (s->storage->block != 0)
+        return;
+    for (n = s->sector; n < LOG_HEADER_UNITS * LOG_UNIT; n += s->sector)
+        ;
+    log_put(s, NULL, n);
+    if (s->storage->memory == NULL)
+        log_write_out(s);
 }
 
 MSC4203_API int msc4203_log_format(msc4203_log *log, const msc4203_storage *storage,
@@ -8084,6 +8116,7 @@ MSC4203_API int msc4203_log_format(msc4203_log *log, const msc4203_storage *stor
                                    uint64_t random)
 {
     struct msc4203_log_state *s = &log->priv;
+    uint32_t i;
     int result;
 
     if (config == NULL)
@@ -8100,18 +8133,16 @@ MSC4203_API int msc4203_log_format(msc4203_log *log, const msc4203_storage *stor
     s->buffer_bytes = bytes < log_buffer_min(s) ? (uint32_t)LOG_STEP : log_buffer_min(s);
     s->key[0] = (uint32_t)random;
     s->key[1] = (uint32_t)(random >> 32);
-    log_wipe(s);
     s->sequence = s->safe = 1;
     s->next = 1;
-    s->buffer_at = 0;
+    log_erase(s, 0);
     log_put_header(s, 0, 0, 0);
     if (s->fill != 0)
         log_pad(s, s->sector - s->fill);
-    if (storage->memory == NULL) {
-        log_write_out(s);
-        if (!s->error && storage->sync(storage->context) != 0)
-            log_fail(s);
-    }
+    log_sync_storage(s);
+    for (i = 1; i < s->segments && !s->error; i++)
+        log_wipe(s, i);
+    log_sync_storage(s);
     s->phase = PHASE_CLOSED;
     return log_has_written(s);
 }
@@ -8154,10 +8185,8 @@ MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
     }
     if (s->error)
         return;
-    for (k = 0; k < s->segments; k++)
-        if (s->segment[k].sequence != 0 &&
-            log_before(s->segment[s->current].sequence, s->segment[k].sequence))
-            s->segment[k].sequence = 0;
+    k = s->segment[s->current].sequence;
+    log_make_void(s, k, k + ((uint32_t)1 << 30));
     for (k = 0; k < LOG_BATCHES; k++)
         log_batch_end(s, &s->batch[k], BATCH_FREE);
     log_settle(s);
@@ -8170,13 +8199,11 @@ MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
 MSC4203_PRIVATE void log_begin_writing(struct msc4203_log_state *s, uint64_t random)
 {
     uint32_t last = s->current, word[4], first = s->counter[LOG_OPENINGS] + 1;
-    const msc4203_storage *storage = s->storage;
     int is_void = s->empty && s->segment[last].sequence == s->sequence &&
                   (s->opening_first == 0 || first - s->opening_first < LOG_GROUP);
 
     s->phase = PHASE_OPEN;
-    if (storage->memory == NULL && storage->sync(storage->context) != 0)
-        log_fail(s);
+    log_sync_storage(s);
     if (is_void && s->opening_first != 0)
         first = s->opening_first;
     if (!is_void) {
