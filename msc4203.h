@@ -1437,6 +1437,7 @@ struct msc4203_log_state {
     uint32_t sequence, current, end, durable, fill;
     uint32_t oldest, safe, stated, unused, free; /* sequence numbers; how many are free */
     uint32_t previous, previous_end, previous_durable, image_end, opening_first;
+    uint32_t header_oldest;
     uint32_t counter[2], slot[2];       /* of requests and openings so far; where the last is */
     uint32_t time;                      /* the last one, in units of 1,024 ms */
     /* the index */
@@ -1444,7 +1445,7 @@ struct msc4203_log_state {
     uint32_t pack_to, pack_from;
     uint32_t devices_used, device_free;
     uint32_t live, largest, damaged;
-    uint32_t low, clean_segment, clean_entry, clean_unit, clean_first, clean_items;
+    uint32_t low, free_min, clean_segment, clean_entry, clean_unit, clean_first, clean_items;
     uint32_t channel_units_max;
     int32_t debt;
     uint32_t channel_units, device_units; /* quotas */
@@ -4820,8 +4821,9 @@ enum {
 /* Flags of a message: it is, or was, for /sync; its device was dropped while it was in flight; its
  * strings can't be read. */
 enum { LOG_FOR_SYNC = 1, LOG_SPARED = 2, LOG_DAMAGED = 4 };
-/* Flags of a channel's record: spared messages are let go of; the channel is given back. */
-enum { LOG_RELEASES = 0x80, LOG_GIVEN_BACK = 0x40 };
+/* Flags of a channel's record: spared messages are let go of; the channel is given back; the record
+ * is copied, to make room. */
+enum { LOG_RELEASES = 0x80, LOG_GIVEN_BACK = 0x40, LOG_COPIED = 0x20 };
 
 enum { LOG_REQUESTS = 0, LOG_OPENINGS = 1 }; /* what is remembered */
 
@@ -5356,7 +5358,6 @@ MSC4203_APART uint32_t log_append(struct msc4203_log_state *s, uint32_t *word, u
     for (i = 0; i < pieces; i++)
         log_put(s, body[i].ptr, body[i].len);
     log_put(s, NULL, units * LOG_UNIT - bytes);
-    s->empty = 0;
     return position;
 }
 
@@ -6116,7 +6117,6 @@ MSC4203_APART void log_write_channel(struct msc4203_log_state *s, uint32_t chann
     log_put_part(s, &part[0]);
     log_put_part(s, &part[1]);
     log_put(s, NULL, units * LOG_UNIT - bytes);
-    s->empty = 0;
     if (flags & LOG_GIVEN_BACK)
         c->position = 0;
 }
@@ -6139,7 +6139,7 @@ MSC4203_PRIVATE void log_clean_begin(struct msc4203_log_state *s)
     for (i = 1; i < MSC4203_CHANNELS; i++)
         if (s->channel[i].position != 0 &&
             log_segment_of(s, s->channel[i].position) == s->clean_segment)
-            log_write_channel(s, i, NULL, NULL, 0);
+            log_write_channel(s, i, NULL, NULL, LOG_COPIED);
     s->clean_entry = 1;
     s->clean_unit = LOG_HEADER_UNITS;
     s->clean_items = 0;
@@ -6217,30 +6217,29 @@ MSC4203_APART uint32_t log_clean_step(struct msc4203_log_state *s)
 }
 
 /* Before something is written that takes `units` at most: makes room while few segments are free.
- * Eight times as much is cleaned as is written, in small steps. When very few are free it cleans as
- * many as it takes, and syncs what it has copied. */
+ * More is cleaned than is written, in small steps. When very few are free, whole segments are
+ * cleaned, and what was copied is synced: a copy needs one segment at most, and what says that the
+ * old one is free may need another one. */
 MSC4203_APART void log_room(struct msc4203_log_state *s, uint32_t units)
 {
-    uint32_t i, cleaned;
+    uint32_t oldest;
 
     s->debt += (int32_t)units;
     if (s->free > s->low) {
         s->debt = 0;
         return;
     }
-    for (s->debt *= 8; s->debt > 0 && s->oldest != s->sequence && s->free > 1 && !s->error;)
+    for (s->debt *= 8; s->debt > 0 && s->oldest != s->sequence && s->free > s->free_min &&
+                       !s->error;)
         s->debt -= (int32_t)log_clean_step(s);
     s->debt = 0;
-    while (s->free < LOG_FREE_MIN && !s->error) {
-        for (cleaned = i = 0; i < s->segments; i++)
-            cleaned += s->segment[i].sequence != 0 && !log_is_free(s, i) &&
-                       log_before(s->segment[i].sequence, s->oldest);
-        if (cleaned != 0 && (s->free <= 1 || s->oldest == s->sequence)) {
-            log_sync(s, 1);
-            log_sync(s, 1);
-        } else if (s->oldest != s->sequence && s->free != 0) {
-            for (i = s->oldest; i == s->oldest && !s->error;)
+    while (s->free < s->free_min && !s->error) {
+        if (s->oldest != s->sequence && (s->end == s->durable || s->free > s->free_min / 2)) {
+            for (oldest = s->oldest; oldest == s->oldest && !s->error;)
                 log_clean_step(s);
+        } else if (s->oldest != s->unused) {
+            log_sync(s, 0);
+            log_sync(s, 1);
         } else {
             log_fail(s); /* unreachable: the limit of what may wait leaves room for this */
         }
@@ -6855,7 +6854,6 @@ MSC4203_PRIVATE void log_write_moved(struct msc4203_log_state *s, uint32_t chann
     log_put_fixed(s, word, LOG_MOVED, channels & 1, units, spare);
     log_put_from(s, from, old->bytes);
     log_put(s, NULL, spare);
-    s->empty = 0;
     e.device = log_device_of(&e) | units << 19;
     e.channels = channels;
     log_tally_units(s, &e, units);
@@ -7172,7 +7170,8 @@ MSC4203_APART int log_shape(struct msc4203_log_state *s, const msc4203_storage *
     halvings = s->segments / 4;
     for (step = sector; step < bytes && halvings != 0; step += step)
         halvings /= 2;
-    s->low = LOG_FREE_MIN + 1 + s->segments / 16 + halvings;
+    s->free_min = LOG_FREE_MIN + (bytes < 2 * sector ? 2u : bytes < 4 * sector ? 1u : 0u);
+    s->low = s->free_min + 1 + s->segments / 16 + halvings;
     s->record_max = (s->segment_units - LOG_HEADER_UNITS) * (LOG_UNIT / 2) - LOG_CHANNEL_FIXED -
                     LOG_NAME_MAX;
     if (s->record_max > LOG_RECORD_MAX)
@@ -7449,10 +7448,12 @@ MSC4203_PRIVATE void log_go_back(struct msc4203_log_state *s)
 MSC4203_PRIVATE void log_look_through(struct msc4203_log_state *s, uint32_t *image)
 {
     struct log_record r;
-    uint32_t at = LOG_HEADER_UNITS, units;
+    uint32_t at;
 
     *image = 0;
-    for (; (units = log_load(s, s->current << s->shift | at, &r)) != 0; at += units) {
+    for (at = LOG_HEADER_UNITS; at < s->segment_units; at += r.units) {
+        if (log_load(s, s->current << s->shift | at, &r) == 0)
+            break;
         if (r.kind == LOG_PAD && log_before(s->oldest, r.word[2]))
             s->oldest = r.word[2];
         else if (r.kind != LOG_PAD)
@@ -7480,7 +7481,7 @@ MSC4203_APART void log_survey(struct msc4203_log_state *s, uint32_t *image)
             continue;
         s->current = i;
         s->sequence = word[17];
-        s->oldest = word[18];
+        s->oldest = s->header_oldest = word[18];
         s->previous = word[19];
         s->previous_end = word[20];
         s->previous_durable = word[21];
@@ -7836,8 +7837,6 @@ MSC4203_APART void log_apply(struct msc4203_log_state *s, const struct log_recor
         return;
     if (s->used + 4 >= s->pool)
         log_squeeze(s);
-    if (r->kind != LOG_PAD && (r->kind != LOG_REMEMBER || (r->small & 1) != LOG_OPENINGS))
-        s->empty = 0;
     switch (r->kind) {
     case LOG_MESSAGE:
         log_read_message(s, r, whole);
@@ -7889,6 +7888,37 @@ MSC4203_APART void log_apply(struct msc4203_log_state *s, const struct log_recor
     }
 }
 
+/* Whether nothing is lost without the newest segment but openings: it has only what making room has
+ * copied from segments that are still there, and messages of batches that were not committed. */
+MSC4203_PRIVATE int log_is_void(struct msc4203_log_state *s, uint32_t segment)
+{
+    struct log_record r;
+    uint32_t at;
+
+    for (at = LOG_HEADER_UNITS; at < s->segment_units; at += r.units) {
+        if (log_load(s, segment << s->shift | at, &r) == 0 || !log_is_whole(s, &r))
+            return !log_was_durable(s, segment, at);
+        switch (r.kind) {
+        case LOG_PAD:
+            if (r.word[2] != s->header_oldest) /* those may be gone */
+                return 0;
+            break;
+        case LOG_CHANNEL:
+            if ((r.small & LOG_COPIED) == 0)
+                return 0;
+            break;
+        case LOG_MESSAGE:
+        case LOG_COPY:
+        case LOG_ABORT:
+        case LOG_REMEMBER:
+            break;
+        default:
+            return 0;
+        }
+    }
+    return 1;
+}
+
 /* Reads the records of a segment. Returns 0 where the log ends in it. */
 MSC4203_APART int log_read_segment(struct msc4203_log_state *s, uint32_t segment)
 {
@@ -7896,8 +7926,8 @@ MSC4203_APART int log_read_segment(struct msc4203_log_state *s, uint32_t segment
     uint32_t at = LOG_HEADER_UNITS, units;
     int whole;
 
-    s->empty = 1;
     s->opening_first = 0;
+    s->empty = s->segment[segment].sequence == s->sequence && log_is_void(s, segment);
     while (at < s->segment[segment].end && !s->error) {
         units = log_load(s, segment << s->shift | at, &r);
         whole = units != 0 && log_is_whole(s, &r);
@@ -7914,7 +7944,8 @@ MSC4203_APART int log_read_segment(struct msc4203_log_state *s, uint32_t segment
                 continue;
             }
         }
-        log_apply(s, &r, whole);
+        if (!s->empty || (r.kind == LOG_REMEMBER && (r.small & 1) == LOG_OPENINGS))
+            log_apply(s, &r, whole);
         at += units;
     }
     return 1;
@@ -7990,7 +8021,7 @@ MSC4203_PRIVATE void log_write_image(struct msc4203_log_state *s)
         log_image_part(s, part, kept, &words);
         units += words / 4 + 3u * (1 + words / 256);
     }
-    for (n = LOG_FREE_MIN; units != 0 && n < s->free; n++)
+    for (n = s->free_min; units != 0 && n < s->free; n++)
         units = units > s->segment_units / 2 ? units - s->segment_units / 2 : 0;
     if (units != 0)
         return;
@@ -8037,21 +8068,22 @@ MSC4203_PRIVATE int log_read_image_record(struct msc4203_log_state *s, const str
 /* Reads the index that was written when the log was closed. Returns 0 when there is none. */
 MSC4203_APART int log_read_image(struct msc4203_log_state *s, uint32_t first)
 {
-    uint32_t kept[IMAGE_WORDS_KEPT], i, at, units = 0, count = 0;
+    uint32_t kept[IMAGE_WORDS_KEPT], i, at, count = 0;
     struct log_record r;
+    int ended = 0;
 
     memset(kept, 0, sizeof kept);
     if (first == 0)
         return 0;
-    for (i = log_after(s, first - 1); units == 0; i = log_after(s, s->segment[i].sequence)) {
+    for (i = log_after(s, first - 1); !ended; i = log_after(s, s->segment[i].sequence)) {
         if (i == s->segments)
             return 0;
-        for (at = LOG_HEADER_UNITS; (units = log_load(s, i << s->shift | at, &r)) != 0;
-             at += units) {
+        for (at = LOG_HEADER_UNITS; at < s->segment_units && !ended; at += r.units) {
+            if (log_load(s, i << s->shift | at, &r) == 0)
+                break;
             if (r.kind == LOG_IMAGE && !log_read_image_record(s, &r, count++, kept))
                 return 0;
-            if (r.kind == LOG_IMAGE && r.small != 0)
-                break;
+            ended = r.kind == LOG_IMAGE && r.small != 0;
         }
     }
     log_survey(s, &first); /* the segments that it is in were not in it */
@@ -8166,6 +8198,7 @@ MSC4203_PRIVATE void log_find_newest(struct msc4203_log_state *s)
     if (n == s->segments || !log_is_segment(s, i, s->sequence + 1))
         return;
     s->previous = s->sequence++;
+    s->header_oldest = s->oldest;
     s->previous_end = s->previous_durable = s->segment_units;
     s->current = i;
 }
@@ -8194,13 +8227,12 @@ MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
 }
 
 /* Begins to write: what was read is made durable first, for it may not be yet. If the last segment
- * has nothing but openings, it is void from now on, and they are written again: so it costs no room
- * when the power fails again and again. */
+ * has nothing else that is needed, it is void from now on, and its openings are written again: so it
+ * costs no room when the power fails again and again. */
 MSC4203_PRIVATE void log_begin_writing(struct msc4203_log_state *s, uint64_t random)
 {
     uint32_t last = s->current, word[4], first = s->counter[LOG_OPENINGS] + 1;
-    int is_void = s->empty && s->segment[last].sequence == s->sequence &&
-                  (s->opening_first == 0 || first - s->opening_first < LOG_GROUP);
+    int is_void = s->empty && (s->opening_first == 0 || first - s->opening_first < LOG_GROUP);
 
     s->phase = PHASE_OPEN;
     log_sync_storage(s);
@@ -8217,12 +8249,14 @@ MSC4203_PRIVATE void log_begin_writing(struct msc4203_log_state *s, uint64_t ran
     s->oldest = s->segment[log_after(s, s->oldest - 1)].sequence;
     s->unused = s->safe = s->oldest;
     log_count_free(s);
+    if (is_void && s->free == 0 && s->opening_first == 0)
+        s->segment[last].sequence = 0; /* nothing in it is needed even until then */
     log_begin_segment(s, s->previous, s->previous_end, s->previous_durable);
     for (; !log_before(s->counter[LOG_OPENINGS], first) && !s->error; first += LOG_ITEMS)
         log_write_items(s, LOG_OPENINGS, first,
                         log_clip(s->counter[LOG_OPENINGS] - first + 1, 1, LOG_ITEMS));
     log_sync(s, 1);
-    if (is_void && !s->error) {
+    if (is_void && last != s->current && !s->error) {
         s->segment[last].sequence = 0;
         s->oldest = s->segment[log_after(s, s->oldest - 1)].sequence;
         log_count_free(s);
