@@ -205,14 +205,24 @@ static void store_end(queue_store *q)
 
 static size_t store_memory(const queue_wanted *wanted)
 {
+    static unsigned char region[8];
     static struct queue_parts p;
     msc4203_log_config config;
+    size_t bytes;
     configure(&config, wanted);
-    msc4203_memory_storage(&p.storage, NULL, wanted->bytes);
+    msc4203_memory_storage(&p.storage, region, wanted->bytes);
 #ifndef BENCH_OLD
-    p.storage.sector = wanted->sector ? wanted->sector : p.storage.sector;
+    config.sector = 0;
+    if (wanted->sector) { /* as on a disk; nothing is read or written */
+        p.storage.memory = NULL;
+        p.storage.sector = wanted->sector;
+        p.storage.read = counted_read;
+        p.storage.write = counted_write;
+        p.storage.sync = counted_sync;
+    }
 #endif
-    return memory_for(&p, &config) + sizeof(msc4203_log);
+    bytes = memory_for(&p, &config);
+    return bytes != 0 ? bytes + sizeof(msc4203_log) : 0;
 }
 
 const queue_ours NAME = {sizeof(msc4203_queue),

@@ -45,7 +45,7 @@ typedef struct queue_ours {
     int (*close)(queue_store *); /* the log, as msc4203_log_close() does */
     int (*leave)(queue_store *); /* closes the file, as the system does after a crash */
     void (*end)(queue_store *);  /* frees all of it */
-    /* How much memory a log needs in all, its struct included. */
+    /* How much memory a log needs in all, its struct included; 0 when it does not fit. */
     size_t (*memory)(const queue_wanted *);
 } queue_ours;
 

@@ -114,7 +114,7 @@ chain() {
             open[f] = 1
             if (!(f in bytes))
                 bad = bad " " f " is not known;"
-            if ((f in points) && f !~ /:log_(read|write|sync|erase)$|^msc4203_(log_scan|route)$/)
+            if ((f in points) && f !~ /:log_[a-z_]*(\.[a-z0-9.]*)?$|^msc4203_(log_[a-z]*|route)$/)
                 bad = bad " " f " calls through a pointer;"
             n = split(calls[f], list, "\n")
             for (i = 2; i <= n; i++) {
