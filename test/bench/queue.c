@@ -84,13 +84,18 @@ static double wall(void)
 
 static double cpu_cost, wall_cost; /* what asking costs */
 
+/* It is not always the same: the processor's pace changes. So it is measured before each turn. */
 static double cost_of(double (*now)(void))
 {
-    double from = now();
-    int i;
-    for (i = 0; i < 100000; i++)
-        now();
-    return (now() - from) / 100000;
+    double costs[9];
+    int i, k;
+    for (i = 0; i < 9; i++) {
+        double from = now();
+        for (k = 0; k < 200; k++)
+            now();
+        costs[i] = (now() - from) / 200;
+    }
+    return median(costs, 9);
 }
 
 static const char *met(int is)
@@ -436,6 +441,7 @@ static void measure_memory(void)
                 side = (i + round) % sides;
                 if (!builds[side])
                     continue;
+                cpu_cost = cost_of(cpu);
                 service_turn(&logs[side], batches[b], least, times);
                 sync_turn(&logs[side], least / 2, times);
                 for (op = 0; op < MEMORY_OPS; op++)
@@ -1373,6 +1379,7 @@ static void find_longest(growing *g, unsigned long most, unsigned long of, int t
         for (i = 0; i < g->calls_max; i++)
             least[op][i] = 1000;
     }
+    wall_cost = cost_of(wall);
     for (; times > 0; times--) {
         memset(g->least, 0, sizeof g->least);
         drop_log(&g->l);
@@ -1457,6 +1464,7 @@ static void time_growth(growing *all, int full)
     for (round = 0; round < rounds; round++) {
         for (k = 0; k < 2; k++) {
             growing *g = &all[(k + round) % 2];
+            wall_cost = cost_of(wall);
             growth_turn(g); /* what the other one has pushed out of the caches comes back */
             forget_times(g);
             for (turn = 0; turn < TURNS; turn++)
@@ -1857,8 +1865,6 @@ int main(int argc, char **argv)
     }
     find_builds();
     make_texts();
-    cpu_cost = cost_of(cpu);
-    wall_cost = cost_of(wall);
     tell_where();
     for (i = 0; i < COUNT(parts); i++) {
         if (only && strcmp(only, parts[i].name) != 0)
