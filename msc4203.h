@@ -7208,8 +7208,8 @@ MSC4203_APART int log_shape(struct msc4203_log_state *s, const msc4203_storage *
     halvings = s->segments / 4;
     for (step = sector; step < bytes && halvings != 0; step += step)
         halvings /= 2;
-    s->free_min = LOG_FREE_MIN + (bytes < 2 * sector ? 2u : bytes < 4 * sector ? 1u : 0u);
-    s->low = s->free_min + 1 + s->segments / 8 + halvings;
+    s->free_min = LOG_FREE_MIN + (bytes < 2 * sector ? 3u : bytes < 8 * sector ? 2u : 0u);
+    s->low = s->free_min + 2 + s->segments / 8 + halvings;
     s->record_max = (s->segment_units - LOG_HEADER_UNITS) * (LOG_UNIT / 2) - LOG_CHANNEL_FIXED -
                     LOG_NAME_MAX;
     if (s->record_max > LOG_RECORD_MAX)
