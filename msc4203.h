@@ -7537,7 +7537,6 @@ MSC4203_APART void log_survey(struct msc4203_log_state *s, uint32_t *image)
             s->next = log_number64(word + 22);
         s->time = log_clip(s->time, word[24], UINT32_MAX);
         s->counter[LOG_REQUESTS] = word[25];
-        s->counter[LOG_OPENINGS] = word[26];
     }
     log_look_through(s, image);
     if (s->sequence != 0)
