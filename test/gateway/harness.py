@@ -32,6 +32,13 @@ def open_text(path):
         return f.read()
 
 
+def written_text(path):
+    """The whole lines of a file that may be written to just now."""
+    with open(path, 'rb') as f:
+        data = f.read()
+    return data[:data.rfind(b'\n') + 1].decode()
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
@@ -116,7 +123,7 @@ class Gateway:
         self.port = int(line.rsplit(':', 1)[1])
 
     def said(self):
-        return open_text(os.path.join(self.folder, 'stderr'))
+        return written_text(os.path.join(self.folder, 'stderr'))
 
     def hosts(self, hosts):
         """Says which words the shim knows of each name: see shim.c."""
@@ -396,8 +403,7 @@ class Program:
         until(lambda: 'listening' in self.said()[before:] or self.process.poll() is not None)
 
     def said(self):
-        with open(self.errors, encoding='utf-8') as f:
-            return f.read()
+        return written_text(self.errors)
 
     def kill(self):
         self.process.kill()
@@ -408,8 +414,7 @@ class Program:
         return self.process.wait(20)
 
     def lines(self):
-        with open(self.out, encoding='utf-8') as f:
-            return [json.loads(line) for line in f]
+        return [json.loads(line) for line in written_text(self.out).split('\n')[:-1]]
 
     def messages(self):
         return [m for line in self.lines() for m in line.get(KEY, [])]
