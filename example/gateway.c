@@ -22,6 +22,7 @@
 #define MSC4203_FILE
 
 #include "gateway_connections.h"
+#include "start.h"
 
 #include <signal.h>
 #include <sys/resource.h>
@@ -469,18 +470,6 @@ static int fail(const char *what, const char *why)
     return 1;
 }
 
-/* What is opened must not take the place of a standard stream that is closed: what is written to
- * that would go there. */
-static void open_standard_streams(void)
-{
-    int fd = open("/dev/null", O_RDWR);
-
-    while (fd >= 0 && fd <= STDERR_FILENO)
-        fd = open("/dev/null", O_RDWR);
-    if (fd > STDERR_FILENO)
-        close(fd);
-}
-
 /* Listens on a socket in the file system, for this user alone. One that nobody listens on any more
  * is replaced. Returns the socket, or -1. */
 static int listen_unix(const char *path)
@@ -591,7 +580,8 @@ int main(int argc, char **argv)
     unsigned port;
     int result, check = argc == 3 && strcmp(argv[1], "--check") == 0;
 
-    open_standard_streams();
+    if (!start_descriptors())
+        return 2;
     if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
         print_help();
         return 0;

@@ -11,6 +11,11 @@
 
 enum { BUSY_MS = 30000 };
 
+/* The bytes that a message counts with; `of` is what its columns are called by. */
+#define MESSAGE_BYTES(of)                                                                        \
+    "length(" of "content) + length(" of "user) + length(" of "device) + length(" of "sender)" \
+    " + length(" of "type)"
+
 static const char schema[] =
     "PRAGMA synchronous=FULL;"
     "PRAGMA temp_store=MEMORY;"
@@ -34,15 +39,13 @@ static const char schema[] =
     /* what waits for /sync is counted as it comes and goes: each /sync asks for it */
     "CREATE TABLE IF NOT EXISTS counted (id INTEGER PRIMARY KEY CHECK (id = 1), messages INTEGER,"
     " bytes INTEGER);"
-    "INSERT OR IGNORE INTO counted SELECT 1, count(*), coalesce(sum(length(content) + length(user)"
-    " + length(device) + length(sender) + length(type)), 0) FROM message WHERE channels & 1;"
+    "INSERT OR IGNORE INTO counted SELECT 1, count(*), coalesce(sum(" MESSAGE_BYTES("") "), 0)"
+    " FROM message WHERE channels & 1;"
     "CREATE TRIGGER IF NOT EXISTS sync_comes AFTER INSERT ON message WHEN new.channels & 1 BEGIN"
-    " UPDATE counted SET messages = messages + 1, bytes = bytes + length(new.content)"
-    " + length(new.user) + length(new.device) + length(new.sender) + length(new.type); END;"
+    " UPDATE counted SET messages = messages + 1, bytes = bytes + (" MESSAGE_BYTES("new.") "); END;"
     "CREATE TRIGGER IF NOT EXISTS sync_goes AFTER UPDATE OF channels ON message"
     " WHEN old.channels & 1 AND NOT new.channels & 1 BEGIN"
-    " UPDATE counted SET messages = messages - 1, bytes = bytes - length(old.content)"
-    " - length(old.user) - length(old.device) - length(old.sender) - length(old.type); END;"
+    " UPDATE counted SET messages = messages - 1, bytes = bytes - (" MESSAGE_BYTES("old.") "); END;"
     "CREATE TEMP TABLE staged (id INTEGER PRIMARY KEY, batch INTEGER, channels INTEGER,"
     " time INTEGER, user BLOB, device BLOB, sender BLOB, type BLOB, content BLOB);"
     "CREATE TEMP TABLE batch (id INTEGER PRIMARY KEY);";
@@ -114,11 +117,9 @@ static const char *const texts[QUEUE_SQLITE_STATEMENTS] = {
     " SELECT 1 FROM staged WHERE channels >> ?1 & 1 LIMIT 1",
     "SELECT name, record, held FROM channel WHERE number = ?1",
     "SELECT random, first FROM opening WHERE id <= ?3 ORDER BY id DESC LIMIT 1 OFFSET ?1",
-    "SELECT count(*), sum(length(content) + length(user) + length(device) + length(sender)"
-    " + length(type)), min(m.number), min(time) FROM waiting w JOIN message m"
-    " ON m.number = w.number WHERE w.channel = ?1",
-    "SELECT count(*), sum(length(content) + length(user) + length(device) + length(sender)"
-    " + length(type)), min(CASE WHEN channels & 1 THEN number END),"
+    "SELECT count(*), sum(" MESSAGE_BYTES("") "), min(m.number), min(time) FROM waiting w"
+    " JOIN message m ON m.number = w.number WHERE w.channel = ?1",
+    "SELECT count(*), sum(" MESSAGE_BYTES("") "), min(CASE WHEN channels & 1 THEN number END),"
     " min(CASE WHEN channels & 1 THEN time END) FROM message WHERE user = ?4 AND device = ?5",
     "INSERT INTO opening SELECT NULL, ?1, number FROM next",
     "SELECT time FROM newest",
