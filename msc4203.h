@@ -1846,8 +1846,8 @@ typedef struct msc4203_sync {
 /* Begins a /sync of a device, whose strings must stay meanwhile. `since` is the token of the
  * request; NULL or an empty one: none. It proves that what it covered has arrived: that is taken
  * out (durable with the next flush; if that is lost, the next `since` says it again). A token of
- * this queue from an opening that is forgotten, of another queue, or from the future proves
- * nothing: the device begins with its oldest message.
+ * this queue from an opening that is forgotten, of another queue, of another device, or from the
+ * future proves nothing: the device begins with its oldest message.
  *
  * Returns MSC4203_OK; MSC4203_E_SINCE when `since` is no token (400 M_INVALID_PARAM); an error of
  * the queue. */
@@ -9685,7 +9685,8 @@ MSC4203_API void msc4203_receiver_reject(msc4203_receiver *receiver)
 
 /* ---- sync ---- */
 
-/* A token: "m", the random of an opening in 16 digits, ".", a number in 12 digits. */
+/* A token: "m", the random of an opening combined with a digest of the device, in 16 digits, ".", a
+ * number in 12 digits. So another device's token is of no opening that is known. */
 enum { SYNC_TOKEN = 30, SYNC_MAX = 100 };
 
 /* Reads digits of a token. Returns 0 when there is another character. */
@@ -9718,11 +9719,25 @@ MSC4203_PRIVATE int sync_is_ours(const msc4203_queue *q, uint64_t opening, uint6
     return 0;
 }
 
+/* By what a token knows its device. It need not be secret: a client can only take out what is its
+ * own. (The user ids of one server end alike: so it is clear where the device id begins.) */
+MSC4203_PRIVATE uint64_t sync_device(const msc4203_device *device)
+{
+    msc4203_digest digest;
+    unsigned char out[16];
+
+    msc4203_digest_init(&digest, 0);
+    msc4203_digest_add(&digest, device->user_id.ptr, device->user_id.len);
+    msc4203_digest_add(&digest, device->device_id.ptr, device->device_id.len);
+    msc4203_digest_end(&digest, out);
+    return delivery_get(out, 8);
+}
+
 MSC4203_API int msc4203_sync_begin(msc4203_sync *sync, const msc4203_queue *queue,
                                    const msc4203_device *device, const msc4203_span *since)
 {
     struct msc4203_sync_state *s = &sync->priv;
-    uint64_t opening, number;
+    uint64_t opening, number, owner = sync_device(device);
     int result;
 
     memset(s, 0, sizeof *s);
@@ -9731,12 +9746,13 @@ MSC4203_API int msc4203_sync_begin(msc4203_sync *sync, const msc4203_queue *queu
     result = queue->opening(queue->context, 0, &s->opening, &number);
     if (result != MSC4203_OK)
         return result;
+    s->opening ^= owner;
     if (since == NULL || since->len == 0)
         return MSC4203_OK;
     if (since->len != SYNC_TOKEN || since->ptr[0] != 'm' || since->ptr[17] != '.' ||
         !sync_digits(since->ptr + 1, 16, &opening) || !sync_digits(since->ptr + 18, 12, &number))
         return MSC4203_E_SINCE;
-    if (number == 0 || !sync_is_ours(queue, opening, number))
+    if (number == 0 || !sync_is_ours(queue, opening ^ owner, number))
         return MSC4203_OK;
     s->after = s->before = number;
     return queue->done(queue->context, MSC4203_CHANNEL_SYNC, device, number, NULL);

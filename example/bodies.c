@@ -386,5 +386,9 @@ int main(int argc, char **argv)
     sync();
     broken();
     printf("\nAll of this was checked while it ran, and is so.\n");
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        fprintf(stderr, "bodies: standard output: it can't be written\n");
+        return 2;
+    }
     return 0;
 }

@@ -1,8 +1,7 @@
 /* gateway_config.h - the gateway's configuration: reads it, and answers what a homeserver knows of
  * its users: whose token this is, which devices a user has, how a user stands to an appservice.
  *
- * All of it is in one mapping, made for a file of this size; regcomp() and getaddrinfo() have
- * memory of their own. */
+ * All of it is in one mapping, made for a file of this size; regcomp() has memory of its own. */
 #ifndef GATEWAY_CONFIG_H
 #define GATEWAY_CONFIG_H
 
@@ -23,8 +22,9 @@ enum { CONFIG_APPSERVICES = 30, CONFIG_USER_MAX = 1024, CONFIG_WORDS = 8,
 
 struct config_appservice {
     msc4203_span id, hs_token, as_token, sender;
+    unsigned sender_line;
     int opted_in, stable;
-    struct http_address address;
+    char name[256], port[6];
     char host[272];         /* for the Host header */
     msc4203_span prefix;    /* of the URL's path, without a slash at its end */
     int first_namespace;    /* index of the first, or CONFIG_NONE */
@@ -48,10 +48,12 @@ struct config {
     size_t bytes;
     char *text;
     msc4203_span server_name;
-    struct http_address listen;
-    char host[256], store[1024];
+    char host[256], port[6]; /* to listen on */
+    char admin[256], admin_port[6]; /* HOST and PORT; or a socket's path, and no port */
+    unsigned listen_line, store_line, admin_line;
+    char store[1024];
     uint64_t store_bytes, memory_bytes, request_bytes_max, device_bytes_max, appservice_bytes_max;
-    uint32_t retry_ms_min, retry_ms_max, txn_messages_max, txn_bytes_max;
+    uint32_t retry_ms_min, retry_ms_max, txn_messages_max, txn_bytes_max, devices_max, expire_days;
     struct config_appservice appservices[CONFIG_APPSERVICES];
     int appservice_count;
     struct config_namespace *namespaces;
@@ -60,8 +62,10 @@ struct config {
     int device_count;
     int *tokens, *users;    /* buckets */
     unsigned char *named;   /* CONFIG_SLOTS for each device: is it named beside a star? */
+    uint16_t *seen;         /* as many: for a user's first device, which request named the user */
     uint32_t mask;
     uint64_t key;           /* of the buckets' hash */
+    unsigned given;         /* which of the directives with a number */
     unsigned line;          /* where a mistake is */
     const char *reason;     /* and what it is */
 };
@@ -197,7 +201,6 @@ static int config_string(char *to, size_t room, const msc4203_span *word)
 
 static int config_url(struct config *c, struct config_appservice *a, const msc4203_span *url)
 {
-    char host[256], port[6];
     size_t begin = 7, end;
 
     if (url->len < 8 || memcmp(url->ptr, "http://", 7) != 0)
@@ -208,18 +211,18 @@ static int config_url(struct config *c, struct config_appservice *a, const msc42
         return config_mistake(c, "a host that is too long");
     memcpy(a->host, url->ptr + begin, end - begin);
     a->host[end - begin] = 0;
-    if (!http_split(a->host, end - begin, host, sizeof host, port)) {
+    if (!http_split(a->host, end - begin, a->name, sizeof a->name, a->port)) {
         strcpy(a->host + (end - begin), ":80");
-        if (!http_split(a->host, strlen(a->host), host, sizeof host, port))
+        if (!http_split(a->host, strlen(a->host), a->name, sizeof a->name, a->port))
             return config_mistake(c, "not a URL");
         a->host[end - begin] = 0;
     }
+    if (strchr(a->name, ':') != NULL && a->host[0] != '[')
+        return config_mistake(c, "not a URL");
     a->prefix.ptr = url->ptr + end;
     a->prefix.len = url->len - end;
     while (a->prefix.len != 0 && a->prefix.ptr[a->prefix.len - 1] == '/')
         a->prefix.len--;
-    if (!http_resolve(host, port, 0, &a->address))
-        return config_mistake(c, "the URL's host is unknown");
     return 1;
 }
 
@@ -234,6 +237,8 @@ static int config_add_appservice(struct config *c, const msc4203_span *words, in
         return config_mistake(c, "this appservice is given twice");
     if (c->appservice_count == CONFIG_APPSERVICES || words[1].len > 255)
         return config_mistake(c, "too many appservices, or too long an id");
+    if (!http_utf8(words[1].ptr, words[1].len))
+        return config_mistake(c, "an id that is not UTF-8");
     memset(a, 0, sizeof *a);
     a->id = words[1];
     a->hs_token = words[3];
@@ -244,8 +249,9 @@ static int config_add_appservice(struct config *c, const msc4203_span *words, in
             a->opted_in = 1;
         else if (msc4203_span_equal(&words[i], "stable"))
             a->stable = 1;
-        else
-            return config_mistake(c, "neither to_device nor stable");
+        else if (!msc4203_span_equal(&words[i], "ephemeral_stable") &&
+                 !msc4203_span_equal(&words[i], "ephemeral_unstable"))
+            return config_mistake(c, "an unknown word behind AS_TOKEN");
     }
     if (config_same(&a->hs_token, &a->as_token) || config_token_given(c, &a->hs_token) ||
         config_token_given(c, &a->as_token))
@@ -313,37 +319,67 @@ static int config_add_device(struct config *c, const msc4203_span *words, int co
 static int config_number(struct config *c, const msc4203_span *words, int count)
 {
     static const char *const names[] = {"retry_ms_min", "retry_ms_max", "txn_messages_max",
-                                        "txn_bytes_max", "request_bytes_max", "device_bytes_max",
+                                        "txn_bytes_max", "devices_max", "expire_days",
+                                        "request_bytes_max", "device_bytes_max",
                                         "appservice_bytes_max", "memory"};
-    uint32_t *small[] = {&c->retry_ms_min, &c->retry_ms_max, &c->txn_messages_max,
-                         &c->txn_bytes_max};
+    enum { SMALL = 6, ALL = 10 };
+    uint32_t *small[SMALL] = {&c->retry_ms_min, &c->retry_ms_max, &c->txn_messages_max,
+                              &c->txn_bytes_max, &c->devices_max, &c->expire_days};
     uint64_t *large[] = {&c->request_bytes_max, &c->device_bytes_max, &c->appservice_bytes_max,
                          &c->memory_bytes};
     uint64_t value;
     int i;
 
-    for (i = 0; i < 8 && !msc4203_span_equal(&words[0], names[i]); i++)
+    for (i = 0; i < ALL && !msc4203_span_equal(&words[0], names[i]); i++)
         ;
-    if (i == 8)
+    if (i == ALL)
         return 2;
+    if (c->given >> i & 1)
+        return config_mistake(c, "this directive is given twice");
+    c->given |= 1u << i;
     value = count == 2 ? config_size(&words[1]) : 0;
-    if (value == 0 || (i < 4 && value > 1000000000))
+    if ((value == 0 && !(count == 2 && small[i < SMALL ? i : 0] == &c->expire_days &&
+                         msc4203_span_equal(&words[1], "0"))) ||
+        (i < SMALL && value > 1000000000))
         return config_mistake(c, "not a number that it can have");
-    if (i < 4)
+    if (i < SMALL)
         *small[i] = (uint32_t)value;
     else
-        *large[i - 4] = value;
+        *large[i - SMALL] = value;
     return 1;
 }
 
 static int config_listen(struct config *c, const msc4203_span *words, int count)
 {
-    char port[6];
-
-    if (count != 2 || !http_split(words[1].ptr, words[1].len, c->host, sizeof c->host, port))
+    if (c->listen_line != 0)
+        return config_mistake(c, "listen is given twice");
+    if (count != 2 || !http_split(words[1].ptr, words[1].len, c->host, sizeof c->host, c->port))
         return config_mistake(c, "not HOST:PORT");
-    if (!http_resolve(c->host, port, 1, &c->listen))
-        return config_mistake(c, "this host is unknown");
+    c->listen_line = c->line;
+    return 1;
+}
+
+/* The operator's address is for this machine alone: whoever reaches it may do everything. */
+static int config_admin(struct config *c, const msc4203_span *words, int count)
+{
+    msc4203_span path;
+
+    if (c->admin_line != 0)
+        return config_mistake(c, "admin is given twice");
+    c->admin_line = c->line;
+    if (count == 2 && words[1].len > 5 && memcmp(words[1].ptr, "unix:", 5) == 0) {
+        path.ptr = words[1].ptr + 5;
+        path.len = words[1].len - 5;
+        if (!config_string(c->admin, 104, &path)) /* what every system takes */
+            return config_mistake(c, "too long a path for a socket");
+        return 1;
+    }
+    if (count != 2 || !http_split(words[1].ptr, words[1].len, c->admin, sizeof c->admin,
+                                  c->admin_port))
+        return config_mistake(c, "neither HOST:PORT nor unix:PATH");
+    if (strncmp(c->admin, "127.", 4) != 0 && strcmp(c->admin, "::1") != 0 &&
+        strcmp(c->admin, "localhost") != 0)
+        return config_mistake(c, "admin is for this machine alone: 127.0.0.1, [::1] or unix:PATH");
     return 1;
 }
 
@@ -354,17 +390,22 @@ static int config_line(struct config *c, const msc4203_span *words, int count)
     if (msc4203_span_equal(&words[0], "listen"))
         return config_listen(c, words, count);
     if (msc4203_span_equal(&words[0], "server_name")) {
-        if (count != 2)
-            return config_mistake(c, "server_name needs one name");
+        if (count != 2 || c->server_name.len != 0)
+            return config_mistake(c, "server_name needs one name, once");
         c->server_name = words[1];
         return 1;
     }
     if (msc4203_span_equal(&words[0], "store")) {
+        if (c->store_bytes != 0)
+            return config_mistake(c, "store is given twice");
         c->store_bytes = count == 3 ? config_size(&words[2]) : 0;
+        c->store_line = c->line;
         if (c->store_bytes == 0 || !config_string(c->store, sizeof c->store - 8, &words[1]))
             return config_mistake(c, "store needs a file and a size");
         return 1;
     }
+    if (msc4203_span_equal(&words[0], "admin"))
+        return config_admin(c, words, count);
     if (msc4203_span_equal(&words[0], "appservice"))
         return config_add_appservice(c, words, count);
     if (msc4203_span_equal(&words[0], "device"))
@@ -385,7 +426,21 @@ static int config_line(struct config *c, const msc4203_span *words, int count)
     if (words[2].ptr[0] != '@' || words[2].len > 255 || !http_utf8(words[2].ptr, words[2].len))
         return config_mistake(c, "not a user id");
     c->appservices[appservice].sender = words[2];
+    c->appservices[appservice].sender_line = c->line;
     return 1;
+}
+
+/* Whether a user id is of this server. */
+static int config_is_local(const struct config *c, const msc4203_span *user)
+{
+    const char *colon = (const char *)memchr(user->ptr, ':', user->len);
+    msc4203_span name;
+
+    if (colon == NULL)
+        return 0;
+    name.ptr = colon + 1;
+    name.len = user->len - (size_t)(name.ptr - user->ptr);
+    return config_same(&name, &c->server_name);
 }
 
 /* Takes the text apart, line by line. */
@@ -418,12 +473,23 @@ static int config_lines(struct config *c, size_t bytes)
         if (count != 0 && !config_line(c, words, count))
             return 0;
     }
-    if (c->listen.bytes == 0 || c->server_name.len == 0 || c->store_bytes == 0)
+    if (c->listen_line == 0 || c->server_name.len == 0 || c->store_bytes == 0)
         return config_mistake(c, "listen, server_name and store must be there");
     if (c->retry_ms_max < c->retry_ms_min)
         return config_mistake(c, "retry_ms_max is less than retry_ms_min");
+    if (c->device_bytes_max == 0)
+        c->device_bytes_max = c->store_bytes / 16;
+    if (c->appservice_bytes_max == 0)
+        c->appservice_bytes_max = c->store_bytes / 2;
+    for (i = 0; i < c->appservice_count; i++) {
+        c->line = c->appservices[i].sender_line;
+        if (c->line != 0 && !config_is_local(c, &c->appservices[i].sender))
+            return config_mistake(c, "a user of another server than server_name");
+    }
     for (i = 0; i < c->device_count; i++) {
         c->line = c->devices[i].line;
+        if (!config_is_local(c, &c->devices[i].user))
+            return config_mistake(c, "a user of another server than server_name");
         if (c->devices[i].maker >= 0 && !config_owns(c, c->devices[i].maker, &c->devices[i].user))
             return config_mistake(c, "the user is outside this appservice's namespaces");
     }
@@ -450,7 +516,7 @@ static int config_map(struct config *c, int fd, size_t bytes, size_t lines)
         buckets *= 2;
     c->mask = (uint32_t)(buckets - 1);
     c->bytes = at + lines * (sizeof *c->devices + sizeof *c->namespaces) +
-               2 * buckets * sizeof *c->tokens + lines * CONFIG_SLOTS;
+               2 * buckets * sizeof *c->tokens + lines * CONFIG_SLOTS * (1 + sizeof *c->seen);
     c->memory = mmap(NULL, c->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (c->memory == MAP_FAILED) {
         c->memory = NULL;
@@ -461,7 +527,8 @@ static int config_map(struct config *c, int fd, size_t bytes, size_t lines)
     c->namespaces = (struct config_namespace *)(void *)(c->devices + lines);
     c->tokens = (int *)(void *)(c->namespaces + lines);
     c->users = c->tokens + buckets;
-    c->named = (unsigned char *)(c->users + buckets);
+    c->seen = (uint16_t *)(void *)(c->users + buckets);
+    c->named = (unsigned char *)(c->seen + lines * CONFIG_SLOTS);
     for (i = 0; i < buckets; i++)
         c->tokens[i] = c->users[i] = CONFIG_NONE;
     for (i = 0; i < bytes;) {
@@ -490,8 +557,7 @@ static int config_read(struct config *c, const char *path)
     c->txn_messages_max = 100;
     c->txn_bytes_max = 1000000;
     c->request_bytes_max = 8 << 20;
-    c->device_bytes_max = 1 << 20;
-    c->appservice_bytes_max = 8 << 20;
+    c->expire_days = 30;
     http_random(&c->key, sizeof c->key);
     fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {

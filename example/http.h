@@ -2,6 +2,7 @@
  * without memory of its own.
  *
  *   http_head_end(), http_parse()   find the end of a head, and take it apart
+ *   http_answer_feed()              takes the head of an answer as it comes
  *   http_body_begin(), _feed()      find the body in what follows: by its length, in chunks, or up
  *                                   to the end
  *   http_decode(), http_parameter() look into a target
@@ -32,7 +33,11 @@
 #define HTTP_UNUSED
 #endif
 
-enum { HTTP_HEAD_MAX = 8192 }; /* bytes of a head; longer ones are refused with 431 */
+enum {
+    HTTP_HEAD_MAX = 8192,    /* bytes of a request's head; longer ones are refused with 431 */
+    HTTP_ANSWER_MAX = 65536, /* of an answer's */
+    HTTP_LINE_MAX = 256      /* what is looked at of a line of an answer's head */
+};
 
 static HTTP_UNUSED int http_is_digit(char c)
 {
@@ -70,10 +75,12 @@ static HTTP_UNUSED int http_random(void *data, size_t bytes)
 /* ---- heads ---- */
 
 struct http_head {
-    msc4203_span method, target;   /* of a request */
+    msc4203_span method, target;   /* of a request: a path, maybe with a query */
     int status;                    /* of an answer */
+    int version;                   /* HTTP/1.N */
     int keep_alive;                /* the connection may be used again */
-    int chunked, has_length, expects;
+    int chunked, has_length, expects, hosts;
+    int coded, bad_length;         /* of an answer: it has codings of transfer; a wrong length */
     uint64_t length;               /* Content-Length */
     msc4203_span authorization;    /* NULL ptr: none */
 };
@@ -129,7 +136,45 @@ static HTTP_UNUSED int http_token_char(unsigned c)
     return c - '0' < 10 || (c | 0x20) - 'a' < 26 || (c != 0 && strchr("!#$%&'*+-.^_`|~", (int)c));
 }
 
-/* Takes one field. Returns 0 when it is wrong. */
+/* Reads a Content-Length: one number, or the same one several times. Returns 0 when it is none. */
+static HTTP_UNUSED int http_length(const char *value, size_t len, int list, uint64_t *length)
+{
+    uint64_t first = 0, number = 0;
+    size_t i, digits = 0;
+    int numbers = 0;
+
+    for (i = 0; i <= len; i++) {
+        if (i < len && http_is_digit(value[i])) {
+            if (number > UINT64_MAX / 16)
+                return 0;
+            number = number * 10 + (uint64_t)(value[i] - '0');
+            digits++;
+        } else if (i == len || (list && value[i] == ',')) {
+            if (digits == 0 || (numbers != 0 && number != first))
+                return 0;
+            first = number;
+            numbers = 1;
+            number = digits = 0;
+        } else if (!list || (value[i] != ' ' && value[i] != '\t')) {
+            return 0;
+        }
+    }
+    *length = first;
+    return 1;
+}
+
+/* Cuts spaces off both ends. */
+static HTTP_UNUSED void http_trim(const char **value, size_t *len)
+{
+    while (*len != 0 && (**value == ' ' || **value == '\t')) {
+        (*value)++;
+        (*len)--;
+    }
+    while (*len != 0 && ((*value)[*len - 1] == ' ' || (*value)[*len - 1] == '\t'))
+        (*len)--;
+}
+
+/* Takes one field of a request. Returns 0 when it is wrong. */
 static HTTP_UNUSED int http_field(struct http_head *head, const char *line, size_t len)
 {
     size_t name = 0, i;
@@ -141,23 +186,13 @@ static HTTP_UNUSED int http_field(struct http_head *head, const char *line, size
         return 0;
     value = line + name + 1;
     len -= name + 1;
-    while (len != 0 && (*value == ' ' || *value == '\t')) {
-        value++;
-        len--;
-    }
-    while (len != 0 && (value[len - 1] == ' ' || value[len - 1] == '\t'))
-        len--;
+    http_trim(&value, &len);
     for (i = 0; i < len; i++)
         if ((unsigned char)value[i] < 0x20 && value[i] != '\t')
             return 0;
     if (http_same_word(line, name, "content-length")) {
-        uint64_t length = 0;
-        for (i = 0; i < len; i++) {
-            if (!http_is_digit(value[i]) || length > UINT64_MAX / 16)
-                return 0;
-            length = length * 10 + (uint64_t)(value[i] - '0');
-        }
-        if (len == 0 || (head->has_length && head->length != length))
+        uint64_t length;
+        if (!http_length(value, len, 0, &length) || (head->has_length && head->length != length))
             return 0;
         head->has_length = 1;
         head->length = length;
@@ -174,9 +209,187 @@ static HTTP_UNUSED int http_field(struct http_head *head, const char *line, size
         head->authorization.ptr = value;
         head->authorization.len = len;
     } else if (http_same_word(line, name, "expect")) {
-        head->expects = http_same_word(value, len, "100-continue");
+        head->expects = head->version != 0 && http_same_word(value, len, "100-continue");
+    } else if (http_same_word(line, name, "host")) {
+        for (i = 0; i < len; i++)
+            if (strchr(" \t,/?#@", value[i]) != NULL)
+                return 0;
+        head->hosts++;
     }
     return 1;
+}
+
+/* Takes the first line of a request. Its target may be a whole URL (RFC 9112, 3.2.2): the path is
+ * what counts. Returns 0 when it is wrong. */
+static HTTP_UNUSED int http_request_line(struct http_head *head, const char *line, size_t len)
+{
+    const char *stop = line + len, *space = (const char *)memchr(line, ' ', len), *p;
+
+    if (space == NULL || space == line)
+        return 0;
+    for (p = line; p < space; p++)
+        if (!http_token_char((unsigned char)*p))
+            return 0;
+    head->method.ptr = line;
+    head->method.len = (size_t)(space - line);
+    line = space + 1;
+    for (p = line; p < stop && (unsigned char)*p > 0x20 && *p != 0x7F; p++)
+        ;
+    if (p == line || stop - p != 9 || memcmp(p, " HTTP/1.", 8) != 0 || !http_is_digit(p[8]))
+        return 0;
+    head->version = p[8] - '0';
+    head->keep_alive = head->version != 0;
+    if (*line != '/') {
+        size_t scheme = http_same_word(line, p - line < 7 ? 0 : 7, "http://") ? 7 :
+                        http_same_word(line, p - line < 8 ? 0 : 8, "https://") ? 8 : 0;
+        if (scheme == 0)
+            return 0;
+        for (line += scheme; line < p && *line != '/' && *line != '?'; line++)
+            ;
+        if (line == p || *line == '?') { /* without a path it is "/", like the scheme's */
+            line = head->method.ptr + head->method.len + scheme;
+            p = line + 1;
+        }
+    }
+    head->target.ptr = line;
+    head->target.len = (size_t)(p - line);
+    return 1;
+}
+
+/* ---- heads of answers ----
+ *
+ * What comes from an appservice is taken as RFC 9112 says to user agents, and as far as it goes
+ * beyond that: it may be long, have folded fields, and fields that nobody knows. */
+
+enum http_answer_state { HTTP_ANSWER_MORE, HTTP_ANSWER_DONE, HTTP_ANSWER_WRONG };
+
+struct http_answer {
+    struct http_head head;
+    int state, lines, return_came; /* lines: taken */
+    int cut;                       /* the line is longer than what is kept */
+    uint32_t bytes, column;
+    size_t kept;
+    char line[HTTP_LINE_MAX];           /* the last one, with what is folded to it */
+};
+
+/* Takes the first line. Returns 0 when it is none. */
+static HTTP_UNUSED int http_status_line(struct http_head *head, const char *line, size_t len)
+{
+    if (len < 12 || memcmp(line, "HTTP/1.", 7) != 0 || !http_is_digit(line[7]) || line[8] != ' ' ||
+        line[9] == '0' || !http_is_digit(line[9]) || !http_is_digit(line[10]) ||
+        !http_is_digit(line[11]) || (len > 12 && line[12] != ' '))
+        return 0;
+    head->version = line[7] - '0';
+    head->status = (line[9] - '0') * 100 + (line[10] - '0') * 10 + line[11] - '0';
+    head->keep_alive = head->version != 0;
+    return 1;
+}
+
+/* Takes one field. */
+static HTTP_UNUSED void http_answer_field(struct http_head *head, const char *line, size_t len,
+                                          int cut)
+{
+    const char *colon = (const char *)memchr(line, ':', len), *value;
+    size_t name, i;
+    uint64_t length;
+
+    if (colon == NULL)
+        return;
+    for (name = (size_t)(colon - line); name != 0 && strchr(" \t", line[name - 1]) != NULL; name--)
+        ;
+    value = colon + 1;
+    len -= (size_t)(value - line);
+    http_trim(&value, &len);
+    if (http_same_word(line, name, "content-length")) {
+        if (cut || !http_length(value, len, 1, &length) ||
+            (head->has_length && head->length != length))
+            head->bad_length = 1;
+        else
+            head->length = length;
+        head->has_length = 1;
+    } else if (http_same_word(line, name, "transfer-encoding")) {
+        head->coded = 1; /* what counts is whether the last one is "chunked" */
+        for (i = len; i != 0 && value[i - 1] != ','; i--)
+            ;
+        head->chunked = !cut && http_has_word(value + i, len - i, "chunked");
+    } else if (http_same_word(line, name, "connection")) {
+        if (cut || http_has_word(value, len, "close"))
+            head->keep_alive = 0;
+    }
+}
+
+/* Takes the line that is complete. */
+static HTTP_UNUSED void http_answer_line(struct http_answer *a)
+{
+    if (a->lines++ == 0) {
+        if (!http_status_line(&a->head, a->line, a->kept))
+            a->state = HTTP_ANSWER_WRONG;
+    } else {
+        http_answer_field(&a->head, a->line, a->kept, a->cut);
+    }
+    a->kept = 0;
+    a->cut = 0;
+}
+
+/* The end: which framing counts (RFC 9112, 6.3). */
+static HTTP_UNUSED void http_answer_end(struct http_answer *a)
+{
+    struct http_head *head = &a->head;
+
+    if (a->state != HTTP_ANSWER_MORE)
+        return;
+    a->state = HTTP_ANSWER_DONE;
+    if (head->coded) {
+        if (head->has_length || head->version == 0)
+            head->keep_alive = 0;
+        head->has_length = head->bad_length = 0;
+    }
+    if (head->bad_length)
+        a->state = HTTP_ANSWER_WRONG;
+    if (!head->has_length)
+        head->length = 0;
+}
+
+static HTTP_UNUSED void http_answer_byte(struct http_answer *a, char c)
+{
+    if (c == '\n') {
+        a->return_came = 0;
+        if (a->column != 0) {
+            a->column = 0;
+        } else if (a->kept != 0 || a->lines != 0) { /* not the empty lines before it */
+            http_answer_line(a);
+            http_answer_end(a);
+        }
+        return;
+    }
+    if (c == '\r' && !a->return_came) {
+        a->return_came = 1;
+        return;
+    }
+    if (a->return_came) { /* alone: as good as a space */
+        a->return_came = c == '\r';
+        c = ' ';
+    }
+    if (a->column++ == 0 && a->kept != 0 && c != ' ' && c != '\t')
+        http_answer_line(a);
+    if (a->kept < sizeof a->line)
+        a->line[a->kept++] = c;
+    else
+        a->cut = 1;
+}
+
+/* Takes bytes that came; begin with zeros. Returns how many of them belong to the head; it is
+ * complete, or none (what is known of it is in `head` all the same), when the state says so. */
+static HTTP_UNUSED size_t http_answer_feed(struct http_answer *a, const char *data, size_t bytes)
+{
+    size_t used = 0;
+
+    while (used < bytes && a->state == HTTP_ANSWER_MORE) {
+        http_answer_byte(a, data[used++]);
+        if (++a->bytes > HTTP_ANSWER_MAX && a->state == HTTP_ANSWER_MORE)
+            a->state = HTTP_ANSWER_WRONG;
+    }
+    return used;
 }
 
 /* Takes a head apart: `bytes` are those that http_head_end() told. What it fills in points into it.
@@ -185,9 +398,16 @@ static HTTP_UNUSED int http_parse(struct http_head *head, const char *data, size
                                   int answer)
 {
     const char *end = data + bytes, *line, *next;
+    struct http_answer whole;
     int first = 1;
 
     memset(head, 0, sizeof *head);
+    if (answer) {
+        memset(&whole, 0, sizeof whole);
+        http_answer_feed(&whole, data, bytes);
+        *head = whole.head;
+        return whole.state == HTTP_ANSWER_DONE;
+    }
     for (line = data; line < end; line = next) {
         const char *stop = (const char *)memchr(line, '\n', (size_t)(end - line));
         size_t len;
@@ -200,41 +420,12 @@ static HTTP_UNUSED int http_parse(struct http_head *head, const char *data, size
         len = (size_t)(stop - line);
         if (len == 0)
             break;
-        if (!first) {
-            if (!http_field(head, line, len))
-                return 0;
-            continue;
-        }
+        if (!(first ? http_request_line(head, line, len) : http_field(head, line, len)))
+            return 0;
         first = 0;
-        if (answer) {
-            if (len < 12 || memcmp(line, "HTTP/1.", 7) != 0 || line[8] != ' ' ||
-                line[9] == '0' || !http_is_digit(line[9]) || !http_is_digit(line[10]) ||
-                !http_is_digit(line[11]) || (len > 12 && line[12] != ' '))
-                return 0;
-            head->status = (line[9] - '0') * 100 + (line[10] - '0') * 10 + line[11] - '0';
-            head->keep_alive = line[7] != '0';
-        } else {
-            const char *space = (const char *)memchr(line, ' ', len), *p;
-
-            if (space == NULL || space == line)
-                return 0;
-            for (p = line; p < space; p++)
-                if (!http_token_char((unsigned char)*p))
-                    return 0;
-            head->method.ptr = line;
-            head->method.len = (size_t)(space - line);
-            line = space + 1;
-            for (p = line; p < stop && (unsigned char)*p > 0x20 && *p != 0x7F; p++)
-                ;
-            head->target.ptr = line;
-            head->target.len = (size_t)(p - line);
-            if (p == line || *line != '/' || stop - p != 9 || memcmp(p, " HTTP/1.", 8) != 0 ||
-                (p[8] != '0' && p[8] != '1'))
-                return 0;
-            head->keep_alive = p[8] != '0';
-        }
     }
-    return !first && !(head->chunked && head->has_length);
+    return !first && !(head->chunked && (head->has_length || head->version == 0)) &&
+           head->hosts <= 1 && (head->hosts == 1 || head->version == 0);
 }
 
 /* ---- bodies ---- */
@@ -268,7 +459,7 @@ static HTTP_UNUSED void http_body_begin(struct http_body *body, const struct htt
     memset(body, 0, sizeof *body);
     if (head->chunked)
         body->state = HTTP_BODY_SIZE;
-    else if (answer && !head->has_length && head->status != 204 && head->status != 304)
+    else if (answer && !head->has_length)
         body->state = HTTP_BODY_ALL;
     else
         body->left = head->length;
@@ -287,7 +478,7 @@ static HTTP_UNUSED void http_body_byte(struct http_body *body, unsigned c)
 
     switch (body->state) {
     case HTTP_BODY_SIZE:
-        if (digit < 16 && body->digits < 15) {
+        if (digit < 16 && body->left >> 56 == 0 && body->digits < HTTP_HEAD_MAX) {
             body->left = body->left << 4 | digit;
             body->digits++;
             return;
@@ -478,6 +669,7 @@ static HTTP_UNUSED const char *http_reason(int status)
     case 403: return "Forbidden";
     case 404: return "Not Found";
     case 405: return "Method Not Allowed";
+    case 409: return "Conflict";
     case 408: return "Request Timeout";
     case 413: return "Content Too Large";
     case 429: return "Too Many Requests";
@@ -601,6 +793,8 @@ static HTTP_UNUSED int http_connect(const struct http_address *to)
 struct http_connection {
     int fd;
     uint8_t keep_alive, lingers;      /* lingers: is answered before its request has ended */
+    uint8_t head_only;                /* it asked with HEAD: no body follows the answer's head */
+    uint8_t plain;                    /* the answer is text for Prometheus, not JSON */
     uint32_t in_bytes, in_at, looked; /* read; used up; looked at for the head's end */
     uint32_t out_bytes, out_at;       /* of an answer: all, and written */
     struct http_body body;            /* of the request */
@@ -689,11 +883,14 @@ static HTTP_UNUSED void http_continue(const struct http_connection *c)
 static HTTP_UNUSED void http_answer(struct http_connection *c, char *out, int status,
                                     const char *body, size_t bytes)
 {
-    int n = sprintf(out, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\n"
-                         "Content-Length: %lu\r\n%s\r\n", status, http_reason(status),
+    int n = sprintf(out, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %lu\r\n%s\r\n",
+                    status, http_reason(status),
+                    c->plain ? "text/plain; version=0.0.4; charset=utf-8" : "application/json",
                     (unsigned long)bytes,
                     c->keep_alive && !c->lingers ? "" : "Connection: close\r\n");
 
+    if (c->head_only)
+        bytes = 0;
     memcpy(out + n, body, bytes);
     c->out_bytes = (uint32_t)n + (uint32_t)bytes;
     c->out_at = 0;

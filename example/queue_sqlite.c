@@ -11,6 +11,11 @@
 
 enum { BUSY_MS = 30000 };
 
+/* The bytes that a message counts with; `of` is what its columns are called by. */
+#define MESSAGE_BYTES(of)                                                                        \
+    "length(" of "content) + length(" of "user) + length(" of "device) + length(" of "sender)" \
+    " + length(" of "type)"
+
 static const char schema[] =
     "PRAGMA synchronous=FULL;"
     "PRAGMA temp_store=MEMORY;"
@@ -30,6 +35,17 @@ static const char schema[] =
     "CREATE TABLE IF NOT EXISTS dropped (number INTEGER PRIMARY KEY);" /* only there in flight */
     "CREATE TABLE IF NOT EXISTS newest (id INTEGER PRIMARY KEY CHECK (id = 1), time INTEGER);"
     "INSERT OR IGNORE INTO newest SELECT 1, coalesce(max(time), 0) FROM message;"
+    "CREATE INDEX IF NOT EXISTS taken ON message (number) WHERE channels = 0;"
+    /* what waits for /sync is counted as it comes and goes: each /sync asks for it */
+    "CREATE TABLE IF NOT EXISTS counted (id INTEGER PRIMARY KEY CHECK (id = 1), messages INTEGER,"
+    " bytes INTEGER);"
+    "INSERT OR IGNORE INTO counted SELECT 1, count(*), coalesce(sum(" MESSAGE_BYTES("") "), 0)"
+    " FROM message WHERE channels & 1;"
+    "CREATE TRIGGER IF NOT EXISTS sync_comes AFTER INSERT ON message WHEN new.channels & 1 BEGIN"
+    " UPDATE counted SET messages = messages + 1, bytes = bytes + (" MESSAGE_BYTES("new.") "); END;"
+    "CREATE TRIGGER IF NOT EXISTS sync_goes AFTER UPDATE OF channels ON message"
+    " WHEN old.channels & 1 AND NOT new.channels & 1 BEGIN"
+    " UPDATE counted SET messages = messages - 1, bytes = bytes - (" MESSAGE_BYTES("old.") "); END;"
     "CREATE TEMP TABLE staged (id INTEGER PRIMARY KEY, batch INTEGER, channels INTEGER,"
     " time INTEGER, user BLOB, device BLOB, sender BLOB, type BLOB, content BLOB);"
     "CREATE TEMP TABLE batch (id INTEGER PRIMARY KEY);";
@@ -41,7 +57,7 @@ enum {
     FIRST_OF_DEVICE, DONE, DONE_DEVICE, DONE_WAITING, SWEEP, RECORD_SET, HOLD, HAS, TAKE_ONE,
     COPY, DROP, EXPIRE, CHANNEL_FIND, CHANNEL_FREE, CHANNEL_MAKE, CHANNEL_RELEASE,
     CHANNEL_WAITED, CHANNEL_GET, OPENINGS, COUNT, COUNT_DEVICE, OPENING_ADD, NEWEST,
-    NEWEST_KEEP, DROPPED
+    NEWEST_KEEP, DROPPED, COUNT_SYNC, DONE_ONE
 };
 
 static const char *const texts[QUEUE_SQLITE_STATEMENTS] = {
@@ -73,7 +89,7 @@ static const char *const texts[QUEUE_SQLITE_STATEMENTS] = {
     "UPDATE message SET channels = channels & ~(1 << ?1) WHERE number IN"
     " (SELECT number FROM waiting WHERE channel = ?1 AND number <= ?2 AND number < ?3)",
     "UPDATE message SET channels = channels & ~1 WHERE user = ?4 AND device = ?5 AND number <= ?2"
-    " AND number < ?3",
+    " AND number < ?3 AND channels & 1",
     "DELETE FROM waiting WHERE channel = ?1 AND number <= ?2 AND number < ?3",
     "DELETE FROM message WHERE channels = 0 AND number <= ?2",
     "INSERT INTO channel (number, record) VALUES (?1, ?2)"
@@ -101,16 +117,17 @@ static const char *const texts[QUEUE_SQLITE_STATEMENTS] = {
     " SELECT 1 FROM staged WHERE channels >> ?1 & 1 LIMIT 1",
     "SELECT name, record, held FROM channel WHERE number = ?1",
     "SELECT random, first FROM opening WHERE id <= ?3 ORDER BY id DESC LIMIT 1 OFFSET ?1",
-    "SELECT count(*), sum(length(content) + length(user) + length(device) + length(sender)"
-    " + length(type)), min(number), min(time) FROM message WHERE channels >> ?1 & 1",
-    "SELECT count(*), sum(length(content) + length(user) + length(device) + length(sender)"
-    " + length(type)), min(CASE WHEN channels & 1 THEN number END),"
+    "SELECT count(*), sum(" MESSAGE_BYTES("") "), min(m.number), min(time) FROM waiting w"
+    " JOIN message m ON m.number = w.number WHERE w.channel = ?1",
+    "SELECT count(*), sum(" MESSAGE_BYTES("") "), min(CASE WHEN channels & 1 THEN number END),"
     " min(CASE WHEN channels & 1 THEN time END) FROM message WHERE user = ?4 AND device = ?5",
     "INSERT INTO opening SELECT NULL, ?1, number FROM next",
     "SELECT time FROM newest",
     "UPDATE newest SET time = max(time, (SELECT coalesce(max(time), 0) FROM staged"
     " WHERE batch = ?1))",
-    "INSERT OR IGNORE INTO dropped SELECT number FROM message WHERE user = ?4 AND device = ?5"};
+    "INSERT OR IGNORE INTO dropped SELECT number FROM message WHERE user = ?4 AND device = ?5",
+    "SELECT messages, bytes, 0, 0 FROM counted",
+    "DELETE FROM waiting WHERE channel = ?1 AND number = ?2"};
 
 /* ---- running statements ---- */
 
@@ -361,7 +378,8 @@ static int q_count(void *context, uint32_t channel, const msc4203_device *device
                    msc4203_counts *counts)
 {
     struct queue_sqlite *q = (struct queue_sqlite *)context;
-    sqlite3_stmt *s = prepare(q, device != NULL ? COUNT_DEVICE : COUNT, channel, 0, 0, device);
+    int what = device != NULL ? COUNT_DEVICE : channel == MSC4203_CHANNEL_SYNC ? COUNT_SYNC : COUNT;
+    sqlite3_stmt *s = prepare(q, what, channel, 0, 0, device);
 
     memset(counts, 0, sizeof *counts);
     if (channel >= MSC4203_CHANNELS || q->failed)
@@ -487,10 +505,7 @@ static int q_move(void *context, uint32_t channel, const msc4203_device *device,
             *moved = next;
     }
     run(q, TAKE_ONE, channel, number, 0, NULL);
-    sqlite3_exec(q->db,
-                 "DELETE FROM waiting WHERE NOT EXISTS (SELECT 1 FROM message m"
-                 " WHERE m.number = waiting.number AND m.channels >> channel & 1)",
-                 NULL, NULL, NULL);
+    run(q, DONE_ONE, channel, number, 0, NULL);
     run(q, SWEEP, 0, number, 0, NULL);
     return result_of(q);
 }

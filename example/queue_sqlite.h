@@ -14,7 +14,7 @@
 
 #include <sqlite3.h>
 
-enum { QUEUE_SQLITE_STATEMENTS = 43 };
+enum { QUEUE_SQLITE_STATEMENTS = 45 };
 
 struct queue_sqlite {
     sqlite3 *db;

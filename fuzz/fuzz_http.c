@@ -147,6 +147,35 @@ static size_t head_end(const char *text, size_t bytes, const uint8_t *choices)
     return whole;
 }
 
+/* An answer's head is the same, however it comes. */
+static void check_answer(const char *text, size_t bytes, const uint8_t *choices)
+{
+    struct http_answer whole, parts;
+    size_t used, at = 0, n;
+    unsigned way = choices[CUT] ? choices[CUT] : 1;
+    uint32_t seed = choices[SEED] + 1u;
+    memset(&whole, 0, sizeof whole);
+    memset(&parts, 0, sizeof parts);
+    used = http_answer_feed(&whole, text, bytes);
+    while (at < bytes && parts.state == HTTP_ANSWER_MORE) {
+        char *part;
+        n = cut(way, &seed, bytes - at);
+        part = fuzz_copy(text + at, n);
+        at += http_answer_feed(&parts, part, n);
+        free(part);
+    }
+    FUZZ_CHECK(at == used && parts.state == whole.state && used <= bytes);
+    FUZZ_CHECK(parts.head.status == whole.head.status && parts.head.length == whole.head.length);
+    FUZZ_CHECK(parts.head.chunked == whole.head.chunked && parts.bytes == whole.bytes);
+    FUZZ_CHECK(parts.head.keep_alive == whole.head.keep_alive);
+    if (whole.state == HTTP_ANSWER_MORE)
+        FUZZ_CHECK(used == bytes);
+    if (whole.state == HTTP_ANSWER_DONE) {
+        FUZZ_CHECK(text[used - 1] == '\n' && whole.head.status >= 100);
+        FUZZ_CHECK(!whole.head.chunked || !whole.head.has_length);
+    }
+}
+
 static void check_head(const char *text, size_t bytes, const uint8_t *choices)
 {
     int answer = choices[HOW] & 1;
@@ -262,6 +291,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     switch (data[LOOK_AT] % 6) {
     case 0:
         check_head(text, size, data);
+        check_answer(text, size, data);
         break;
     case 1: /* a body behind any head */
         memset(&head, 0, sizeof head);

@@ -247,7 +247,8 @@ http() { # NAME LOOK_AT CUT SEED HOW
 printf 'PUT /t?a=b HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nabcdeG' |
     http length 0 1 1 0
 printf 'POST / HTTP/1.0\nAuthorization: \tBearer x \nConnection: a, close\n\n' | http lines 0 2 1 0
-printf 'PUT /x HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n3;a\r\nabc\r\n0\r\nb: c\r\n\r\n' |
+printf 'PUT /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n%s\r\n\r\n' \
+    "$(printf '3;a\r\nabc\r\n0\r\nb: c')" |
     http chunked 0 200 3 0
 printf 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}' | http answer 0 1 1 1
 printf 'HTTP/1.0 502 \r\n\r\nall of it' | http all 0 3 1 1

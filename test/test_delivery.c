@@ -1858,10 +1858,10 @@ static void test_sync_tokens(void)
     strcpy(token, "m0123456789abcdef.000000000001"); /* another queue's */
     SYNC(token, 100, "1 2");
     strcpy(future, token);
-    strcpy(future + 18, "ffffffffffff");
+    memcpy(future + 18, "ffffffffffff", 12);
     SYNC(future, 100, "1 2"); /* from the future: acknowledges nothing */
     strcpy(future, token);
-    strcpy(future + 18, "000000000000");
+    memcpy(future + 18, "000000000000", 12);
     SYNC(future, 100, "1 2");
     world_init(&other, 128 * 1024);
     other.openings = 50;
@@ -1887,6 +1887,31 @@ static void test_sync_tokens(void)
         SYNC(token, 100, "5 6"); /* 1 and 2 had arrived; of 3 and 4 it knows nothing */
     }
     world_free(&other);
+    world_free(&w);
+}
+
+/* Another device's token, of the same user too, takes nothing out. */
+static void test_sync_of_others(void)
+{
+    static struct world w;
+    char phone[48] = "", laptop[48] = "", changed[48];
+    size_t i;
+
+    world_init(&w, 128 * 1024);
+    put_to(&w, sync_bit, alice, "LAPTOP", 1, 2, 0);
+    put_alice(&w, 3, 4);
+    flush(&w);
+    SYNC(phone, 100, "3 4");
+    strcpy(laptop, phone);
+    CHECK(strcmp(sync_of(&w, "LAPTOP", laptop, 100), "1 2") == 0);
+    CHECK(strcmp(laptop, phone) != 0);
+    for (i = 1; i < 17; i++) { /* nor does one that was changed */
+        strcpy(changed, laptop);
+        changed[i] = changed[i] == '0' ? '1' : '0';
+        CHECK(strcmp(sync_of(&w, "LAPTOP", changed, 100), "1 2") == 0);
+    }
+    CHECK(strcmp(sync_of(&w, "LAPTOP", laptop, 100), "") == 0);
+    SYNC(phone, 100, "");
     world_free(&w);
 }
 
@@ -2306,6 +2331,7 @@ int main(void)
     test_receiver_errors();
     test_sync();
     test_sync_tokens();
+    test_sync_of_others();
     test_sync_unread();
     test_change();
     test_change_dropped();

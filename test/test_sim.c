@@ -431,10 +431,14 @@ static int sync_step(struct device *device)
     if (!sim.healed && chance(8)) { /* an old request arrives late; nobody waits for the answer */
         since_text = device->old_token;
         lost = 1;
-    } else if (!sim.healed && chance(8)) { /* another queue's token */
+    } else if (!sim.healed && chance(8)) { /* another device's token, or another queue's */
+        const struct device *other = &sim.devices[test_below(DEVICES)];
+
         sprintf(wrong, "m%08lx%08lx.%012lx", (unsigned long)(test_random() & 0xFFFFFFFF),
                 (unsigned long)(test_random() & 0xFFFFFFFF),
                 (unsigned long)(chance(50) ? 0xFFFFFFF : test_below(1000)));
+        if (*other->token != 0 && chance(50))
+            strcpy(wrong, other->token);
         since_text = wrong;
         lost = 1;
     }

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import threading
@@ -24,6 +25,18 @@ def folder():
     """A new folder below build/."""
     os.makedirs(WORK, exist_ok=True)
     return tempfile.mkdtemp(dir=WORK)
+
+
+def open_text(path):
+    with open(path, encoding='utf-8') as f:
+        return f.read()
+
+
+def written_text(path):
+    """The whole lines of a file that may be written to just now."""
+    with open(path, 'rb') as f:
+        data = f.read()
+    return data[:data.rfind(b'\n') + 1].decode()
 
 
 def free_port():
@@ -66,8 +79,22 @@ def read_answer(stream):
 class Gateway:
     """A gateway with a configuration and a store of its own."""
 
-    def __init__(self, lines, store='4M', start=True):
+    def __init__(self, lines, store='4M', start=True, hosts=None, clock=False, prefix=()):
+        """With `hosts`, a dictionary, names have these addresses; with `clock`, time can pass()."""
         self.folder = folder()
+        self.prefix = list(prefix)
+        self.env = dict(os.environ)
+        if hosts is not None or clock:
+            self.env['LD_PRELOAD'] = os.path.join(WORK, 'shim.so')
+            self.env['ASAN_OPTIONS'] = self.env.get('ASAN_OPTIONS', '') + \
+                ':verify_asan_link_order=0'
+        if hosts is not None:
+            self.env['SHIM_HOSTS'] = os.path.join(self.folder, 'hosts')
+            self.hosts(hosts)
+        if clock:
+            self.env['SHIM_CLOCK'] = os.path.join(self.folder, 'clock')
+            self.clock = [0, 0]
+            self.pass_ms(0)
         self.path = os.path.join(self.folder, 'gateway.conf')
         self.store = store
         self.process = None
@@ -84,19 +111,54 @@ class Gateway:
 
     def start(self, limit=None):
         """Starts it, with a limit in the shell's words."""
-        command = [GATEWAY, self.path]
+        command = self.prefix + [GATEWAY, self.path]
         if limit:
             command = ['sh', '-c', limit + ' && exec "$@"', 'sh'] + command
         self.errors = open(os.path.join(self.folder, 'stderr'), 'ab')
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.errors)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.errors,
+                                        env=self.env)
         line = self.process.stdout.readline().decode()
         if not line.startswith('gateway: listening on 127.0.0.1:'):
             raise AssertionError('gateway said %r, %s' % (line, self.said()))
         self.port = int(line.rsplit(':', 1)[1])
 
     def said(self):
-        with open(os.path.join(self.folder, 'stderr'), encoding='utf-8') as f:
-            return f.read()
+        return written_text(os.path.join(self.folder, 'stderr'))
+
+    def hosts(self, hosts):
+        """Says which words the shim knows of each name: see shim.c."""
+        path = os.path.join(self.folder, 'hosts')
+        with open(path + '.new', 'w', encoding='utf-8') as f:
+            f.write(''.join('%s %s\n' % item for item in hosts.items()))
+        os.rename(path + '.new', path)
+
+    def pass_ms(self, steady, real=None):
+        """Has the clocks go on: both, or the second one otherwise."""
+        self.clock = [self.clock[0] + steady, self.clock[1] + (steady if real is None else real)]
+        with open(os.path.join(self.folder, 'clock'), 'r+b' if any(self.clock) else 'wb') as f:
+            f.write(struct.pack('=2q', *self.clock))
+
+    def pass_slowly(self, ms):
+        """Has the clocks go on in steps, as for a program that is awake."""
+        for _ in range(0, ms, 1500):
+            self.pass_ms(1500)
+            self.status()
+
+    def state(self):
+        """Of its process: a letter, as of ps."""
+        with open('/proc/%d/stat' % self.process.pid) as f:
+            return f.read().rsplit(')', 1)[1].split()[0]
+
+    def children(self):
+        """Its processes."""
+        with open('/proc/%d/task/%d/children' % ((self.process.pid,) * 2)) as f:
+            return [int(pid) for pid in f.read().split()]
+
+    def cpu(self):
+        """The processor's seconds that it has used."""
+        with open('/proc/%d/stat' % self.process.pid) as f:
+            fields = f.read().rsplit(')', 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
     def kill(self):
         self.process.kill()
@@ -208,8 +270,8 @@ class Appservice:
 
     early = False
 
-    def __init__(self, port=0, react=None):
-        self.port = port
+    def __init__(self, port=0, react=None, host='127.0.0.1'):
+        self.port, self.host = port, host
         self.react = react or (lambda request: None)
         self.requests = []      # (method, path, headers, body), all of them
         self.messages = []      # accepted ones
@@ -222,7 +284,7 @@ class Appservice:
     def up(self):
         self.listener = socket.socket()
         self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.listener.bind(('127.0.0.1', self.port))
+        self.listener.bind((self.host, self.port))
         self.listener.listen(64)
         self.port = self.listener.getsockname()[1]
         self.connections = []
@@ -341,8 +403,7 @@ class Program:
         until(lambda: 'listening' in self.said()[before:] or self.process.poll() is not None)
 
     def said(self):
-        with open(self.errors, encoding='utf-8') as f:
-            return f.read()
+        return written_text(self.errors)
 
     def kill(self):
         self.process.kill()
@@ -353,8 +414,7 @@ class Program:
         return self.process.wait(20)
 
     def lines(self):
-        with open(self.out, encoding='utf-8') as f:
-            return [json.loads(line) for line in f]
+        return [json.loads(line) for line in written_text(self.out).split('\n')[:-1]]
 
     def messages(self):
         return [m for line in self.lines() for m in line.get(KEY, [])]
@@ -409,8 +469,8 @@ class Case(unittest.TestCase):
         self.addCleanup(g.close)
         return g
 
-    def peer(self, react=None, port=0):
-        a = Appservice(port, react)
+    def peer(self, react=None, port=0, host='127.0.0.1'):
+        a = Appservice(port, react, host)
         self.addCleanup(a.close)
         return a
 

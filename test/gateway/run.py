@@ -30,7 +30,7 @@ def main():
     passed = failed = 0
     # What measures runs alone, and what only waits runs first.
     alone = [n for n in names if n.startswith('load')]
-    beside = sorted((n for n in names if n not in alone), key=lambda n: n != 'slow')
+    beside = sorted((n for n in names if n not in alone), key=lambda n: not n.startswith('slow'))
     for group, workers in ((beside, 3), (alone, 1)):
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
             for name, (ran, bad, output) in zip(group, pool.map(run, group)):

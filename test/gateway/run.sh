@@ -1,7 +1,7 @@
 #!/bin/sh
 # run.sh - tests the gateway and the appservice over real sockets. Needs python3, its standard
 # library alone. Environment: B (build folder), GATEWAY and APPSERVICE (other builds of the
-# programs), SANITIZED (those are builds whose memory is not measured). Arguments: the tests to run,
+# programs), CC, SANITIZED (those are builds whose memory is not measured). Arguments: the tests to run,
 # all when there are none, or `torture [SECONDS [SEED]]`. The last line is
 # `gateway: N passed, N failed`, or the same of `torture`.
 set -u
@@ -13,6 +13,11 @@ name=gateway
 [ "${1-}" = torture ] && name=torture && shift
 if ! command -v python3 >/dev/null; then
     echo "$name: python3 is missing: nothing was tested"
+    echo "$name: 0 passed, 1 failed"
+    exit 1
+fi
+mkdir -p "$WORK"
+if ! ${CC:-cc} -O1 -shared -fPIC -o "$WORK/shim.so" test/gateway/shim.c -ldl; then
     echo "$name: 0 passed, 1 failed"
     exit 1
 fi

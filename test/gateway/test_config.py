@@ -1,9 +1,10 @@
 """Mistakes in the configuration."""
 import os
+import re
 import subprocess
 import threading
 
-from harness import Case, DEVICES, GATEWAY, folder, irc
+from harness import Case, DEVICES, GATEWAY, folder, irc, open_text
 
 APP = 'appservice irc http://127.0.0.1:9 hs as'
 HEAD = ['listen 127.0.0.1:0', 'server_name gw.example', 'store %s/x.log 1M']
@@ -38,6 +39,14 @@ MISTAKES = [ # lines behind the three of HEAD, and which of them is the mistake 
     (['device @a:gw.example A t # good', 'x'], 1),
     (['device @a\udcff:gw.example A t'], 0), (['device @a:gw.example A\udcff t'], 0), # no UTF-8
     ([APP, 'sender irc @a\udcff:gw.example'], 1),
+    # Users of other servers, whose messages would go nowhere.
+    (['device @a:other A t'], 0), (['device @a A t'], 0), (['device @a:gw.example:80 A t'], 0),
+    (['device @a:gw.exampl A t'], 0), ([APP, 'sender irc @a:other'], 1),
+    (['device @b:gw.example B u', 'device @a:GW.example A t'], 1),
+    # Twice what is meant once.
+    (['listen 127.0.0.1:0'], 0), (['server_name gw.example'], 0), (['store x 1M'], 0),
+    (['memory 4M', 'memory 4M'], 1), (['expire_days 0', 'expire_days 1'], 1),
+    (['expire_days x'], 0), (['expire_days'], 0), (['devices_max 0'], 0), (['devices_max'], 0),
 ]
 
 
@@ -92,6 +101,54 @@ class Config(Case):
         self.assertEqual(done.returncode, 2)
         self.assertEqual(subprocess.run([GATEWAY], stderr=subprocess.PIPE).returncode, 2)
 
+    def test_the_commented_example(self):
+        """It is valid, has each directive that --help has, and states the defaults."""
+        path = os.path.join(os.path.dirname(__file__), '..', '..', 'example', 'gateway.conf')
+        done = subprocess.run([GATEWAY, '--check', path], capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, '', ''))
+        help = subprocess.run([GATEWAY, '--help'], capture_output=True, text=True).stdout
+        offered = set(re.findall(r'(?:^  |, )([a-z_]+) [A-Z]', help, re.M))
+        directives = [line.split() for line in open_text(path).splitlines()
+                      if line.strip() and line[0] != '#']
+        self.assertEqual({words[0] for words in directives}, offered)
+        self.assertIn('expire_days', offered)
+        # It runs, too, with another port and file.
+        lines = [' '.join(words) for words in directives
+                 if words[0] not in ('listen', 'server_name', 'store', 'admin')]
+        g = self.gateway(lines, store='16M')
+        self.assertEqual(g.send('ALICE_PHONE_TOKEN', 1, {'@alice:gw.example': {'*': {}}})[0], 200)
+        self.assertEqual(g.status()['devices_max'], 4096)
+
+    def test_check(self):
+        """Says the same as a start, and opens nothing."""
+        for lines in (HEAD, HEAD + ['nonsense'], HEAD[:2], HEAD[1:],
+                      HEAD[:2] + ['store %s/x.log 100G']):
+            with open(self.path, 'w', encoding='utf-8') as f:
+                f.write('\n'.join(lines).replace('%s', self.folder) + '\n')
+            done = subprocess.run([GATEWAY, '--check', self.path], capture_output=True, text=True)
+            self.assertEqual((done.returncode, done.stdout), (0 if lines == HEAD else 2, ''))
+            if lines != HEAD:
+                self.assertEqual(done.stderr, self.run_it(
+                    [l.replace('%s', self.folder) for l in lines]).stderr)
+                self.assertRegex(done.stderr, re.escape(self.path) + r':\d+: .*\n$')
+            self.assertEqual(os.listdir(self.folder), ['gateway.conf'])
+
+    def test_usage(self):
+        run = lambda *words: subprocess.run([GATEWAY, *words], capture_output=True, text=True)
+        for words in ((), ('--check',), ('a', 'b'), ('--none',), ('--check', '--help'), ('',),
+                      ('-c', 'a')):
+            done = run(*words)
+            self.assertEqual((done.returncode, done.stdout, done.stderr.count('\n')), (2, '', 1))
+            self.assertIn('--help', done.stderr)
+        header = open_text(os.path.join(os.path.dirname(__file__), '..', '..', 'msc4203.h'))
+        self.assertEqual(run('--version').stdout, 'gateway %s\n' % re.search(
+            r'define MSC4203_VERSION "(.*)"', header).group(1))
+        self.assertEqual(run('--help').stdout, run('-h').stdout)
+        self.assertTrue(all(len(l) <= 100 for l in run('--help').stdout.splitlines()))
+        done = run(self.folder + '/none')
+        self.assertEqual((done.returncode, done.stderr),
+                         (2, self.folder + '/none: No such file or directory\n'))
+
     def test_spellings(self):
         self.gateway(['  # a comment', '', '\tmemory   4M\t# behind', 'device\t@a:gw.example A t#',
                       'txn_messages_max 1000000', 'txn_bytes_max 900M', 'request_bytes_max 3G'])
@@ -105,6 +162,22 @@ class Config(Case):
         self.assertEqual(len(g.drain('alice1')), 1)
         self.assertIn('was read again', g.hangup(DEVICES + ['device @new:gw.example N new']))
         self.assertEqual(g.drain('new'), [])
+
+    def test_what_needs_a_restart(self):
+        """It is compared with what runs, not with what was read last."""
+        g = self.gateway(DEVICES)
+        for _ in range(2):
+            said = g.hangup(DEVICES + ['memory 5M'])
+            self.assertIn('memory changes with a restart only', said)
+            self.assertNotIn('listen changes', said)
+        self.assertNotIn('restart', g.hangup(DEVICES))
+        g.store = '8M'
+        for _ in range(2):
+            self.assertIn('store changes with a restart only', g.hangup(DEVICES))
+        g.store = '4M'
+        self.assertNotIn('restart', g.hangup(DEVICES))
+        said = g.hangup(['listen 127.0.0.1:1'] + DEVICES)
+        self.assertIn('listen changes with a restart only', said)
 
     def test_hangups_under_load(self):
         g = self.gateway(DEVICES + irc())
@@ -155,7 +228,7 @@ class Config(Case):
 
     def test_sigterm(self):
         g = self.gateway(DEVICES + irc())
-        sync = (b'GET /_matrix/client/v3/sync?timeout=60000 HTTP/1.1\r\n'
+        sync = (b'GET /_matrix/client/v3/sync?timeout=60000 HTTP/1.1\r\nHost: x\r\n'
                 b'Authorization: Bearer bob1\r\n\r\n')
         with g.connect(b'PUT /'), g.connect(sync):
             g.send('bob1', 1, {'@alice:gw.example': {'*': {}}})

@@ -5,7 +5,8 @@ import random
 import socket
 import time
 
-from harness import Case, DEVICES, Gateway, V3, irc, read_answer, request, send_path
+from harness import (Case, DEVICES, FAST, Gateway, V3, irc, read_answer, request, send_path,
+                     until)
 
 BODY = b'{"messages":{"@alice:gw.example":{"PHONE":{"n":1}}}}'
 
@@ -21,7 +22,7 @@ def chunked(body, size=1, extension=b'', trailer=b''):
                     for i in range(0, len(body), size)) + b'0\r\n%s\r\n' % trailer
 
 
-SYNC = b'GET %s/sync HTTP/1.1\r\nAuthorization: Bearer alice1\r\n\r\n' % V3.encode()
+SYNC = b'GET %s/sync HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer alice1\r\n\r\n' % V3.encode()
 
 
 class Http(Case):
@@ -86,8 +87,9 @@ class Http(Case):
     def test_pipelined_of_all_kinds(self):
         te = b'Transfer-Encoding: chunked\r\n'
         one = put(self.txn) + SYNC + put(self.txn + 'b', b'', more=te, length=False) + \
-            chunked(BODY, 9) + b'GET /status HTTP/1.1\r\n\r\n' + put(self.txn + 'c', b'x') + \
-            b'GET /nowhere HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc' + \
+            chunked(BODY, 9) + b'GET /status HTTP/1.1\r\nHost: x\r\n\r\n' + \
+            put(self.txn + 'c', b'x') + \
+            b'GET /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc' + \
             put(self.txn + 'd', b'y' * 3000)
         self.assertEqual([a[0] for a in self.g.raw(one * 5)],
                          [200, 200, 200, 200, 400, 404, 400] * 5)
@@ -109,7 +111,7 @@ class Http(Case):
 
     def test_a_body_with_a_get(self):
         for path in (b'/status', V3.encode() + b'/sync?access_token=alice1'):
-            get = b'GET %s HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}' % path
+            get = b'GET %s HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}' % path
             answers = self.g.raw(get * 2)
             self.assertTrue(answers and all(a[0] == 200 for a in answers), answers)
 
@@ -167,9 +169,9 @@ class Http(Case):
     def test_expect_is_answered_at_once_when_refused(self):
         for path, token, status in ((b'/nowhere', b'bob1', 404), (b'/status', b'bob1', 405),
                                     (send_path(1).encode(), b'none', 401)):
-            with self.g.connect(b'PUT %s HTTP/1.1\r\nAuthorization: Bearer %s\r\nExpect: '
-                                b'100-continue\r\nContent-Length: 10\r\n\r\n' % (path, token),
-                                timeout=5) as s, s.makefile('rb') as stream:
+            with self.g.connect(b'PUT %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n'
+                                b'Expect: 100-continue\r\nContent-Length: 10\r\n\r\n' % (
+                                    path, token), timeout=5) as s, s.makefile('rb') as stream:
                 self.assertEqual(read_answer(stream)[0], status)
 
     def test_too_long_is_answered_without_reading(self):
@@ -198,20 +200,63 @@ class Http(Case):
             self.assertEqual(read_answer(stream)[0], 431)
 
     def test_garbage(self):
-        noise = random.Random(2)
+        noise, get = random.Random(2), b'GET /status HTTP/1.1\r\nHost: x\r\n'
         for data in (b'x\r\n\r\n', b'\0\r\n\r\n', b'GET\r\n\r\n', b'GET /\r\n\r\n', b' \r\n\r\n',
-                     b'GET / HTTP/2.0\r\n\r\n', b'GET status HTTP/1.1\r\n\r\n',
-                     b'GET /status HTTP/1.1 \r\n\r\n', b'GET  /status HTTP/1.1\r\n\r\n',
-                     b'GET /status HTTP/1.1\r\nA\r\n\r\n', b'GET /status HTTP/1.1\r\n: b\r\n\r\n',
-                     b'GET /status HTTP/1.1\r\nA : b\r\n\r\n', b'G\xffT /status HTTP/1.1\r\n\r\n',
-                     b'GET /status HTTP/1.1\r\nA: b\r\n c\r\n\r\n',
-                     b'GET /status HTTP/1.1\r\nA: b\x01\r\n\r\n',
-                     b'GET /sta\0tus HTTP/1.1\r\n\r\n', b'\x16\x03\x01\x02\x00\r\n\r\n',
-                     noise.randbytes(700) + b'\r\n\r\n', noise.randbytes(5000) + b'\r\n\r\n'):
+                     b'GET / HTTP/2.0\r\nHost: x\r\n\r\n', get.replace(b'/status', b'status') +
+                     b'\r\n', get.replace(b'1.1', b'1.1 ') + b'\r\n',
+                     get.replace(b' /', b'  /') + b'\r\n', get + b'A\r\n\r\n',
+                     get + b': b\r\n\r\n', get + b'A : b\r\n\r\n',
+                     get.replace(b'E', b'\xff') + b'\r\n', get + b'A: b\r\n c\r\n\r\n',
+                     get + b'A: b\x01\r\n\r\n', get.replace(b'at', b'a\0t') + b'\r\n',
+                     b'\x16\x03\x01\x02\x00\r\n\r\n', noise.randbytes(700) + b'\r\n\r\n',
+                     noise.randbytes(5000) + b'\r\n\r\n'):
             self.one(data, 400)
 
+    def test_host(self):
+        """RFC 9112, 3.2: just one, but for HTTP/1.0."""
+        get, end = b'GET /status HTTP/1.%d\r\n', b'\r\n'
+        self.one(get % 1 + end, 400)
+        self.one(get % 1 + b'Host: a\r\nHost: a\r\n' + end, 400)
+        for host in (b'a b', b'a/b', b'a,b', b'a@b'):
+            self.one(get % 1 + b'Host: ' + host + b'\r\n' + end, 400)
+        for host in (b'', b'a', b'a.b:80', b'[::1]:80'):
+            self.one(get % 1 + b'Host: ' + host + b'\r\n' + end)
+        self.one(get % 0 + end)
+        self.one(get % 0 + b'Host: a\r\nHost: b\r\n' + end, 400)
+        self.one(get % 7 + b'Host: a\r\n' + end) # a later minor version is as good
+
+    def test_whole_url(self):
+        """RFC 9112, 3.2.2."""
+        path = send_path(self.txn).encode()
+        for url in (b'http://gw.example', b'HTTPS://x:1', b'http://'):
+            self.one(put(self.txn).replace(b'PUT ', b'PUT ' + url))
+        self.got(1)
+        for target, status in ((b'http://gw.example', 404), (b'http://gw.example?' + path, 404),
+                               (b'ftp://gw.example' + path, 400), (b'http:' + path, 400)):
+            self.one(b'PUT %s HTTP/1.1\r\nHost: x\r\n\r\n' % target, status)
+
+    def test_http_1_0_is_told_nothing_of_its_body(self):
+        """RFC 9110, 10.1.1."""
+        data = put(self.txn, version=b'1.0', more=b'Expect: 100-continue\r\n')
+        with self.g.connect(data[:-len(BODY)]) as s, s.makefile('rb') as stream:
+            for _ in range(3): # turns of its loop
+                self.g.status()
+            s.sendall(BODY)
+            self.assertEqual(stream.readline(), b'HTTP/1.1 200 OK\r\n')
+        self.got(1)
+
+    def test_head(self):
+        """Has an answer without a body, behind which the next one follows."""
+        c = http.client.HTTPConnection('127.0.0.1', self.g.port)
+        for path, status in (('/nowhere', 404), (send_path(1), 405), (V3 + '/sync', 405)):
+            c.request('HEAD', path)
+            answer = c.getresponse()
+            self.assertEqual((answer.status, answer.read()), (status, b''))
+        self.assertEqual(request(c, 'PUT', send_path(self.txn), BODY, 'bob1')[0], 200)
+        c.close()
+
     def test_a_line_break_before_a_request(self):
-        self.one(b'\r\nGET /status HTTP/1.1\r\n\r\n')
+        self.one(b'\r\nGET /status HTTP/1.1\r\nHost: x\r\n\r\n')
 
     def test_lengths(self):
         for more in (b'Content-Length: 5\r\nContent-Length: 6\r\n', b'Content-Length: -1\r\n',
@@ -219,9 +264,13 @@ class Http(Case):
                      b'Content-Length: 99999999999999999999999\r\n', b'Content-Length: +5\r\n',
                      b'Content-Length: 52\r\nTransfer-Encoding: chunked\r\n',
                      b'Transfer-Encoding: chunked\r\nContent-Length: 52\r\n',
-                     b'Transfer-Encoding: gzip\r\n', b'Transfer-Encoding: chunked, gzip\r\n',
+                     b'Transfer-Encoding: gzip\r\n', b'Content-Length: 52, 52\r\n',
+                     b'Transfer-Encoding: chunked, gzip\r\n',
                      b'Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n'):
             self.one(put(self.txn, more=more, length=False), 400)
+        self.one(put(self.txn, b'', b'1.0', b'Transfer-Encoding: chunked\r\n', False), 400)
+        for more in (b'Authorization: Bearer bob1\r\n', b'Content-Length: 3\r\n'):
+            self.one(put(self.txn, more=more), 400) # twice
         self.got(0)
 
     def test_bad_chunks(self):
@@ -296,14 +345,60 @@ class FewConnections(Case):
         for s in held:
             s.close()
 
+    def idle(self, limit, clients):
+        """Idle clients take all that there is: the appservices, the configuration and a new client
+        have their share, and nobody spins."""
+        a = self.peer()
+        g = self.gateway(DEVICES + irc(a.url), start=False)
+        g.start('ulimit -n %d' % limit)
+        held = [g.connect() for _ in range(clients)]
+        time.sleep(0.2)
+        before = g.cpu()
+        time.sleep(1)
+        self.assertLess(g.cpu() - before, 0.2)
+        held[0].sendall(put('first', b'{"messages":{"@_irc_joe:gw.example":{"JOE":{}}}}'))
+        with held[0].makefile('rb') as stream: # who was there before the crowd
+            self.assertEqual(read_answer(stream)[0], 200)
+        until(lambda: a.messages)
+        self.assertEqual(g.send('bob1', 1, {'@bob:gw.example': {'BOB': {}}})[0], 200)
+        self.assertIn('was read again', g.hangup())
+        for n in range(10):
+            self.assertEqual(g.send('bob1', 'n%d' % n, {'@bob:gw.example': {'BOB': {}}})[0], 200)
+        for s in held:
+            s.close()
+
+    def test_few_descriptors(self):
+        for limit in (20, 24, 97, 98, 99):
+            self.idle(limit, limit + 10)
+
+    def test_too_few_descriptors(self):
+        g = self.gateway(start=False)
+        with self.assertRaises(AssertionError) as said:
+            g.start('ulimit -n 12')
+        self.assertIn('ulimit', str(said.exception))
+        g.process.wait()
+
+    def test_many_appservices_and_few_descriptors(self):
+        peers = [self.peer() for _ in range(12)]
+        lines = []
+        for n, a in enumerate(peers):
+            lines += irc(a.url, id='a%d' % n)
+        g = self.gateway(FAST + DEVICES + [l.replace(' hs ', ' hs%d ' % i) for i, l in
+                                           enumerate(lines) if 'team' not in l], start=False)
+        g.start('ulimit -n 24')
+        for n in range(12):
+            self.assertEqual(g.send('bob1', n, {'@_a%d_joe:gw.example' % n: {'JOE': {}}})[0], 200)
+        for a in peers:
+            until(lambda: a.messages)
+
     def test_waiting_syncs(self):
         self.crowd(SYNC.replace(b'/sync', b'/sync?timeout=60000'))
 
     def test_bodies_of_refused_requests(self):
-        self.crowd(b'GET /nowhere HTTP/1.1\r\nContent-Length: 1000000\r\n\r\nx')
+        self.crowd(b'GET /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nx')
 
     def test_long_heads(self):
-        self.crowd(b'GET /status HTTP/1.1\r\nA: ' + b'x' * 3000)
+        self.crowd(b'GET /status HTTP/1.1\r\nHost: x\r\nA: ' + b'x' * 3000)
 
     def test_small_bodies(self):
         self.crowd(put('x')[:-1])

@@ -162,12 +162,15 @@ def crowd(port):
         s = socket.create_connection(('127.0.0.1', port))
         s.setblocking(False)
         return s
-    put = ('PUT %s HTTP/1.1\r\nAuthorization: Bearer %%s\r\nContent-Length: 100000\r\n\r\n' %
+    put = ('PUT %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %%s\r\n'
+           'Content-Length: 100000\r\n\r\n' %
            send_path('x')).encode()
-    kinds = [b'', b'GET /status HTTP/1.1\r\nA: ' + b'x' * 600, put % b'none', put % b'bob1',
-             put % b'bob1' + b' ' * 900, b'GET /status HTTP/1.1\r\nA: ' + b'x' * 3000,
-             b'GET /_matrix/client/v3/sync?timeout=60000 HTTP/1.1\r\nAuthorization: Bearer alice2'
-             b'\r\n\r\n', b'GET /status HTTP/1.1\r\n\r\n' * 20]
+    kinds = [b'', b'GET /status HTTP/1.1\r\nHost: x\r\nA: ' + b'x' * 600, put % b'none',
+             put % b'bob1',
+             put % b'bob1' + b' ' * 900, b'GET /status HTTP/1.1\r\nHost: x\r\nA: ' + b'x' * 3000,
+             b'GET /_matrix/client/v3/sync?timeout=60000 HTTP/1.1\r\nHost: x\r\n'
+             b'Authorization: Bearer alice2\r\n\r\n',
+             b'GET /status HTTP/1.1\r\nHost: x\r\n\r\n' * 20]
     weights = [500, 150, 100, 100, 10, 10, 100, 30]
     chance = random.Random(1)
     sockets = []

@@ -155,7 +155,8 @@ class Program(Case):
         self.ok(self.p.transaction('1', body(1)))
         many = json.dumps({'events': [], KEY: [dict(message(n), content={'n': n, 'x': 'y' * 5000})
                                                for n in range(2, 40)]}).encode()
-        head = (b'PUT %s2 HTTP/1.1\r\nAuthorization: Bearer hs\r\nContent-Length: %d\r\n\r\n' %
+        head = (b'PUT %s2 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer hs\r\n'
+                b'Content-Length: %d\r\n\r\n' %
                 (PATH.encode(), len(many)))
         size = os.path.getsize(self.p.out)
         for kill in (False, True):
@@ -199,7 +200,8 @@ class Program(Case):
     def test_two_at_once(self):
         """A transaction waits for another one that is being read."""
         first = json.dumps(body(1)).encode()
-        head = b'PUT %s1 HTTP/1.1\r\nAuthorization: Bearer hs\r\nContent-Length: %d\r\n\r\n'
+        head = (b'PUT %s1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer hs\r\n'
+                b'Content-Length: %d\r\n\r\n')
         with socket.create_connection(('127.0.0.1', self.p.port)) as s, s.makefile('rb') as stream:
             s.sendall(head % (PATH.encode(), len(first)) + first[:-1])
             time.sleep(0.1)
@@ -212,7 +214,7 @@ class Program(Case):
         self.assertEqual(self.got(), [1, 2])
 
     def test_expect(self):
-        head = (b'PUT %s1 HTTP/1.1\r\nAuthorization: Bearer %s\r\nContent-Length: 5\r\n'
+        head = (b'PUT %s1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 5\r\n'
                 b'Expect: 100-continue\r\n\r\n')
         for token, line in ((b'hs', b'100'), (b'x', b'403')):
             with socket.create_connection(('127.0.0.1', self.p.port), timeout=5) as s, \
@@ -224,8 +226,8 @@ class Program(Case):
         text = json.dumps(body(1)).encode()
         chunks = b''.join(b'%x\r\n%s\r\n' % (len(text[i:i + 7]), text[i:i + 7])
                           for i in range(0, len(text), 7)) + b'0\r\n\r\n'
-        one = (b'PUT %s%d HTTP/1.1\r\nAuthorization: Bearer hs\r\nTransfer-Encoding: chunked'
-               b'\r\n\r\n')
+        one = (b'PUT %s%d HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer hs\r\n'
+               b'Transfer-Encoding: chunked\r\n\r\n')
         with socket.create_connection(('127.0.0.1', self.p.port)) as s, s.makefile('rb') as stream:
             s.sendall(b''.join(one % (PATH.encode(), i) + chunks for i in range(20)))
             self.assertEqual([read_answer(stream)[0] for _ in range(20)], [200] * 20)

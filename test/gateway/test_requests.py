@@ -28,7 +28,7 @@ class Send(Case):
         content = '{ "z":1e5 ,"a":[1.0,-0,"\\/\\u0041"],"a":{} }'
         self.g.request('PUT', send_path('1'), '{"messages":{"@bob:gw.example":{"BOB":%s}}}' %
                        content, 'bob1')
-        with self.g.connect(b'GET %s/sync HTTP/1.1\r\nAuthorization: Bearer bob1\r\n'
+        with self.g.connect(b'GET %s/sync HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer bob1\r\n'
                             b'Connection: close\r\n\r\n' % V3.encode()) as s:
             data = b''
             while True:
@@ -207,6 +207,70 @@ class Errors(Case):
         self.assertEqual(self.put(device % '{"a":1.7976931348623157e308}')[0], 200)
         self.assertEqual(len(self.g.drain('alice1')), 1)
 
+    def test_keys_given_twice(self):
+        """Of two, one would be dropped: neither is taken. (A device may come twice.)"""
+        bob, alice = '"@bob:gw.example"', '"@alice:gw.example"'
+        other = '"@none:gw.example":{"X":{}}'
+        for n, (body, arrives) in enumerate((
+                ('"messages":{%s:{"BOB":{"n":1},"BOB":{"n":2}}}' % bob, [1, 2]),
+                ('"messages":{%s:{"BOB":{"n":1}},%s:{"BOB":{"n":2}}}' % (bob, bob), None),
+                ('"messages":{%s:{"*":{"n":1}},%s:{"BOB":{"n":2}}}' % (bob, bob), None),
+                ('"messages":{%s:{"BOB":{"n":1}},%s,%s:{"BOB":{"n":2}}}' % (bob, other, bob), None),
+                ('"messages":{%s:{"BOB":{}},%s:{"*":{}},%s:{"X":{}}}' % (bob, alice, bob), None),
+                ('"messages":{%s:{"BOB":{"n":1}},"@\\u0062ob:gw.example":{"*":{}}}' % bob, None),
+                ('"messages":{%s:{"*":{"n":1},"*":{"n":2}}}' % bob, None),
+                ('"messages":{%s:{"*":{"n":1},"NONE":{},"\\u002a":{"n":2}}}' % bob, None),
+                ('"messages":{%s:{"BOB":{"n":1}}},"messages":{}' % bob, None),
+                ('"messages":{},"x":[{}],"m\\u0065ssages":{%s:{"BOB":{"n":1}}}' % bob, None),
+                ('"messages":{%s:{"BOB":{"n":1}}},"messages":null' % bob, None),
+                # What only looks like it.
+                ('"Messages":{},"messages":{%s:{"BOB":{"n":1,"messages":{"messages":{}},"a":"}}}'
+                 '\\"messages\\":{"}}},"x":{"messages":{"messages":1}},"y":["messages"],"z":'
+                 '"messages","messages ":1,"m\\nessages":2,"messages\\u0000":3' % bob, [1]),
+                ('"messages":{%s:{"a{":{},"BOB":{"n":1,"x":[[{"a":"]"}]]}},%s:{"*":{}},%s}' % (
+                    bob, alice, other), [1]))):
+            data = ('{%s}' % body).encode()
+            for cut in (len(data), 1, 7):
+                chunks = b''.join(b'%x\r\n%s\r\n' % (len(data[i:i + cut]), data[i:i + cut])
+                                  for i in range(0, len(data), cut)) + b'0\r\n\r\n'
+                status, _, said = self.g.raw(
+                    b'PUT %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer alice1\r\n'
+                    b'Transfer-Encoding: chunked\r\n\r\n' % send_path(
+                        'twice%d-%d' % (n, cut)).encode() + chunks)[0]
+                got = [c.get('n') for c in self.contents(self.g.drain('bob1'))]
+                with self.subTest(body=body, cut=cut, said=said):
+                    self.assertEqual((status, got), (200, arrives) if arrives else (400, []))
+                    if not arrives:
+                        self.assertEqual(json.loads(said)['errcode'], 'M_BAD_JSON')
+            self.g.drain('alice1')
+            self.g.drain('alice2')
+        # What one request has named is not held against another.
+        for n in range(5):
+            self.assertEqual(self.g.send('alice1', 'again%d' % n, {
+                '@bob:gw.example': {'*': {}}})[0], 200)
+        self.assertEqual(len(self.g.drain('bob1')), 5)
+
+    def test_an_appservice_as_a_device(self):
+        """Request ids are per device: two of them, and the appservice without one, may use the same
+        (MSC4326)."""
+        names = ['', '&device_id=ANN', '&org.matrix.msc3202.device_id=BRIDGE',
+                 '&device_id=BRIDGE2', '&device_id=BRIDGE&org.matrix.msc3202.device_id=ANN']
+        lines = DEVICES + irc() + ['device @team_ann:gw.example BRIDGE2 bridge2']
+        g = self.gateway(lines)
+        for repeat in range(2):
+            for n, name in enumerate(names):
+                self.assertEqual(g.send('as_irc', 'same', {'@bob:gw.example': {'BOB': {'n': n}}},
+                                        query='?user_id=@team_ann:gw.example' + name), (200, {}))
+            # The last one is a repeat of the third; so is what the device itself sends.
+            self.assertEqual(g.send('ann', 'same', {'@bob:gw.example': {'BOB': {'n': 9}}})[0], 200)
+        self.assertEqual([c['n'] for c in self.contents(g.drain('bob1'))], [0, 1, 2, 3])
+        for device in ('X', 'PHONE', ''):
+            query = '?user_id=@team_ann:gw.example&device_id=' + device
+            self.error(g.send('as_irc', 'other', {}, query=query), 400, 'M_UNKNOWN_DEVICE')
+        self.assertEqual(g.request('DELETE', V3 + '/devices/BRIDGE2', token='ann')[0], 200)
+        self.error(g.send('as_irc', 'other', {}, query='?user_id=@team_ann:gw.example&device_id='
+                          'BRIDGE2'), 400, 'M_UNKNOWN_DEVICE')
+
     def test_missing_messages(self):
         for body in ('{}', '{"message":{}}', '{"a":{"messages":{}}}'):
             self.error(self.put(body), 400, 'M_MISSING_PARAM')
@@ -285,7 +349,7 @@ class Errors(Case):
 
 class Sync(Case):
     def setUp(self):
-        self.g = self.gateway(LINES)
+        self.g = self.gateway(LINES, store='16M')
 
     def send(self, n, device='PHONE'):
         self.assertEqual(self.g.send('bob1', n, {'@alice:gw.example': {device: {'n': n}}})[0], 200)
@@ -358,7 +422,7 @@ class Sync(Case):
         self.send(2, 'LAPTOP')
         _, events = self.g.sync('alice2')
         token, _ = self.g.sync('alice2')
-        self.g.sync('alice1', token)
+        self.assertEqual(len(self.g.sync('alice1', token)[1]), 1)
         self.assertEqual(len(self.g.sync('alice2')[1]), 1)
 
     def test_a_hundred_at_most(self):

@@ -7,9 +7,9 @@ import unittest
 
 from harness import Appservice, Case, DEVICES, FAST, Gateway, V3, irc, read_answer, send_path, until
 
-PUT = b'PUT %s HTTP/1.1\r\nAuthorization: Bearer bob1\r\nContent-Length: 100\r\n\r\n{'
+PUT = b'PUT %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer bob1\r\nContent-Length: 100\r\n\r\n{'
 LONG = PUT.replace(b'100', b'10000') + b' ' * 900 # needs a slot
-PING = (b'POST /_matrix/client/v1/appservice/irc/ping HTTP/1.1\r\n'
+PING = (b'POST /_matrix/client/v1/appservice/irc/ping HTTP/1.1\r\nHost: x\r\n'
         b'Authorization: Bearer as_irc\r\n\r\n')
 
 
@@ -21,14 +21,14 @@ class Minute(Case):
         cls.began = time.monotonic()
         put = PUT % send_path('p').encode()
         cls.sockets = {'idle': cls.g.connect(), 'head': cls.g.connect(b'PUT /x HTTP'),
-                       'long': cls.g.connect(b'PUT /x HTTP/1.1\r\nA: ' + b'x' * 3000),
+                       'long': cls.g.connect(b'PUT /x HTTP/1.1\r\nHost: x\r\nA: ' + b'x' * 3000),
                        'body': cls.g.connect(put),
                        'long body': cls.g.connect(LONG % send_path('l').encode()),
                        'ping': cls.g.connect(PING),
                        'ping 2': cls.g.connect(PING),
                        'drain': cls.g.connect(put.replace(b'PUT', b'GET')),
-                       'sync': cls.g.connect(b'GET %s/sync?timeout=75000 HTTP/1.1\r\nAuthorization:'
-                                             b' Bearer alice1\r\n\r\n' % V3.encode())}
+                       'sync': cls.g.connect(b'GET %s/sync?timeout=75000 HTTP/1.1\r\nHost: x\r\n'
+                                             b'Authorization: Bearer alice1\r\n\r\n' % V3.encode())}
         cls.g.send('bob1', 1, {'@_irc_joe:gw.example': {'JOE': {'n': 1}}})
 
     @classmethod
@@ -104,7 +104,8 @@ class Slots(Case):
 
     def test_slow_heads_make_room(self):
         g = self.gateway(DEVICES)
-        slow = [g.connect(b'GET /status HTTP/1.1\r\nA: ' + b'x' * 1000) for i in range(40)]
+        long = b'GET /status HTTP/1.1\r\nHost: x\r\nA: ' + b'x' * 1000
+        slow = [g.connect(long) for i in range(40)]
         time.sleep(0.1)
         began = time.monotonic()
         status = g.request('GET', '/status', headers={'Cookie': 'y' * 2000})[0]
@@ -113,12 +114,54 @@ class Slots(Case):
         for s in slow:
             s.close()
 
+    def test_nobody_waits_for_the_slow_ones(self):
+        """Hundreds of clients that send a byte now and then hold all there is to hold. Who sends a
+        whole request is answered within a second all the same."""
+        g = self.gateway(DEVICES)
+        long = b'GET /status HTTP/1.1\r\nHost: x\r\nA: ' + b'x' * 1000
+        chunks = (LONG % send_path('c').encode()).replace(b'Content-Length: 10000',
+                                                          b'Transfer-Encoding: chunked')
+        slow = [[g.connect(data), data] for n in range(100) for data in (
+            long, LONG % send_path('s%d' % n).encode(), chunks.replace(b'{', b'2000\r\n{'))]
+        stop = threading.Event()
+
+        def drip():
+            while not stop.wait(0.5):
+                for one in slow:
+                    try:
+                        one[0].sendall(b' ')
+                    except OSError: # it was too slow
+                        one[0].close()
+                        one[0] = g.connect(one[1])
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        worst = 0
+        for n in range(20):
+            for body, headers in (({'n': n}, {}), ({'x': 'y' * 9000}, {}), ({'x': 'y' * 60000}, {}),
+                                  ({'n': n}, {'Cookie': 'z' * 3000}),
+                                  ({'x': 'y' * 2000}, {'Cookie': 'z' * 3000})):
+                began = time.monotonic()
+                status, said = g.request('PUT', send_path('%d-%d-%d' % (
+                    n, len(str(body)), len(headers))), {'messages': {
+                        '@alice:gw.example': {'PHONE': body}}}, 'bob1', headers)
+                worst = max(worst, time.monotonic() - began)
+                self.assertEqual(status, 200, said)
+            began = time.monotonic()
+            g.status()
+            g.drain('alice1')
+            worst = max(worst, (time.monotonic() - began) / 3)
+        stop.set()
+        thread.join()
+        self.assertLess(worst, 1)
+        for one in slow:
+            one[0].close()
+
     def test_a_steady_body_is_not_cut_off(self):
         """1 KiB/s is enough, while others wait."""
         g = self.gateway(DEVICES)
         body = b'{"messages":{"@alice:gw.example":{"PHONE":{"x":"%s"}}}}' % (b'y' * 12000)
-        head = b'PUT %s HTTP/1.1\r\nAuthorization: Bearer bob1\r\nContent-Length: %d\r\n\r\n' % (
-            send_path('steady').encode(), len(body))
+        head = (b'PUT %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer bob1\r\n'
+                b'Content-Length: %d\r\n\r\n' % (send_path('steady').encode(), len(body)))
         stop = threading.Event()
 
         def others():

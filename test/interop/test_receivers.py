@@ -51,7 +51,8 @@ class Receiver(Program):
                          INSTALLED / "node" if COMMAND[0] == BOT_SDK[0] else folder)
 
     def got(self, kind="to_device"):
-        lines = [parsed(line) for line in self.out.read_text().split("\n")[:-1]]
+        # It may be written to just now: what is behind the last line break is not whole.
+        lines = [parsed(line.decode()) for line in self.out.read_bytes().split(b"\n")[:-1]]
         return [value for k, value in lines if k == kind]
 
 

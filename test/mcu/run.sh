@@ -15,8 +15,9 @@
 set -eu
 cd "$(dirname "$0")/../.."
 OUT=${B:-build}/mcu HERE=test/mcu TEST_SHARE=${TEST_SHARE:-5000}
-# The first starts programs, the second makes bodies of tens of MB, the third needs POSIX.
-LEFT_OUT="tool hostile file sim"
+# The first starts programs, the second makes bodies of tens of MB; `file` and `appservice` need
+# POSIX.
+LEFT_OUT="tool hostile file sim appservice"
 mkdir -p "$OUT"
 
 missing=

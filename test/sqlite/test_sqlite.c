@@ -131,6 +131,82 @@ static void test_rush(void)
     }
 }
 
+static int count_step(void *steps)
+{
+    ++*(unsigned long *)steps;
+    return 0;
+}
+
+static void put(struct database *d, uint32_t channels, const char *device)
+{
+    msc4203_message message;
+    uint32_t batch;
+    uint64_t first;
+
+    memset(&message, 0, sizeof message);
+    message.channels = channels;
+    message.item.user_id = contract_span("@alice:gw.example");
+    message.item.device_id = contract_span(device);
+    message.item.content = contract_span("{}");
+    CHECK(d->queue.begin(&d->q, &batch) == MSC4203_OK);
+    CHECK(d->queue.push(&d->q, batch, &message) == MSC4203_OK);
+    CHECK(d->queue.commit(&d->q, batch, NULL, &first) == MSC4203_OK);
+}
+
+/* The steps of SQLite's machine for one message in and out, and for a move. */
+static void measure(struct database *d, unsigned long steps[4])
+{
+    static char memory[1000];
+    msc4203_device device;
+    msc4203_message got;
+    msc4203_counts counts;
+    uint64_t moved;
+    int i;
+
+    device.user_id = contract_span("@alice:gw.example");
+    device.device_id = contract_span("PHONE");
+    for (i = 0; i < 4; i++)
+        steps[i] = 0;
+    sqlite3_progress_handler(d->q.db, 1, count_step, &steps[0]);
+    put(d, 1 | 4, "PHONE");
+    CHECK(d->queue.flush(&d->q) == MSC4203_OK);
+    sqlite3_progress_handler(d->q.db, 1, count_step, &steps[1]); /* a /sync */
+    CHECK(d->queue.count(&d->q, 0, NULL, &counts) == MSC4203_OK);
+    CHECK(d->queue.next(&d->q, 0, &device, 0, memory, sizeof memory, &got) == MSC4203_ITEM);
+    CHECK(d->queue.done(&d->q, 0, &device, got.number, NULL) == MSC4203_OK);
+    sqlite3_progress_handler(d->q.db, 1, count_step, &steps[2]);
+    CHECK(d->queue.move(&d->q, 2, NULL, got.number, 8, &moved) == MSC4203_OK);
+    CHECK(d->queue.flush(&d->q) == MSC4203_OK);
+    sqlite3_progress_handler(d->q.db, 1, count_step, &steps[3]);
+    CHECK(d->queue.done(&d->q, 3, NULL, moved, NULL) == MSC4203_OK);
+    CHECK(d->queue.flush(&d->q) == MSC4203_OK);
+    sqlite3_progress_handler(d->q.db, 0, NULL, NULL);
+}
+
+/* What one message takes does not depend on how many wait for others. */
+static void test_growth(void)
+{
+    static struct database d;
+    unsigned long few[4], many[4];
+    msc4203_counts counts;
+    int i;
+
+    remove_all();
+    CHECK(queue_sqlite_open(&d.q, path, 1, &d.queue) == MSC4203_OK);
+    for (i = 0; i < 100; i++)
+        put(&d, i & 1 ? 1 : 2, "OTHER");
+    measure(&d, few);
+    for (; i < 5000; i++)
+        put(&d, i & 1 ? 1 : 2, "OTHER");
+    measure(&d, many);
+    for (i = 0; i < 4; i++)
+        if (!CHECK(many[i] * 2 <= few[i] * 3))
+            printf("  %d: %lu steps, then %lu\n", i, few[i], many[i]);
+    CHECK(d.queue.count(&d.q, 0, NULL, &counts) == MSC4203_OK && counts.messages == 2500 &&
+          counts.bytes == 2500 * (17 + 5 + 2));
+    queue_sqlite_close(&d.q);
+}
+
 int main(void)
 {
     static struct database d;
@@ -152,5 +228,6 @@ int main(void)
     queue_sqlite_close(&d.q);
     test_two();
     test_rush();
+    test_growth();
     return test_end("sqlite");
 }
