@@ -1390,7 +1390,7 @@ struct msc4203_log_channel {
 
 struct msc4203_log_batch {
     uint32_t state, first, last, count; /* its messages, as entries */
-    uint32_t time;
+    uint32_t time, turn;
 };
 
 struct msc4203_log_device {
@@ -1446,6 +1446,7 @@ struct msc4203_log_state {
     uint32_t pack_to, pack_from;
     uint32_t devices_used, device_free;
     uint32_t live, largest, damaged;
+    uint32_t damaged_channels;          /* whose records were found so, and counted */
     uint32_t low, free_min, clean_segment, clean_entry, clean_unit, clean_first, clean_items;
     uint32_t channel_units_max;
     int32_t debt;
@@ -4834,6 +4835,7 @@ enum { CHAIN_FIRST = 0, CHAIN_SYNC = 1, CHAIN_LAST = 2, CHAIN_TAIL = 3 };
 enum { MARK_SYNCED = 0, MARK_DROPPED = 2 };
 
 enum { BATCH_FREE = 0, BATCH_OPEN = 1, BATCH_GIVEN_UP = 2 };
+enum { BATCH_LOST = 1 }; /* while the log is read: the record that ended it was lost */
 enum { PHASE_CLOSED = 0, PHASE_READING = 1, PHASE_READ_ONLY = 2, PHASE_OPEN = 3 };
 
 #define LOG_MAGIC_LOW 0x3463736Du /* "msc4203" and a NUL */
@@ -5861,6 +5863,22 @@ MSC4203_PRIVATE void log_batch_take(struct msc4203_log_state *s, uint32_t i)
     log_device_drop_empty(s, device);
 }
 
+/* Empties the place of a batch. Its turn stays: it tells the records of successive batches apart. */
+MSC4203_PRIVATE void log_batch_clear(struct msc4203_log_batch *b, uint32_t state)
+{
+    uint32_t turn = b->turn;
+
+    memset(b, 0, sizeof *b);
+    b->state = state;
+    b->turn = turn;
+}
+
+/* What says in a record which batch it belongs to. */
+MSC4203_PRIVATE uint32_t log_batch_small(const struct msc4203_log_state *s, uint32_t batch)
+{
+    return batch | s->batch[batch].turn << 5;
+}
+
 /* Ends a batch without its messages. */
 MSC4203_APART void log_batch_end(struct msc4203_log_state *s, struct msc4203_log_batch *b,
                                  uint32_t state)
@@ -5872,8 +5890,7 @@ MSC4203_APART void log_batch_end(struct msc4203_log_state *s, struct msc4203_log
         log_batch_take(s, i);
         log_pool_give(s, i);
     }
-    memset(b, 0, sizeof *b);
-    b->state = state;
+    log_batch_clear(b, state);
 }
 
 /* Ends a batch with its messages: they get the numbers from `number` on. */
@@ -5892,7 +5909,7 @@ MSC4203_APART void log_batch_commit(struct msc4203_log_state *s, struct msc4203_
         s->device[log_device_of(&e)].pending--;
         log_add(s, &e, number + e.number);
     }
-    memset(b, 0, sizeof *b);
+    log_batch_clear(b, BATCH_FREE);
 }
 
 /* ---- what is remembered: requests, and openings ---- */
@@ -6008,7 +6025,7 @@ MSC4203_PRIVATE uint32_t log_capacity(const struct msc4203_log_state *s, uint32_
     uint32_t usable = s->segment_units - LOG_HEADER_UNITS;
     uint32_t most = largest > s->channel_units_max ? largest : s->channel_units_max;
     uint32_t each = most < usable / 2 ? usable - most : usable / 2;
-    uint32_t all = (s->segments - s->low) * each;
+    uint32_t all = s->segments > s->low ? (s->segments - s->low) * each : 0;
     uint32_t kept = (s->items[LOG_REQUESTS] + s->items[LOG_OPENINGS]) * 2 +
                     (s->named + 1u) * s->channel_units_max;
 
@@ -6117,8 +6134,9 @@ MSC4203_APART void log_write_channel(struct msc4203_log_state *s, uint32_t chann
         part[1].at = part[0].at + part[0].bytes;
         part[1].bytes = r.word[7] >> 16;
     } else if (c->position != 0 && (name == NULL || record == NULL)) {
-        s->damaged++;
+        s->damaged += (s->damaged_channels >> channel & 1) == 0;
     }
+    s->damaged_channels &= ~((uint32_t)1 << channel);
     if (name != NULL) {
         part[0].given = name;
         part[0].bytes = (uint32_t)name->len;
@@ -6160,7 +6178,7 @@ MSC4203_PRIVATE void log_clean_begin(struct msc4203_log_state *s)
             continue;
         log_batch_end(s, b, BATCH_GIVEN_UP);
         memset(word, 0, sizeof word);
-        log_append(s, word, LOG_ABORT, i, NULL, 0);
+        log_append(s, word, LOG_ABORT, log_batch_small(s, i), NULL, 0);
     }
     for (i = 1; i < MSC4203_CHANNELS; i++)
         if (s->channel[i].position != 0 &&
@@ -6517,7 +6535,7 @@ MSC4203_PRIVATE int log_record_of(void *context, uint32_t channel, void *memory,
 {
     struct msc4203_log_state *s = log_of(context);
     struct log_record r;
-    uint32_t names;
+    uint32_t names, bit;
 
     if (s->error || s->phase == PHASE_CLOSED)
         return MSC4203_E_STORAGE;
@@ -6526,8 +6544,12 @@ MSC4203_PRIVATE int log_record_of(void *context, uint32_t channel, void *memory,
     if (s->channel[channel].position == 0)
         return MSC4203_END;
     if (log_load(s, s->channel[channel].position, &r) == 0 || r.kind != LOG_CHANNEL ||
-        !log_is_whole(s, &r))
+        !log_is_whole(s, &r)) {
+        bit = s->error ? 0 : (uint32_t)1 << channel;
+        s->damaged += (bit & ~s->damaged_channels) != 0;
+        s->damaged_channels |= bit;
         return log_has_read(s, MSC4203_E_DAMAGED);
+    }
     if (r.bytes > bytes)
         return MSC4203_E_TOO_LARGE;
     log_read(s, log_address(s, r.position) + r.fixed, memory, r.bytes);
@@ -6558,6 +6580,7 @@ MSC4203_PRIVATE int log_begin(void *context, uint32_t *batch)
     if (i == LOG_BATCHES)
         return MSC4203_E_QUEUE_FULL;
     s->batch[i].state = BATCH_OPEN;
+    s->batch[i].turn = (s->batch[i].turn + 1) & 7;
     *batch = i + 1;
     return MSC4203_OK;
 }
@@ -6612,7 +6635,7 @@ MSC4203_PRIVATE void log_push_message(struct msc4203_log_state *s, uint32_t batc
     word[9] = message->channels;
     word[10] = s->device[device].hash[0];
     word[11] = s->device[device].hash[1];
-    e->place = log_append(s, word, LOG_MESSAGE, batch, body, 5) |
+    e->place = log_append(s, word, LOG_MESSAGE, log_batch_small(s, batch), body, 5) |
                (uint32_t)(message->channels & 1) << 29; /* LOG_FOR_SYNC */
     e->number = b->count++;
     e->device = device | units << 19;
@@ -6678,7 +6701,7 @@ MSC4203_PRIVATE void log_give_up(struct msc4203_log_state *s, uint32_t batch)
     if (b->count != 0 && !s->error) {
         log_room(s, 1);
         memset(word, 0, sizeof word);
-        log_append(s, word, LOG_ABORT, batch, NULL, 0);
+        log_append(s, word, LOG_ABORT, log_batch_small(s, batch), NULL, 0);
     }
     log_batch_end(s, b, BATCH_FREE);
 }
@@ -6720,11 +6743,11 @@ MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_requ
             s->time = b->time;
         s->next += b->count;
         log_batch_commit(s, b, *first);
-        log_append(s, word, LOG_COMMIT, batch - 1, NULL, 0);
+        log_append(s, word, LOG_COMMIT, log_batch_small(s, batch - 1), NULL, 0);
         if (s->counter[LOG_REQUESTS] != 0)
             log_note_item(s, s->current << s->shift, LOG_REQUESTS, s->counter[LOG_REQUESTS]);
     }
-    memset(b, 0, sizeof *b);
+    log_batch_clear(b, BATCH_FREE);
     return log_has_written(s);
 }
 
@@ -7406,9 +7429,10 @@ MSC4203_APART int log_was_durable(struct msc4203_log_state *s, uint32_t segment,
 }
 
 /* Whether a segment without a header is the one with this sequence number: it has a record with the
- * checksum for that, written when something in the segment was durable. */
+ * checksum for that, which was durable or, if that is not known, written when something in the
+ * segment was. */
 MSC4203_APART int log_is_segment(struct msc4203_log_state *s, uint32_t segment, uint32_t sequence,
-                                 uint32_t salt)
+                                 uint32_t salt, int was_durable)
 {
     struct log_record r;
     uint32_t at;
@@ -7419,7 +7443,8 @@ MSC4203_APART int log_is_segment(struct msc4203_log_state *s, uint32_t segment, 
     s->segment[segment].sequence = sequence;
     s->segment[segment].salt = salt;
     for (at = LOG_HEADER_UNITS; at < s->segment_units && !is && !s->error; at++)
-        is = log_load(s, segment << s->shift | at, &r) != 0 && (r.word[1] & 0xFFFFFF) != 0;
+        is = log_load(s, segment << s->shift | at, &r) != 0 &&
+             (was_durable || (r.word[1] & 0xFFFFFF) != 0);
     s->segment[segment].end = s->segment_units;
     if (is)
         s->damaged++;
@@ -7453,6 +7478,7 @@ MSC4203_PRIVATE void log_make_void(struct msc4203_log_state *s, uint32_t after, 
 MSC4203_PRIVATE void log_go_back(struct msc4203_log_state *s)
 {
     uint32_t word[LOG_HEADER_WORDS], at, i, k, before, end, salt;
+    int was_durable;
 
     for (at = s->sequence; log_before(s->oldest, at); at = before) {
         before = at - 1;
@@ -7470,12 +7496,14 @@ MSC4203_PRIVATE void log_go_back(struct msc4203_log_state *s)
         if (log_before(before, s->oldest))
             break;
         k = log_segment_with(s, before);
+        was_durable = k == s->segments &&
+                      (i == s->segments || word[21] != 0 || log_was_durable(s, i, 0));
         if (k == s->segments)
-            for (k = 0; k < s->segments && !log_is_segment(s, k, before, salt); k++)
+            for (k = 0; k < s->segments && !log_is_segment(s, k, before, salt, was_durable); k++)
                 ;
         if (k < s->segments) {
             s->segment[k].end = end;
-        } else if (i == s->segments || word[21] != 0 || log_was_durable(s, i, 0)) {
+        } else if (was_durable) {
             s->damaged++; /* all of it is lost */
         } else {
             log_make_void(s, before, s->sequence + 1);
@@ -7533,8 +7561,6 @@ MSC4203_APART void log_survey(struct msc4203_log_state *s, uint32_t *image)
         s->previous = word[19];
         s->previous_end = word[20];
         s->previous_durable = word[21];
-        if (log_number64(word + 22) > s->next)
-            s->next = log_number64(word + 22);
         s->time = log_clip(s->time, word[24], UINT32_MAX);
         s->counter[LOG_REQUESTS] = word[25];
     }
@@ -7745,16 +7771,36 @@ MSC4203_PRIVATE int log_entry_of(struct msc4203_log_state *s, const struct log_r
     return device != 0;
 }
 
+/* The batch that a record belongs to. When another one is in its place, the record that ended that
+ * one was lost: it is put elsewhere. */
+MSC4203_PRIVATE struct msc4203_log_batch *log_read_batch(struct msc4203_log_state *s,
+                                                         const struct log_record *r)
+{
+    struct msc4203_log_batch *b = &s->batch[r->small % LOG_BATCHES], *other;
+    uint32_t i;
+
+    if (b->count != 0 && b->turn != r->small / LOG_BATCHES) {
+        for (i = LOG_BATCHES - 1; i != 0 && s->batch[i].count != 0; i--)
+            ;
+        other = &s->batch[i];
+        if (other->count != 0) /* there are too many of these */
+            log_batch_end(s, other, BATCH_FREE);
+        *other = *b;
+        other->state = BATCH_LOST;
+        log_batch_clear(b, BATCH_FREE);
+    }
+    b->turn = r->small / LOG_BATCHES;
+    return b;
+}
+
 /* A message of an open batch. */
 MSC4203_PRIVATE void log_read_message(struct msc4203_log_state *s, const struct log_record *r,
                                       int whole)
 {
-    struct msc4203_log_batch *b = &s->batch[r->small % LOG_BATCHES];
+    struct msc4203_log_batch *b = log_read_batch(s, r);
     struct msc4203_log_entry e;
     uint32_t i;
 
-    if (r->word[8] == 0) /* the first one: another batch, of which no end was seen, is none */
-        log_batch_end(s, b, BATCH_FREE);
     if ((s->pool_free == 0 && s->used + 2 >= s->pool) || !log_entry_of(s, r, &e, whole)) {
         s->damaged++; /* as above */
         return;
@@ -7765,6 +7811,8 @@ MSC4203_PRIVATE void log_read_message(struct msc4203_log_state *s, const struct 
     else
         i = --s->pool;
     e.number = r->word[8];
+    b->count = e.number + 1;
+    b->time = s->damaged;
     s->entry[i] = e;
     if (b->last != 0)
         log_set_link(&s->entry[b->last], i);
@@ -7795,15 +7843,51 @@ MSC4203_PRIVATE void log_read_numbers(struct msc4203_log_state *s, struct msc420
             log_keep(s, &e, first + e.number);
         s->device[log_device_of(&e)].pending--;
     }
-    memset(b, 0, sizeof *b);
+    log_batch_clear(b, BATCH_FREE);
+}
+
+/* Gives a batch of which the end was lost the next numbers. Rather a message too much than one too
+ * few: what is delivered twice does no harm. */
+MSC4203_PRIVATE void log_read_lost(struct msc4203_log_state *s, struct msc4203_log_batch *b)
+{
+    uint64_t first = s->next;
+
+    s->next += b->count;
+    log_read_numbers(s, b, first, s->next);
+}
+
+/* Before a number that was given out: where others before it are missing, records were lost that gave
+ * them to batches: those (but `own`) that could have had them get them, first those that were lost. */
+MSC4203_PRIVATE void log_read_gap(struct msc4203_log_state *s, uint64_t number,
+                                  const struct msc4203_log_batch *own)
+{
+    uint64_t missing = number > s->next ? number - s->next : 0;
+    uint32_t i, found;
+
+    if (missing > s->messages) /* each opening after a crash leaves some out */
+        missing -= s->messages + 1;
+    do {
+        for (i = 0, found = LOG_BATCHES; i < LOG_BATCHES; i++)
+            if (&s->batch[i] != own && s->batch[i].count != 0 && s->batch[i].count <= missing &&
+                (found == LOG_BATCHES || s->batch[i].state > s->batch[found].state))
+                found = i;
+        if (found < LOG_BATCHES) {
+            missing -= s->batch[found].count;
+            log_read_lost(s, &s->batch[found]);
+        }
+    } while (found < LOG_BATCHES);
+    if (number > s->next)
+        s->next = number;
 }
 
 /* The end of a batch. */
 MSC4203_PRIVATE void log_read_commit(struct msc4203_log_state *s, const struct log_record *r)
 {
     uint64_t first = log_number64(r->word + 4), end = first + r->word[6];
+    struct msc4203_log_batch *b = log_read_batch(s, r);
 
-    log_read_numbers(s, &s->batch[r->small % LOG_BATCHES], first, end);
+    log_read_gap(s, first, b);
+    log_read_numbers(s, b, first, end);
     if (end > s->next)
         s->next = end;
     if (r->word[2] > s->time)
@@ -7899,6 +7983,8 @@ MSC4203_APART void log_apply(struct msc4203_log_state *s, const struct log_recor
     case LOG_COPY:
     case LOG_MOVED:
         number = r->word[8] | (uint64_t)(r->word[7] >> 16) << 32;
+        if (r->kind == LOG_MOVED)
+            log_read_gap(s, number, NULL);
         if (log_entry_of(s, r, &e, whole))
             log_keep(s, &e, number);
         if (r->kind == LOG_COPY)
@@ -7911,7 +7997,7 @@ MSC4203_APART void log_apply(struct msc4203_log_state *s, const struct log_recor
         log_read_commit(s, r);
         return;
     case LOG_ABORT:
-        log_batch_end(s, &s->batch[r->small % LOG_BATCHES], BATCH_FREE);
+        log_batch_end(s, log_read_batch(s, r), BATCH_FREE);
         return;
     case LOG_CHANNEL:
         log_read_channel(s, r);
@@ -7975,6 +8061,22 @@ MSC4203_PRIVATE int log_is_void(struct msc4203_log_state *s, uint32_t segment)
     return 1;
 }
 
+/* Before the records of a segment: the next number is in its header. Where another opening begins,
+ * batches that were open have ended. */
+MSC4203_PRIVATE void log_enter_segment(struct msc4203_log_state *s, uint32_t segment)
+{
+    uint32_t word[LOG_HEADER_WORDS], i;
+
+    if (log_header(s, log_address(s, segment << s->shift), word) &&
+        word[17] == s->segment[segment].sequence)
+        log_read_gap(s, log_number64(word + 22), NULL);
+    if (s->segment[segment].salt == s->salt)
+        return;
+    s->salt = s->segment[segment].salt;
+    for (i = 0; i < LOG_BATCHES; i++)
+        log_batch_end(s, &s->batch[i], BATCH_FREE);
+}
+
 /* Reads the records of a segment. Returns 0 where the log ends in it. */
 MSC4203_APART int log_read_segment(struct msc4203_log_state *s, uint32_t segment)
 {
@@ -7982,8 +8084,10 @@ MSC4203_APART int log_read_segment(struct msc4203_log_state *s, uint32_t segment
     uint32_t at = LOG_HEADER_UNITS, units;
     int whole;
 
+    log_enter_segment(s, segment);
     s->opening_first = 0;
-    s->empty = s->segment[segment].sequence == s->sequence && log_is_void(s, segment);
+    s->empty = s->segment[segment].sequence == s->sequence &&
+               (s->storage->write != NULL || s->storage->memory != NULL) && log_is_void(s, segment);
     while (at < s->segment[segment].end && !s->error) {
         units = log_load(s, segment << s->shift | at, &r);
         whole = units != 0 && log_is_whole(s, &r);
@@ -8253,7 +8357,7 @@ MSC4203_PRIVATE void log_find_newest(struct msc4203_log_state *s)
         if (s->segment[i].sequence == 0)
             break;
     }
-    if (n == s->segments || !log_is_segment(s, i, s->sequence + 1, s->salt))
+    if (n == s->segments || !log_is_segment(s, i, s->sequence + 1, s->salt, 0))
         return;
     s->previous = s->sequence++;
     s->previous_salt = s->salt;
@@ -8279,8 +8383,12 @@ MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
         return;
     k = s->segment[s->current].sequence;
     log_make_void(s, k, k + ((uint32_t)1 << 30));
-    for (k = 0; k < LOG_BATCHES; k++)
-        log_batch_end(s, &s->batch[k], BATCH_FREE);
+    for (k = 0; k < LOG_BATCHES; k++) {
+        struct msc4203_log_batch *b = &s->batch[k];
+        if (b->count != 0 && (b->state == BATCH_LOST || b->time != s->damaged))
+            log_read_lost(s, b); /* there was damage behind it */
+        log_batch_end(s, b, BATCH_FREE);
+    }
     log_settle(s);
     s->next += s->messages + 1; /* numbers that were given out, and lost before they were durable */
 }
