@@ -6051,7 +6051,18 @@ MSC4203_PRIVATE uint32_t log_after(const struct msc4203_log_state *s, uint32_t s
     return found;
 }
 
-/* Writes a message again, at the end, as it is now. What was damaged stays so. */
+/* Notes that a message can't be read; it counts once. */
+MSC4203_PRIVATE int log_mark_damaged(struct msc4203_log_state *s, struct msc4203_log_entry *e)
+{
+    if (!s->error && (log_flags(e) & LOG_DAMAGED) == 0) {
+        e->place |= (uint32_t)LOG_DAMAGED << 29;
+        s->damaged++;
+    }
+    return MSC4203_E_DAMAGED;
+}
+
+/* Writes a message again, at the end, as it is now. One that was damaged stays so, without its
+ * strings: with them the copy would look like one that the power failed in. */
 MSC4203_APART void log_copy(struct msc4203_log_state *s, uint32_t i)
 {
     struct msc4203_log_entry *e = &s->entry[i];
@@ -6059,10 +6070,8 @@ MSC4203_APART void log_copy(struct msc4203_log_state *s, uint32_t i)
     uint32_t units, position;
     uint64_t from;
 
-    if (log_load(s, log_position(e), &r) == 0) {
-        if ((log_flags(e) & LOG_DAMAGED) == 0)
-            s->damaged++;
-        e->place |= (uint32_t)LOG_DAMAGED << 29;
+    if (log_load(s, log_position(e), &r) == 0 || !log_is_whole(s, &r)) {
+        (void)log_mark_damaged(s, e);
         memset(&r, 0, sizeof r);
         r.word[10] = s->device[log_device_of(e)].hash[0];
         r.word[11] = s->device[log_device_of(e)].hash[1];
@@ -6373,16 +6382,6 @@ MSC4203_APART uint32_t log_first(struct msc4203_log_state *s, uint32_t channel, 
             i = 0;
     }
     return i != 0 && log_number(&s->entry[i]) < s->settled ? i : 0;
-}
-
-/* Notes that a message can't be read; it counts once. */
-MSC4203_PRIVATE int log_mark_damaged(struct msc4203_log_state *s, struct msc4203_log_entry *e)
-{
-    if (!s->error && (log_flags(e) & LOG_DAMAGED) == 0) {
-        e->place |= (uint32_t)LOG_DAMAGED << 29;
-        s->damaged++;
-    }
-    return MSC4203_E_DAMAGED;
 }
 
 /* The strings of a message, whose body is at `text`; it may be absent. */
