@@ -1433,7 +1433,7 @@ struct msc4203_log_state {
     uint32_t items[2];                  /* requests and openings that are remembered */
     uint32_t segments, segment_units, shift;
     /* memory */
-    uint32_t buffer_bytes, buffer_used, entries, request_mask, device_mask;
+    uint32_t buffer_bytes, buffer_used, buffer_clean, entries, request_mask, device_mask;
     /* the end of the log */
     uint32_t sequence, current, end, durable, fill;
     uint32_t oldest, safe, stated, unused, free; /* sequence numbers; how many are free */
@@ -4971,6 +4971,16 @@ MSC4203_PRIVATE uint32_t log_sum_end(struct log_sum *sum)
     return result ^ result >> 13;
 }
 
+/* The checksum of contents that are in one piece. */
+MSC4203_APART uint32_t log_sum_of(const struct msc4203_log_state *s, const void *data, size_t bytes)
+{
+    struct log_sum sum;
+
+    log_sum_begin(&sum, s->key);
+    log_sum_add(&sum, data, bytes);
+    return log_sum_end(&sum);
+}
+
 /* The checksum of a record's fixed part but for its word 3, which is for this checksum. It depends
  * on the log's key, the segment's seed and the record's unit: what is left from an earlier use of
  * the segment, also from one that was cut off and is repeated, or was sent to look like a record,
@@ -5035,7 +5045,7 @@ MSC4203_APART void log_fail(struct msc4203_log_state *s)
 }
 
 /* Reads `bytes` bytes: from the buffer what is there, which while the log is read are the bytes
- * that come next, and afterwards those that are not written yet. */
+ * that come next, and afterwards those that were written last. */
 MSC4203_APART void log_read(struct msc4203_log_state *s, uint64_t at, void *data, size_t bytes)
 {
     const msc4203_storage *storage = s->storage;
@@ -5083,9 +5093,10 @@ MSC4203_PRIVATE uint32_t log_fixed(uint32_t kind)
     return units[kind & 15] * (uint32_t)LOG_UNIT;
 }
 
-/* Loads the fixed part of the record at a position. Returns its units, or 0 when there is none. */
-MSC4203_APART uint32_t log_load(struct msc4203_log_state *s, uint32_t position,
-                                struct log_record *r)
+/* Loads the fixed part of the record at a position, which is in memory, or is read when `from` is
+ * NULL. Returns its units, or 0 when there is none. */
+MSC4203_APART uint32_t log_load_from(struct msc4203_log_state *s, uint32_t position,
+                                     const void *from, struct log_record *r)
 {
     uint32_t unit = log_unit_of(s, position), rest, bytes = sizeof r->word;
 
@@ -5095,7 +5106,10 @@ MSC4203_APART uint32_t log_load(struct msc4203_log_state *s, uint32_t position,
     rest = s->segment_units - unit;
     if (rest < bytes / LOG_UNIT)
         bytes = rest * LOG_UNIT;
-    log_read(s, log_address(s, position), r->word, bytes);
+    if (from != NULL)
+        memcpy(r->word, from, bytes);
+    else
+        log_read(s, log_address(s, position), r->word, bytes);
     log_swap(r->word, bytes / 4);
     r->position = position;
     r->kind = r->word[0] >> 24 & 15;
@@ -5109,6 +5123,12 @@ MSC4203_APART uint32_t log_load(struct msc4203_log_state *s, uint32_t position,
         return 0;
     r->bytes = r->units * LOG_UNIT - r->fixed - (r->word[0] >> 28);
     return r->units;
+}
+
+MSC4203_PRIVATE uint32_t log_load(struct msc4203_log_state *s, uint32_t position,
+                                  struct log_record *r)
+{
+    return log_load_from(s, position, NULL, r);
 }
 
 /* Whether the body of a record is as it was written. */
@@ -5143,14 +5163,21 @@ MSC4203_APART int log_is_whole(struct msc4203_log_state *s, const struct log_rec
 
 /* ---- writing ---- */
 
-/* Writes what the buffer has: whole sectors. */
+/* Writes what the buffer has that is not written yet: whole sectors. It stays there to be read. */
 MSC4203_APART void log_write_out(struct msc4203_log_state *s)
 {
-    if (s->buffer_used != 0 && !s->error &&
-        s->storage->write(s->storage->context, s->buffer_at, s->buffer, s->buffer_used) != 0)
+    if (s->buffer_used != s->buffer_clean && !s->error &&
+        s->storage->write(s->storage->context, s->buffer_at + s->buffer_clean,
+                          s->buffer + s->buffer_clean, s->buffer_used - s->buffer_clean) != 0)
         log_fail(s);
-    s->buffer_at += s->buffer_used;
-    s->buffer_used = 0;
+    s->buffer_clean = s->buffer_used;
+}
+
+/* Empties the buffer: what comes next has its place here. */
+MSC4203_PRIVATE void log_buffer_begin(struct msc4203_log_state *s, uint64_t at)
+{
+    s->buffer_at = at;
+    s->buffer_used = s->buffer_clean = 0;
 }
 
 /* Writes what the buffer has, and makes all durable. */
@@ -5176,6 +5203,8 @@ MSC4203_APART void log_put(struct msc4203_log_state *s, const void *data, size_t
             to = s->storage->memory + s->buffer_at;
             s->buffer_at += n;
         } else {
+            if (s->buffer_used == s->buffer_bytes)
+                log_buffer_begin(s, s->buffer_at + s->buffer_used);
             if (n > s->buffer_bytes - s->buffer_used)
                 n = s->buffer_bytes - s->buffer_used;
             to = s->buffer + s->buffer_used;
@@ -5203,8 +5232,7 @@ MSC4203_PRIVATE void log_put_from(struct msc4203_log_state *s, uint64_t at, uint
         if (s->storage->memory != NULL) {
             n = bytes;
             log_put(s, s->storage->memory + at, n);
-        } else if (bytes <= s->buffer_bytes - s->buffer_used &&
-                   (at + bytes <= s->buffer_at || at >= s->buffer_at + s->buffer_used)) {
+        } else if (bytes <= s->buffer_bytes - s->buffer_used) {
             n = bytes; /* at once, to its place in the buffer */
             log_read(s, at, s->buffer + s->buffer_used, n);
             s->buffer_used += n;
@@ -5315,7 +5343,7 @@ MSC4203_PRIVATE void log_erase(struct msc4203_log_state *s, uint32_t segment)
     const msc4203_storage *storage = s->storage;
     uint32_t at;
 
-    s->buffer_at = log_address(s, segment << s->shift);
+    log_buffer_begin(s, log_address(s, segment << s->shift));
     for (at = 0; storage->block != 0 && at < s->segment_units * LOG_UNIT && !s->error;
          at += storage->block)
         if (storage->erase(storage->context, s->buffer_at + at, storage->block) != 0)
@@ -6407,8 +6435,9 @@ MSC4203_APART int log_message(struct msc4203_log_state *s, uint32_t i, void *mem
 {
     struct msc4203_log_entry *e = &s->entry[i];
     struct log_record r;
-    struct log_sum sum;
     unsigned char *text = (unsigned char *)memory;
+    uint32_t units, rest;
+    int at_once;
 
     memset(message, 0, sizeof *message);
     message->number = log_number(e);
@@ -6417,16 +6446,26 @@ MSC4203_APART int log_message(struct msc4203_log_state *s, uint32_t i, void *mem
     message->item.kind = MSC4203_TO_DEVICE;
     if (log_flags(e) & LOG_DAMAGED)
         return MSC4203_E_DAMAGED;
-    if (log_load(s, log_position(e), &r) == 0 || r.kind < LOG_MESSAGE || r.kind > LOG_MOVED)
+    units = log_units(e) + 1 > 4 ? log_units(e) + 1 : 4; /* as a record that was moved may have */
+    rest = s->segment_units - log_unit_of(s, log_position(e));
+    if (units > rest)
+        units = rest;
+    at_once = s->storage->memory == NULL && bytes >= units * LOG_UNIT;
+    if (at_once)
+        log_read(s, log_address(s, log_position(e)), text, units * LOG_UNIT);
+    if (log_load_from(s, log_position(e), at_once ? text : NULL, &r) == 0 ||
+        r.kind < LOG_MESSAGE || r.kind > LOG_MOVED || (at_once && r.units > units))
         return log_mark_damaged(s, e);
     message->time_ms = r.word[6] | (uint64_t)(r.word[7] & 0xFFFF) << 32;
     message->bytes = r.bytes;
     if (r.bytes > bytes)
         return MSC4203_E_TOO_LARGE;
-    log_read(s, log_address(s, r.position) + r.fixed, text, r.bytes);
-    log_sum_begin(&sum, s->key);
-    log_sum_add(&sum, text, r.bytes);
-    if (log_sum_end(&sum) != r.word[2] || !log_strings(&r, (const char *)text, &message->item))
+    if (at_once)
+        text += r.fixed;
+    else
+        log_read(s, log_address(s, r.position) + r.fixed, text, r.bytes);
+    if (log_sum_of(s, text, r.bytes) != r.word[2] ||
+        !log_strings(&r, (const char *)text, &message->item))
         return log_mark_damaged(s, e);
     return MSC4203_ITEM;
 }
@@ -7863,7 +7902,7 @@ MSC4203_PRIVATE void log_read_gap(struct msc4203_log_state *s, uint64_t number,
     uint64_t missing = number > s->next ? number - s->next : 0;
     uint32_t i, found;
 
-    if (missing > s->messages) /* each opening after a crash leaves some out */
+    while (missing > s->messages) /* each opening after a crash leaves so many out */
         missing -= s->messages + 1;
     do {
         for (i = 0, found = LOG_BATCHES; i < LOG_BATCHES; i++)
@@ -8468,7 +8507,7 @@ MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storag
         s->phase = PHASE_READING;
         log_replay(s);
     }
-    s->buffer_used = 0;
+    log_buffer_begin(s, 0);
     s->settled = s->next;
     log_count_named(s);
     s->phase = PHASE_READ_ONLY;
