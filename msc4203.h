@@ -6127,7 +6127,7 @@ struct log_part {
     uint32_t bytes;
 };
 
-MSC4203_PRIVATE void log_sum_part(struct msc4203_log_state *s, struct log_sum *sum,
+MSC4203_APART void log_sum_part(struct msc4203_log_state *s, struct log_sum *sum,
                                   const struct log_part *part)
 {
     unsigned char piece[64];
@@ -6144,12 +6144,51 @@ MSC4203_PRIVATE void log_sum_part(struct msc4203_log_state *s, struct log_sum *s
     }
 }
 
+MSC4203_APART uint32_t log_parts_sum(struct msc4203_log_state *s, const struct log_part part[2])
+{
+    struct log_sum sum;
+
+    log_sum_begin(&sum, s->key);
+    log_sum_part(s, &sum, &part[0]);
+    log_sum_part(s, &sum, &part[1]);
+    return log_sum_end(&sum);
+}
+
 MSC4203_PRIVATE void log_put_part(struct msc4203_log_state *s, const struct log_part *part)
 {
     if (part->given != NULL)
         log_put(s, part->given->ptr, part->bytes);
     else
         log_put_from(s, part->at, part->bytes);
+}
+
+/* The name and the record of a channel: what is given, and where that is NULL what it has. */
+MSC4203_APART void log_channel_parts(struct msc4203_log_state *s, uint32_t channel,
+                                     const msc4203_span *name, const msc4203_span *record,
+                                     struct log_part part[2])
+{
+    uint32_t position = s->channel[channel].position;
+    struct log_record r;
+
+    memset(part, 0, 2 * sizeof *part);
+    if (position != 0 && (name == NULL || record == NULL)) {
+        if (log_load(s, position, &r) != 0 && r.kind == LOG_CHANNEL && log_is_whole(s, &r)) {
+            part[0].at = log_address(s, position) + LOG_CHANNEL_FIXED;
+            part[0].bytes = r.word[7] & 0xFFFF;
+            part[1].at = part[0].at + part[0].bytes;
+            part[1].bytes = r.word[7] >> 16;
+        } else {
+            s->damaged += (s->damaged_channels >> channel & 1) == 0;
+        }
+    }
+    if (name != NULL) {
+        part[0].given = name;
+        part[0].bytes = (uint32_t)name->len;
+    }
+    if (record != NULL) {
+        part[1].given = record;
+        part[1].bytes = (uint32_t)record->len;
+    }
 }
 
 /* Writes a channel's record: with this name and record, or what it has where they are NULL. */
@@ -6160,19 +6199,8 @@ MSC4203_APART void log_write_channel(struct msc4203_log_state *s, uint32_t chann
     struct msc4203_log_channel *c = &s->channel[channel];
     uint32_t word[8], units, bytes;
     struct log_part part[2];
-    struct log_record r;
-    struct log_sum sum;
 
-    memset(part, 0, sizeof part);
-    if (c->position != 0 && (name == NULL || record == NULL) &&
-        log_load(s, c->position, &r) != 0 && r.kind == LOG_CHANNEL && log_is_whole(s, &r)) {
-        part[0].at = log_address(s, c->position) + LOG_CHANNEL_FIXED;
-        part[0].bytes = r.word[7] & 0xFFFF;
-        part[1].at = part[0].at + part[0].bytes;
-        part[1].bytes = r.word[7] >> 16;
-    } else if (c->position != 0 && (name == NULL || record == NULL)) {
-        s->damaged += (s->damaged_channels >> channel & 1) == 0;
-    }
+    log_channel_parts(s, channel, name, record, part);
     s->damaged_channels &= ~((uint32_t)1 << channel);
     if (name != NULL) {
         part[0].given = name;
@@ -6183,10 +6211,7 @@ MSC4203_APART void log_write_channel(struct msc4203_log_state *s, uint32_t chann
         part[1].bytes = (uint32_t)record->len;
     }
     memset(word, 0, sizeof word);
-    log_sum_begin(&sum, s->key);
-    log_sum_part(s, &sum, &part[0]);
-    log_sum_part(s, &sum, &part[1]);
-    word[2] = log_sum_end(&sum);
+    word[2] = log_parts_sum(s, part);
     word[4] = s->held[2 * channel];
     word[5] = (s->held[2 * channel + 1] & 0xFFFF) | c->done[1] << 16;
     word[6] = c->done[0];
@@ -6779,6 +6804,7 @@ MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_requ
     if (b->count != 0 || word[7] != 0) {
         if (b->time > s->time)
             s->time = b->time;
+        log_place(s, log_fixed(LOG_COMMIT) / LOG_UNIT); /* no header is to know of it before */
         s->next += b->count;
         log_batch_commit(s, b, *first);
         log_append(s, word, LOG_COMMIT, log_batch_small(s, batch - 1), NULL, 0);
@@ -6936,7 +6962,7 @@ MSC4203_PRIVATE int log_hold(void *context, uint32_t channel, uint64_t through,
 }
 
 /* Writes a message again under a new number, for other channels. */
-MSC4203_PRIVATE void log_write_moved(struct msc4203_log_state *s, uint32_t channel, uint32_t i,
+MSC4203_APART void log_write_moved(struct msc4203_log_state *s, uint32_t channel, uint32_t i,
                                      const struct log_record *old, uint32_t channels)
 {
     struct msc4203_log_entry e = s->entry[i];
@@ -7128,7 +7154,7 @@ MSC4203_PRIVATE int log_expire(void *context, uint64_t before_ms, uint64_t *expi
 /* ---- the queue: channels ---- */
 
 /* Whether a channel has this name. */
-MSC4203_PRIVATE int log_is_named(struct msc4203_log_state *s, uint32_t channel,
+MSC4203_APART int log_is_named(struct msc4203_log_state *s, uint32_t channel,
                                  const msc4203_span *name)
 {
     struct log_record r;
@@ -7389,7 +7415,7 @@ MSC4203_APART int log_header(struct msc4203_log_state *s, uint64_t at,
 
 /* Whether there is a segment of the same log elsewhere in the region. A message may hold what looks
  * like a header: one that is not at the region's beginning must not be alone. */
-MSC4203_PRIVATE int log_has_other(struct msc4203_log_state *s, uint64_t at, const uint32_t key[2],
+MSC4203_APART int log_has_other(struct msc4203_log_state *s, uint64_t at, const uint32_t key[2],
                                   uint32_t segment_bytes)
 {
     uint32_t word[LOG_HEADER_WORDS];
@@ -7438,30 +7464,37 @@ MSC4203_APART int log_inspect(struct msc4203_log_state *s, const msc4203_storage
     return MSC4203_OK;
 }
 
+/* Whether a record of a segment, from a unit on, was written when more than `durable` units of the
+ * segment were durable. */
+MSC4203_APART int log_states_durable(struct msc4203_log_state *s, uint32_t segment, uint32_t unit,
+                                     uint32_t durable)
+{
+    struct log_record r;
+
+    for (; unit < s->segment[segment].end; unit += r.units != 0 ? r.units : 1) {
+        if (log_load(s, segment << s->shift | unit, &r) == 0)
+            r.units = 0;
+        else if ((r.word[1] & 0xFFFFFF) > durable)
+            return 1;
+    }
+    return 0;
+}
+
 /* Whether anything shows that what is before a place was durable. A record of its segment says
  * so, or the header of the segment that came behind it; or anything in a later one was durable. */
 MSC4203_APART int log_was_durable(struct msc4203_log_state *s, uint32_t segment, uint32_t unit)
 {
-    uint32_t word[LOG_HEADER_WORDS], i, at, sequence = s->segment[segment].sequence;
-    struct log_record r;
+    uint32_t word[LOG_HEADER_WORDS], i, sequence = s->segment[segment].sequence;
 
-    for (at = unit; at < s->segment[segment].end; at += r.units != 0 ? r.units : 1) {
-        if (log_load(s, segment << s->shift | at, &r) == 0)
-            r.units = 0;
-        else if ((r.word[1] & 0xFFFFFF) > unit)
-            return 1;
-    }
+    if (log_states_durable(s, segment, unit, unit))
+        return 1;
     for (i = log_after(s, sequence); i < s->segments; i = log_after(s, s->segment[i].sequence)) {
         if (!log_header(s, log_address(s, i << s->shift), word))
             return 1; /* it was found by its records, so these were durable */
         if (word[21] != 0 && (word[19] != sequence || word[21] > unit))
             return 1;
-        for (at = LOG_HEADER_UNITS; at < s->segment[i].end; at += r.units != 0 ? r.units : 1) {
-            if (log_load(s, i << s->shift | at, &r) == 0)
-                r.units = 0;
-            else if ((r.word[1] & 0xFFFFFF) != 0)
-                return 1;
-        }
+        if (log_states_durable(s, i, LOG_HEADER_UNITS, 0))
+            return 1;
     }
     return 0;
 }
@@ -7513,7 +7546,7 @@ MSC4203_PRIVATE void log_make_void(struct msc4203_log_state *s, uint32_t after, 
 /* Goes back from the newest segment: each says where the one before it ended, and which are void
  * since they were written in vain. Where one is missing that was never durable the log ended before
  * it. What is older than the oldest that is needed is free. */
-MSC4203_PRIVATE void log_go_back(struct msc4203_log_state *s)
+MSC4203_APART void log_go_back(struct msc4203_log_state *s)
 {
     uint32_t word[LOG_HEADER_WORDS], at, i, k, before, end, salt;
     int was_durable;
@@ -7556,7 +7589,7 @@ MSC4203_PRIVATE void log_go_back(struct msc4203_log_state *s)
 /* Goes through the newest segment, as far as it can be followed: to what it says of the oldest one,
  * and to see whether it ends with the end of an index, of which *image is then the first segment's
  * sequence number, else 0. */
-MSC4203_PRIVATE void log_look_through(struct msc4203_log_state *s, uint32_t *image)
+MSC4203_APART void log_look_through(struct msc4203_log_state *s, uint32_t *image)
 {
     struct log_record r;
     uint32_t at;
@@ -8249,7 +8282,7 @@ MSC4203_PRIVATE void log_write_image(struct msc4203_log_state *s)
 }
 
 /* Reads one record of the index. */
-MSC4203_PRIVATE int log_read_image_record(struct msc4203_log_state *s, const struct log_record *r,
+MSC4203_APART int log_read_image_record(struct msc4203_log_state *s, const struct log_record *r,
                                           uint32_t count, uint32_t *kept)
 {
     uint32_t words, *to = log_image_part(s, r->word[5], kept, &words);
