@@ -8132,15 +8132,18 @@ MSC4203_PRIVATE int log_is_void(struct msc4203_log_state *s, uint32_t segment)
     return 1;
 }
 
-/* Before the records of a segment: the next number is in its header. Where another opening begins,
- * batches that were open have ended. */
-MSC4203_PRIVATE void log_enter_segment(struct msc4203_log_state *s, uint32_t segment)
+/* Before the records of a segment: the next number is in its header; in that of the first one only
+ * to begin with. Where another opening begins, batches that were open have ended. */
+MSC4203_PRIVATE void log_enter_segment(struct msc4203_log_state *s, uint32_t segment, int is_first)
 {
     uint32_t word[LOG_HEADER_WORDS], i;
 
     if (log_header(s, log_address(s, segment << s->shift), word) &&
-        word[17] == s->segment[segment].sequence)
+        word[17] == s->segment[segment].sequence) {
+        if (is_first)
+            s->next = log_number64(word + 22);
         log_read_gap(s, log_number64(word + 22), NULL);
+    }
     if (s->segment[segment].salt == s->salt)
         return;
     s->salt = s->segment[segment].salt;
@@ -8149,13 +8152,13 @@ MSC4203_PRIVATE void log_enter_segment(struct msc4203_log_state *s, uint32_t seg
 }
 
 /* Reads the records of a segment. Returns 0 where the log ends in it. */
-MSC4203_APART int log_read_segment(struct msc4203_log_state *s, uint32_t segment)
+MSC4203_APART int log_read_segment(struct msc4203_log_state *s, uint32_t segment, int is_first)
 {
     struct log_record r;
     uint32_t at = LOG_HEADER_UNITS, units;
     int whole;
 
-    log_enter_segment(s, segment);
+    log_enter_segment(s, segment, is_first);
     s->opening_first = 0;
     s->empty = s->segment[segment].sequence == s->sequence &&
                (s->storage->write != NULL || s->storage->memory != NULL) && log_is_void(s, segment);
@@ -8441,13 +8444,13 @@ MSC4203_PRIVATE void log_find_newest(struct msc4203_log_state *s)
  * behind it is void. */
 MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
 {
-    uint32_t i, k;
+    uint32_t i, k, first;
 
     log_find_newest(s);
-    for (i = log_after(s, s->oldest - 1); i < s->segments && !s->error;
-         i = log_after(s, s->segment[i].sequence)) {
+    first = log_after(s, s->oldest - 1);
+    for (i = first; i < s->segments && !s->error; i = log_after(s, s->segment[i].sequence)) {
         s->current = i;
-        if (!log_read_segment(s, i))
+        if (!log_read_segment(s, i, i == first))
             break;
     }
     if (s->error)
