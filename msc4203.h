@@ -379,7 +379,7 @@
  *         result = msc4203_log_inspect(&store, &storage, &shape);
  *     if (result != MSC4203_OK)
  *         return result;
- *     bytes = msc4203_log_memory(&store, &shape, storage.bytes);
+ *     bytes = msc4203_log_memory(&store, &storage, &shape);
  *     result = msc4203_log_open(&store, &storage, malloc(bytes), bytes, random_bits());
  *     msc4203_log_queue(&store, &queue);
  *     msc4203_log_quotas(&store, 8 << 20, 1 << 20);
