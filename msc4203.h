@@ -6486,7 +6486,7 @@ MSC4203_APART int log_message(struct msc4203_log_state *s, uint32_t i, void *mem
     if (r.bytes > bytes)
         return MSC4203_E_TOO_LARGE;
     if (at_once)
-        text += r.fixed;
+        memmove(text, text + r.fixed, r.bytes); /* callers may use what is behind the strings */
     else
         log_read(s, log_address(s, r.position) + r.fixed, text, r.bytes);
     if (log_sum_of(s, text, r.bytes) != r.word[2] ||
