@@ -7464,6 +7464,17 @@ MSC4203_APART int log_inspect(struct msc4203_log_state *s, const msc4203_storage
     return MSC4203_OK;
 }
 
+/* The first unit behind `at` where there is a record again; the segment's end when there is none. */
+MSC4203_APART uint32_t log_skip(struct msc4203_log_state *s, uint32_t segment, uint32_t at)
+{
+    struct log_record r;
+
+    do
+        at++;
+    while (at < s->segment[segment].end && log_load(s, segment << s->shift | at, &r) == 0);
+    return at;
+}
+
 /* Whether a record of a segment, from a unit on, was written when more than `durable` units of the
  * segment were durable. */
 MSC4203_APART int log_states_durable(struct msc4203_log_state *s, uint32_t segment, uint32_t unit,
@@ -7471,9 +7482,10 @@ MSC4203_APART int log_states_durable(struct msc4203_log_state *s, uint32_t segme
 {
     struct log_record r;
 
-    for (; unit < s->segment[segment].end; unit += r.units != 0 ? r.units : 1) {
+    for (; unit < s->segment[segment].end;
+         unit = r.kind != 0 ? unit + r.units : log_skip(s, segment, unit)) {
         if (log_load(s, segment << s->shift | unit, &r) == 0)
-            r.units = 0;
+            r.kind = 0;
         else if ((r.word[1] & 0xFFFFFF) > durable)
             return 1;
     }
@@ -7592,12 +7604,16 @@ MSC4203_APART void log_go_back(struct msc4203_log_state *s)
 MSC4203_APART void log_look_through(struct msc4203_log_state *s, uint32_t *image)
 {
     struct log_record r;
-    uint32_t at;
+    uint32_t at, units;
 
     *image = 0;
-    for (at = LOG_HEADER_UNITS; at < s->segment_units; at += r.units) {
-        if (log_load(s, s->current << s->shift | at, &r) == 0)
+    for (at = LOG_HEADER_UNITS; at < s->segment_units;
+         at = units != 0 ? at + units : log_skip(s, s->current, at)) {
+        units = log_load(s, s->current << s->shift | at, &r);
+        if ((units == 0 || !log_is_whole(s, &r)) && !log_was_durable(s, s->current, at))
             break;
+        if (units == 0)
+            continue;
         if (r.kind == LOG_PAD && log_before(s->oldest, r.word[2]))
             s->oldest = r.word[2];
         else if (r.kind != LOG_PAD)
@@ -7606,14 +7622,14 @@ MSC4203_APART void log_look_through(struct msc4203_log_state *s, uint32_t *image
     s->image_end = at;
 }
 
-/* Reads the headers of all segments. */
-MSC4203_APART void log_survey(struct msc4203_log_state *s, uint32_t *image)
+/* Reads the headers of all segments but one, and takes what the newest one says. */
+MSC4203_APART void log_read_headers(struct msc4203_log_state *s, uint32_t but)
 {
     uint32_t word[LOG_HEADER_WORDS], i;
 
     s->sequence = 0;
     for (i = 0; i < s->segments && !s->error; i++) {
-        if (!log_header(s, log_address(s, i << s->shift), word) || word[15] != s->key[0] ||
+        if (i == but || !log_header(s, log_address(s, i << s->shift), word) || word[15] != s->key[0] ||
             word[16] != s->key[1] || word[8] != s->segment_units || word[17] == 0)
             continue;
         if (s->segment[i].sequence != word[17]) {
@@ -7634,6 +7650,33 @@ MSC4203_APART void log_survey(struct msc4203_log_state *s, uint32_t *image)
         s->previous_durable = word[21];
         s->time = log_clip(s->time, word[24], UINT32_MAX);
         s->counter[LOG_REQUESTS] = word[25];
+    }
+}
+
+/* Whether a segment has no record, and nothing shows that there was one. */
+MSC4203_PRIVATE int log_is_bare(struct msc4203_log_state *s, uint32_t segment)
+{
+    struct log_record r;
+
+    return (log_load(s, segment << s->shift | LOG_HEADER_UNITS, &r) == 0 ||
+            !log_is_whole(s, &r)) &&
+           !log_states_durable(s, segment, LOG_HEADER_UNITS, 0);
+}
+
+/* Finds the segments. When the power failed as soon as the newest one had its header, that counts
+ * for nothing: it may say that the one before it is void, which has openings that this one was to
+ * repeat. */
+MSC4203_APART void log_survey(struct msc4203_log_state *s, uint32_t *image)
+{
+    uint32_t bare;
+
+    log_read_headers(s, s->segments);
+    bare = s->current;
+    if (s->sequence != 0 && log_is_bare(s, bare)) {
+        s->segment[bare].sequence = 0;
+        log_read_headers(s, bare);
+        if (s->sequence == 0) /* a log that was just made */
+            log_read_headers(s, s->segments);
     }
     log_look_through(s, image);
     if (s->sequence != 0)
@@ -8171,9 +8214,7 @@ MSC4203_APART int log_read_segment(struct msc4203_log_state *s, uint32_t segment
                 return 0;
             }
             if (units == 0) { /* go on with the next one that there is */
-                while (++at < s->segment[segment].end &&
-                       log_load(s, segment << s->shift | at, &r) == 0)
-                    ;
+                at = log_skip(s, segment, at);
                 s->damaged += at < s->segment[segment].end || s->storage->write != NULL;
                 continue;
             }
