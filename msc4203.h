@@ -1438,7 +1438,7 @@ struct msc4203_log_state {
     uint32_t sequence, current, end, durable, fill;
     uint32_t oldest, safe, stated, unused, free; /* sequence numbers; how many are free */
     uint32_t salt, previous_salt, previous, previous_end, previous_durable, image_end, opening_first;
-    uint32_t header_oldest;
+    uint32_t header_oldest, bare;       /* bare: of a segment that counts for nothing; 0: none */
     uint32_t counter[2], slot[2];       /* of requests and openings so far; where the last is */
     uint32_t time;                      /* the last one, in units of 1,024 ms */
     /* the index */
@@ -7670,13 +7670,17 @@ MSC4203_APART void log_survey(struct msc4203_log_state *s, uint32_t *image)
 {
     uint32_t bare;
 
+    s->bare = 0;
     log_read_headers(s, s->segments);
     bare = s->current;
     if (s->sequence != 0 && log_is_bare(s, bare)) {
+        s->bare = s->sequence; /* its header stays: this number must not be used again */
         s->segment[bare].sequence = 0;
         log_read_headers(s, bare);
-        if (s->sequence == 0) /* a log that was just made */
+        if (s->sequence == 0) { /* a log that was just made */
+            s->bare = 0;
             log_read_headers(s, s->segments);
+        }
     }
     log_look_through(s, image);
     if (s->sequence != 0)
@@ -8356,9 +8360,9 @@ MSC4203_APART int log_read_image(struct msc4203_log_state *s, uint32_t first)
     for (i = log_after(s, first - 1); !ended; i = log_after(s, s->segment[i].sequence)) {
         if (i == s->segments)
             return 0;
-        for (at = LOG_HEADER_UNITS; at < s->segment_units && !ended; at += r.units) {
+        for (at = LOG_HEADER_UNITS; at < s->segment[i].end && !ended; at += r.units) {
             if (log_load(s, i << s->shift | at, &r) == 0)
-                break;
+                return 0;
             if (r.kind == LOG_IMAGE && !log_read_image_record(s, &r, count++, kept))
                 return 0;
             ended = r.kind == LOG_IMAGE && r.small != 0;
@@ -8533,6 +8537,8 @@ MSC4203_PRIVATE void log_begin_writing(struct msc4203_log_state *s, uint64_t ran
     s->oldest = s->segment[log_after(s, s->oldest - 1)].sequence;
     s->unused = s->safe = s->oldest;
     log_count_free(s);
+    if (s->bare != 0)
+        s->sequence = s->bare;
     if (is_void && s->free == 0 && s->opening_first == 0)
         s->segment[last].sequence = 0; /* nothing in it is needed even until then */
     log_begin_segment(s, s->previous, s->previous_end, s->previous_durable);
