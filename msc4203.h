@@ -4797,6 +4797,7 @@ enum {
     LOG_VERSION = 1,
     LOG_UNIT = 16,
     LOG_STEP = 512,          /* segments are multiples of this, of the sector and of the block */
+    LOG_SEGMENT_MIN = 1024,  /* bytes of a segment: it must hold the record of any channel */
     LOG_SEGMENTS_MIN = 8,
     LOG_SEGMENTS_MAX = 128,
     LOG_BATCHES = 32,
@@ -5151,11 +5152,14 @@ MSC4203_APART int log_is_whole(struct msc4203_log_state *s, const struct log_rec
             if (n > s->buffer_used - ahead)
                 n = (uint32_t)(s->buffer_used - ahead);
             log_sum_add(&sum, s->buffer + ahead, n);
-        } else {
-            if (n > sizeof piece)
-                n = sizeof piece;
-            log_read(s, at, piece, n);
-            log_sum_add(&sum, piece, n);
+        } else { /* by the part of the buffer that is free, or in small pieces */
+            uint32_t room = s->phase != PHASE_READING ? s->buffer_bytes - s->buffer_used : 0;
+            unsigned char *to = room > sizeof piece ? s->buffer + s->buffer_used : piece;
+
+            room = room > sizeof piece ? room : (uint32_t)sizeof piece;
+            n = n < room ? n : room;
+            log_read(s, at, to, n);
+            log_sum_add(&sum, to, n);
         }
     }
     return !s->error && log_sum_end(&sum) == r->word[2];
@@ -7242,6 +7246,11 @@ MSC4203_PRIVATE int log_release(void *context, uint32_t channel)
 
 /* ---- geometry and memory ---- */
 
+MSC4203_PRIVATE uint32_t log_clip(uint32_t value, uint32_t least, uint64_t most)
+{
+    return value < least ? least : value > most ? (uint32_t)most : value;
+}
+
 /* Whether `large` is a multiple of `small`, by additions: small machines have no division. */
 MSC4203_PRIVATE int log_is_multiple(uint32_t large, uint32_t small)
 {
@@ -7279,7 +7288,7 @@ MSC4203_APART int log_shape(struct msc4203_log_state *s, const msc4203_storage *
     if (s->message_bytes > (LOG_UNITS_MAX - 5) * LOG_UNIT || region < 4096)
         return MSC4203_E_REGION;
     s->message_units = (s->message_bytes + LOG_MOVED_FIXED + LOG_UNIT - 1) / LOG_UNIT;
-    need = (s->message_units + LOG_HEADER_UNITS) * LOG_UNIT;
+    need = log_clip((s->message_units + LOG_HEADER_UNITS) * LOG_UNIT, LOG_SEGMENT_MIN, UINT32_MAX);
     while (step <= (uint32_t)1 << 26 && region >> 16 > step) /* at most some thousand steps */
         step += step;
     for (bytes = step; bytes < need || (uint64_t)bytes * LOG_SEGMENTS_MAX < region; bytes += step)
@@ -7304,11 +7313,6 @@ MSC4203_APART int log_shape(struct msc4203_log_state *s, const msc4203_storage *
     s->channel_units_max =
         (LOG_CHANNEL_FIXED + LOG_NAME_MAX + s->record_max + LOG_UNIT - 1) / LOG_UNIT;
     return MSC4203_OK;
-}
-
-MSC4203_PRIVATE uint32_t log_clip(uint32_t value, uint32_t least, uint64_t most)
-{
-    return value < least ? least : value > most ? (uint32_t)most : value;
 }
 
 /* Sets how much a log keeps in memory. */
