@@ -5040,6 +5040,12 @@ struct log_record {
     uint32_t fixed, bytes;                 /* of the fixed part, and of the body */
 };
 
+/* Whether the log can be written to: else it is only looked at. */
+MSC4203_PRIVATE int log_is_writable(const struct msc4203_log_state *s)
+{
+    return s->storage->memory != NULL || s->storage->write != NULL;
+}
+
 MSC4203_APART void log_fail(struct msc4203_log_state *s)
 {
     s->error = 1;
@@ -8207,23 +8213,24 @@ MSC4203_APART int log_read_segment(struct msc4203_log_state *s, uint32_t segment
 {
     struct log_record r;
     uint32_t at = LOG_HEADER_UNITS, units;
-    int whole;
+    int whole, was_durable;
 
     log_enter_segment(s, segment, is_first);
     s->opening_first = 0;
-    s->empty = s->segment[segment].sequence == s->sequence &&
-               (s->storage->write != NULL || s->storage->memory != NULL) && log_is_void(s, segment);
+    s->empty = s->segment[segment].sequence == s->sequence && log_is_writable(s) &&
+               log_is_void(s, segment);
     while (at < s->segment[segment].end && !s->error) {
         units = log_load(s, segment << s->shift | at, &r);
         whole = units != 0 && log_is_whole(s, &r);
         if (!whole && !s->error) {
-            if (s->storage->write != NULL && !log_was_durable(s, segment, at)) {
+            was_durable = log_was_durable(s, segment, at);
+            if (!was_durable && log_is_writable(s)) {
                 s->segment[segment].end = at;
                 return 0;
             }
             if (units == 0) { /* go on with the next one that there is */
                 at = log_skip(s, segment, at);
-                s->damaged += at < s->segment[segment].end || s->storage->write != NULL;
+                s->damaged += was_durable || at < s->segment[segment].end;
                 continue;
             }
             s->damaged++;
@@ -8598,7 +8605,7 @@ MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storag
     s->settled = s->next;
     log_count_named(s);
     s->phase = PHASE_READ_ONLY;
-    if (!s->error && (storage->memory != NULL || storage->write != NULL))
+    if (!s->error && log_is_writable(s))
         log_begin_writing(s, random);
     return log_has_written(s);
 }
