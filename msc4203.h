@@ -1427,6 +1427,8 @@ struct msc4203_log_state {
     unsigned char *buffer;
     uint64_t buffer_at;                 /* bytes from the region's beginning */
     uint64_t next, settled;             /* the next number; numbers below are visible */
+    uint64_t highest, gap;              /* while the log is read: the greatest number that was met; */
+    uint32_t gap_left;                  /* those that are missing, from `gap` on, and how many */
     uint32_t key[2];
     /* how the log was made */
     uint32_t messages, devices, message_bytes, message_units, record_max, sector;
@@ -7751,23 +7753,31 @@ MSC4203_PRIVATE uint32_t log_marked(const struct msc4203_log_state *s,
  * is, and what waits for nothing goes. */
 MSC4203_APART void log_merge(struct msc4203_log_state *s)
 {
-    uint32_t i, to = 0;
+    uint32_t i, to = 0, taken = 0;
+    uint64_t number = 0;
+    int met = 0; /* whether a message with this number was */
 
     log_sort(s);
     for (i = 1; i <= s->used; i++) {
-        struct msc4203_log_entry *e = &s->entry[i];
-        int same = to != 0 && log_number(&s->entry[to]) == log_number(e);
+        struct msc4203_log_entry e = s->entry[i];
 
-        if (e->place == 0) { /* channels to be taken out, as far as the message is older */
-            if (same) {
-                s->entry[to].channels &= ~e->channels;
-                if (e->channels & 1)
-                    s->entry[to].place &= ~((uint32_t)LOG_FOR_SYNC << 29);
-            }
-            continue;
+        if (log_number(&e) != number) {
+            number = log_number(&e);
+            taken = 0;
+            met = 0;
         }
-        to += !same;
-        s->entry[to] = *e;
+        if (e.place == 0) {
+            taken |= e.channels;
+        } else {
+            to += !met;
+            met = 1;
+            s->entry[to] = e;
+        }
+        if (met) {
+            s->entry[to].channels &= ~taken;
+            if (taken & 1)
+                s->entry[to].place &= ~((uint32_t)LOG_FOR_SYNC << 29);
+        }
     }
     s->used = to;
     for (i = 1, to = 0; i <= s->used; i++) {
@@ -7873,8 +7883,8 @@ MSC4203_APART void log_keep(struct msc4203_log_state *s, const struct msc4203_lo
     log_set_link(&s->entry[s->used], s->used);
     if (e->place != 0)
         s->device[log_device_of(e)].count++;
-    if (number >= s->next)
-        s->next = number + 1;
+    if (number > s->highest)
+        s->highest = number;
 }
 
 /* The entry of a message that was read. Returns 0 when there is no room for its device. */
@@ -7899,6 +7909,64 @@ MSC4203_PRIVATE int log_entry_of(struct msc4203_log_state *s, const struct log_r
     return device != 0;
 }
 
+/* Gives the messages of a batch that was read the numbers from `first` on, below `end`. */
+MSC4203_PRIVATE void log_read_numbers(struct msc4203_log_state *s, struct msc4203_log_batch *b,
+                                      uint64_t first, uint64_t end)
+{
+    struct msc4203_log_entry e;
+
+    while (b->first != 0) {
+        uint32_t i = b->first;
+
+        if (s->used + 2 >= s->pool)
+            log_squeeze(s);
+        e = s->entry[i];
+        b->first = log_link(&e);
+        log_pool_give(s, i);
+        if (e.channels == 0)
+            continue;
+        if (first + e.number < end)
+            log_keep(s, &e, first + e.number);
+        s->device[log_device_of(&e)].pending--;
+    }
+    log_batch_clear(b, BATCH_FREE);
+}
+
+/* The record that ended a batch was lost. If numbers are missing that it could have had, it gets
+ * them; if there are none it was aborted. */
+MSC4203_PRIVATE void log_read_lost(struct msc4203_log_state *s, struct msc4203_log_batch *b)
+{
+    uint32_t count = b->count;
+
+    if (count > s->gap_left) {
+        log_batch_end(s, b, BATCH_FREE);
+        return;
+    }
+    log_read_numbers(s, b, s->gap, s->gap + count);
+    s->gap += count;
+    s->gap_left -= count;
+}
+
+/* Before a number that was given out: others before it are missing when records were lost that gave
+ * them to batches. */
+MSC4203_PRIVATE void log_read_gap(struct msc4203_log_state *s, uint64_t number)
+{
+    uint64_t missing = number > s->next ? number - s->next : 0;
+    uint32_t i;
+
+    while (missing > s->messages) /* each opening after a crash leaves so many out */
+        missing -= s->messages + 1;
+    if (missing != 0) {
+        s->gap = s->next;
+        s->gap_left = (uint32_t)missing;
+    }
+    if (number > s->next)
+        s->next = number;
+    for (i = 0; i < LOG_BATCHES; i++)
+        if (s->batch[i].state == BATCH_LOST)
+            log_read_lost(s, &s->batch[i]);
+}
+
 /* The batch that a record belongs to. When another one is in its place, the record that ended that
  * one was lost: it is put elsewhere. */
 MSC4203_PRIVATE struct msc4203_log_batch *log_read_batch(struct msc4203_log_state *s,
@@ -7907,6 +7975,8 @@ MSC4203_PRIVATE struct msc4203_log_batch *log_read_batch(struct msc4203_log_stat
     struct msc4203_log_batch *b = &s->batch[r->small % LOG_BATCHES], *other;
     uint32_t i;
 
+    if (b->count != 0 && b->turn != r->small / LOG_BATCHES && b->count <= s->gap_left)
+        log_read_lost(s, b);
     if (b->count != 0 && b->turn != r->small / LOG_BATCHES) {
         for (i = LOG_BATCHES - 1; i != 0 && s->batch[i].count != 0; i--)
             ;
@@ -7951,70 +8021,13 @@ MSC4203_PRIVATE void log_read_message(struct msc4203_log_state *s, const struct 
     s->device[log_device_of(&e)].pending++;
 }
 
-/* Gives the messages of a batch that was read the numbers from `first` on, below `end`. */
-MSC4203_PRIVATE void log_read_numbers(struct msc4203_log_state *s, struct msc4203_log_batch *b,
-                                      uint64_t first, uint64_t end)
-{
-    struct msc4203_log_entry e;
-
-    while (b->first != 0) {
-        uint32_t i = b->first;
-
-        if (s->used + 2 >= s->pool)
-            log_squeeze(s);
-        e = s->entry[i];
-        b->first = log_link(&e);
-        log_pool_give(s, i);
-        if (e.channels == 0)
-            continue;
-        if (first + e.number < end)
-            log_keep(s, &e, first + e.number);
-        s->device[log_device_of(&e)].pending--;
-    }
-    log_batch_clear(b, BATCH_FREE);
-}
-
-/* Gives a batch of which the end was lost the next numbers. Rather a message too much than one too
- * few: what is delivered twice does no harm. */
-MSC4203_PRIVATE void log_read_lost(struct msc4203_log_state *s, struct msc4203_log_batch *b)
-{
-    uint64_t first = s->next;
-
-    s->next += b->count;
-    log_read_numbers(s, b, first, s->next);
-}
-
-/* Before a number that was given out: where others before it are missing, records were lost that gave
- * them to batches: those (but `own`) that could have had them get them, first those that were lost. */
-MSC4203_PRIVATE void log_read_gap(struct msc4203_log_state *s, uint64_t number,
-                                  const struct msc4203_log_batch *own)
-{
-    uint64_t missing = number > s->next ? number - s->next : 0;
-    uint32_t i, found;
-
-    while (missing > s->messages) /* each opening after a crash leaves so many out */
-        missing -= s->messages + 1;
-    do {
-        for (i = 0, found = LOG_BATCHES; i < LOG_BATCHES; i++)
-            if (&s->batch[i] != own && s->batch[i].count != 0 && s->batch[i].count <= missing &&
-                (found == LOG_BATCHES || s->batch[i].state > s->batch[found].state))
-                found = i;
-        if (found < LOG_BATCHES) {
-            missing -= s->batch[found].count;
-            log_read_lost(s, &s->batch[found]);
-        }
-    } while (found < LOG_BATCHES);
-    if (number > s->next)
-        s->next = number;
-}
-
 /* The end of a batch. */
 MSC4203_PRIVATE void log_read_commit(struct msc4203_log_state *s, const struct log_record *r)
 {
     uint64_t first = log_number64(r->word + 4), end = first + r->word[6];
     struct msc4203_log_batch *b = log_read_batch(s, r);
 
-    log_read_gap(s, first, b);
+    log_read_gap(s, first);
     log_read_numbers(s, b, first, end);
     if (end > s->next)
         s->next = end;
@@ -8111,8 +8124,10 @@ MSC4203_APART void log_apply(struct msc4203_log_state *s, const struct log_recor
     case LOG_COPY:
     case LOG_MOVED:
         number = r->word[8] | (uint64_t)(r->word[7] >> 16) << 32;
-        if (r->kind == LOG_MOVED)
-            log_read_gap(s, number, NULL);
+        if (r->kind == LOG_MOVED) {
+            log_read_gap(s, number);
+            s->next = s->next > number ? s->next : number + 1;
+        }
         if (log_entry_of(s, r, &e, whole))
             log_keep(s, &e, number);
         if (r->kind == LOG_COPY)
@@ -8199,13 +8214,13 @@ MSC4203_PRIVATE void log_enter_segment(struct msc4203_log_state *s, uint32_t seg
         word[17] == s->segment[segment].sequence) {
         if (is_first)
             s->next = log_number64(word + 22);
-        log_read_gap(s, log_number64(word + 22), NULL);
+        log_read_gap(s, log_number64(word + 22));
     }
     if (s->segment[segment].salt == s->salt)
         return;
     s->salt = s->segment[segment].salt;
     for (i = 0; i < LOG_BATCHES; i++)
-        log_batch_end(s, &s->batch[i], BATCH_FREE);
+        log_read_lost(s, &s->batch[i]);
 }
 
 /* Reads the records of a segment. Returns 0 where the log ends in it. */
@@ -8515,11 +8530,20 @@ MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
     log_make_void(s, k, k + ((uint32_t)1 << 30));
     for (k = 0; k < LOG_BATCHES; k++) {
         struct msc4203_log_batch *b = &s->batch[k];
-        if (b->count != 0 && (b->state == BATCH_LOST || b->time != s->damaged))
-            log_read_lost(s, b); /* there was damage behind it */
-        log_batch_end(s, b, BATCH_FREE);
+        if (b->count == 0 || (b->state != BATCH_LOST && b->time == s->damaged)) {
+            log_batch_end(s, b, BATCH_FREE);
+            continue;
+        }
+        if (b->count > s->gap_left) { /* there was damage behind it: rather a message too much */
+            s->gap = s->next;
+            s->gap_left = b->count;
+            s->next += b->count;
+        }
+        log_read_lost(s, b);
     }
     log_settle(s);
+    if (s->next <= s->highest)
+        s->next = s->highest + 1;
     s->next += s->messages + 1; /* numbers that were given out, and lost before they were durable */
 }
 

@@ -355,7 +355,8 @@ static void victim_free(struct victim *v)
 static int item_is_hit(const struct victim *v, const struct item *item, uint64_t from, uint64_t to,
                        uint64_t round)
 {
-    uint64_t end = item->at + v->header + item->bytes;
+    unsigned kind = item->at + 3 < v->bench.fake.bytes ? v->image[item->at + 3] & 15u : 0;
+    uint64_t end = item->at + v->header + item->bytes + (kind == 4 ? 16 : 0); /* one that was moved */
 
     end = (end + round - 1) / round * round;
     return item->at < to && end > from;
