@@ -7591,8 +7591,9 @@ MSC4203_APART void log_go_back(struct msc4203_log_state *s)
         if (log_before(before, s->oldest))
             break;
         k = log_segment_with(s, before);
-        was_durable = k == s->segments &&
-                      (i == s->segments || word[21] != 0 || log_was_durable(s, i, 0));
+        was_durable = k == s->segments && (i == s->segments || word[21] != 0 ||
+                                           log_after(s, s->oldest - 1) == i || /* else all is lost */
+                                           log_was_durable(s, i, 0));
         if (k == s->segments)
             for (k = 0; k < s->segments && !log_is_segment(s, k, before, salt, was_durable); k++)
                 ;
