@@ -5146,7 +5146,7 @@ MSC4203_APART int log_is_whole(struct msc4203_log_state *s, const struct log_rec
     uint64_t at = log_address(s, r->position) + r->fixed;
     struct log_sum sum;
     uint32_t left = r->bytes, n;
-    unsigned char piece[64];
+    unsigned char piece[32];
 
     if (r->kind == LOG_PAD || r->bytes == 0)
         return 1;
@@ -8531,11 +8531,8 @@ MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
     log_make_void(s, k, k + ((uint32_t)1 << 30));
     for (k = 0; k < LOG_BATCHES; k++) {
         struct msc4203_log_batch *b = &s->batch[k];
-        if (b->count == 0 || (b->state != BATCH_LOST && b->time == s->damaged)) {
-            log_batch_end(s, b, BATCH_FREE);
-            continue;
-        }
-        if (b->count > s->gap_left) { /* there was damage behind it: rather a message too much */
+        if (b->count > s->gap_left && (b->state == BATCH_LOST || b->time != s->damaged)) {
+            /* there was damage behind it: rather a message too much */
             s->gap = s->next;
             s->gap_left = b->count;
             s->next += b->count;
