@@ -4799,7 +4799,7 @@ enum {
     LOG_VERSION = 1,
     LOG_UNIT = 16,
     LOG_STEP = 512,          /* segments are multiples of this, of the sector and of the block */
-    LOG_SEGMENT_MIN = 1024,  /* bytes of a segment: it must hold the record of any channel */
+    LOG_SEGMENT_MIN = 1536,  /* bytes of a segment: it must hold the record of any channel */
     LOG_SEGMENTS_MIN = 8,
     LOG_SEGMENTS_MAX = 128,
     LOG_BATCHES = 32,
