@@ -379,7 +379,7 @@
  *         result = msc4203_log_inspect(&store, &storage, &shape);
  *     if (result != MSC4203_OK)
  *         return result;
- *     bytes = msc4203_log_memory(&store, &shape, storage.bytes);
+ *     bytes = msc4203_log_memory(&store, &storage, &shape);
  *     result = msc4203_log_open(&store, &storage, malloc(bytes), bytes, random_bits());
  *     msc4203_log_queue(&store, &queue);
  *     msc4203_log_quotas(&store, 8 << 20, 1 << 20);
@@ -1390,7 +1390,7 @@ struct msc4203_log_channel {
 
 struct msc4203_log_batch {
     uint32_t state, first, last, count; /* its messages, as entries */
-    uint32_t time;
+    uint32_t time, turn;
 };
 
 struct msc4203_log_device {
@@ -1427,18 +1427,20 @@ struct msc4203_log_state {
     unsigned char *buffer;
     uint64_t buffer_at;                 /* bytes from the region's beginning */
     uint64_t next, settled;             /* the next number; numbers below are visible */
+    uint64_t highest, gap;              /* while the log is read: the greatest number that was met; */
+    uint32_t gap_left;                  /* those that are missing, from `gap` on, and how many */
     uint32_t key[2];
     /* how the log was made */
     uint32_t messages, devices, message_bytes, message_units, record_max, sector;
     uint32_t items[2];                  /* requests and openings that are remembered */
     uint32_t segments, segment_units, shift;
     /* memory */
-    uint32_t buffer_bytes, buffer_used, entries, request_mask, device_mask;
+    uint32_t buffer_bytes, buffer_used, buffer_clean, entries, request_mask, device_mask;
     /* the end of the log */
     uint32_t sequence, current, end, durable, fill;
     uint32_t oldest, safe, stated, unused, free; /* sequence numbers; how many are free */
     uint32_t salt, previous_salt, previous, previous_end, previous_durable, image_end, opening_first;
-    uint32_t header_oldest;
+    uint32_t header_oldest, bare;       /* bare: of a segment that counts for nothing; 0: none */
     uint32_t counter[2], slot[2];       /* of requests and openings so far; where the last is */
     uint32_t time;                      /* the last one, in units of 1,024 ms */
     /* the index */
@@ -1446,6 +1448,7 @@ struct msc4203_log_state {
     uint32_t pack_to, pack_from;
     uint32_t devices_used, device_free;
     uint32_t live, largest, damaged;
+    uint32_t damaged_channels;          /* whose records were found so, and counted */
     uint32_t low, free_min, clean_segment, clean_entry, clean_unit, clean_first, clean_items;
     uint32_t channel_units_max;
     int32_t debt;
@@ -4796,6 +4799,7 @@ enum {
     LOG_VERSION = 1,
     LOG_UNIT = 16,
     LOG_STEP = 512,          /* segments are multiples of this, of the sector and of the block */
+    LOG_SEGMENT_MIN = 1024,  /* bytes of a segment: it must hold the record of any channel */
     LOG_SEGMENTS_MIN = 8,
     LOG_SEGMENTS_MAX = 128,
     LOG_BATCHES = 32,
@@ -4834,6 +4838,7 @@ enum { CHAIN_FIRST = 0, CHAIN_SYNC = 1, CHAIN_LAST = 2, CHAIN_TAIL = 3 };
 enum { MARK_SYNCED = 0, MARK_DROPPED = 2 };
 
 enum { BATCH_FREE = 0, BATCH_OPEN = 1, BATCH_GIVEN_UP = 2 };
+enum { BATCH_LOST = 1 }; /* while the log is read: the record that ended it was lost */
 enum { PHASE_CLOSED = 0, PHASE_READING = 1, PHASE_READ_ONLY = 2, PHASE_OPEN = 3 };
 
 #define LOG_MAGIC_LOW 0x3463736Du /* "msc4203" and a NUL */
@@ -4969,6 +4974,16 @@ MSC4203_PRIVATE uint32_t log_sum_end(struct log_sum *sum)
     return result ^ result >> 13;
 }
 
+/* The checksum of contents that are in one piece. */
+MSC4203_APART uint32_t log_sum_of(const struct msc4203_log_state *s, const void *data, size_t bytes)
+{
+    struct log_sum sum;
+
+    log_sum_begin(&sum, s->key);
+    log_sum_add(&sum, data, bytes);
+    return log_sum_end(&sum);
+}
+
 /* The checksum of a record's fixed part but for its word 3, which is for this checksum. It depends
  * on the log's key, the segment's seed and the record's unit: what is left from an earlier use of
  * the segment, also from one that was cut off and is repeated, or was sent to look like a record,
@@ -5027,13 +5042,19 @@ struct log_record {
     uint32_t fixed, bytes;                 /* of the fixed part, and of the body */
 };
 
+/* Whether the log can be written to: else it is only looked at. */
+MSC4203_PRIVATE int log_is_writable(const struct msc4203_log_state *s)
+{
+    return s->storage->memory != NULL || s->storage->write != NULL;
+}
+
 MSC4203_APART void log_fail(struct msc4203_log_state *s)
 {
     s->error = 1;
 }
 
 /* Reads `bytes` bytes: from the buffer what is there, which while the log is read are the bytes
- * that come next, and afterwards those that are not written yet. */
+ * that come next, and afterwards those that were written last. */
 MSC4203_APART void log_read(struct msc4203_log_state *s, uint64_t at, void *data, size_t bytes)
 {
     const msc4203_storage *storage = s->storage;
@@ -5081,9 +5102,10 @@ MSC4203_PRIVATE uint32_t log_fixed(uint32_t kind)
     return units[kind & 15] * (uint32_t)LOG_UNIT;
 }
 
-/* Loads the fixed part of the record at a position. Returns its units, or 0 when there is none. */
-MSC4203_APART uint32_t log_load(struct msc4203_log_state *s, uint32_t position,
-                                struct log_record *r)
+/* Loads the fixed part of the record at a position, which is in memory, or is read when `from` is
+ * NULL. Returns its units, or 0 when there is none. */
+MSC4203_APART uint32_t log_load_from(struct msc4203_log_state *s, uint32_t position,
+                                     const void *from, struct log_record *r)
 {
     uint32_t unit = log_unit_of(s, position), rest, bytes = sizeof r->word;
 
@@ -5093,7 +5115,10 @@ MSC4203_APART uint32_t log_load(struct msc4203_log_state *s, uint32_t position,
     rest = s->segment_units - unit;
     if (rest < bytes / LOG_UNIT)
         bytes = rest * LOG_UNIT;
-    log_read(s, log_address(s, position), r->word, bytes);
+    if (from != NULL)
+        memcpy(r->word, from, bytes);
+    else
+        log_read(s, log_address(s, position), r->word, bytes);
     log_swap(r->word, bytes / 4);
     r->position = position;
     r->kind = r->word[0] >> 24 & 15;
@@ -5107,6 +5132,12 @@ MSC4203_APART uint32_t log_load(struct msc4203_log_state *s, uint32_t position,
         return 0;
     r->bytes = r->units * LOG_UNIT - r->fixed - (r->word[0] >> 28);
     return r->units;
+}
+
+MSC4203_PRIVATE uint32_t log_load(struct msc4203_log_state *s, uint32_t position,
+                                  struct log_record *r)
+{
+    return log_load_from(s, position, NULL, r);
 }
 
 /* Whether the body of a record is as it was written. */
@@ -5129,11 +5160,14 @@ MSC4203_APART int log_is_whole(struct msc4203_log_state *s, const struct log_rec
             if (n > s->buffer_used - ahead)
                 n = (uint32_t)(s->buffer_used - ahead);
             log_sum_add(&sum, s->buffer + ahead, n);
-        } else {
-            if (n > sizeof piece)
-                n = sizeof piece;
-            log_read(s, at, piece, n);
-            log_sum_add(&sum, piece, n);
+        } else { /* by the part of the buffer that is free, or in small pieces */
+            uint32_t room = s->phase != PHASE_READING ? s->buffer_bytes - s->buffer_used : 0;
+            unsigned char *to = room > sizeof piece ? s->buffer + s->buffer_used : piece;
+
+            room = room > sizeof piece ? room : (uint32_t)sizeof piece;
+            n = n < room ? n : room;
+            log_read(s, at, to, n);
+            log_sum_add(&sum, to, n);
         }
     }
     return !s->error && log_sum_end(&sum) == r->word[2];
@@ -5141,14 +5175,21 @@ MSC4203_APART int log_is_whole(struct msc4203_log_state *s, const struct log_rec
 
 /* ---- writing ---- */
 
-/* Writes what the buffer has: whole sectors. */
+/* Writes what the buffer has that is not written yet: whole sectors. It stays there to be read. */
 MSC4203_APART void log_write_out(struct msc4203_log_state *s)
 {
-    if (s->buffer_used != 0 && !s->error &&
-        s->storage->write(s->storage->context, s->buffer_at, s->buffer, s->buffer_used) != 0)
+    if (s->buffer_used != s->buffer_clean && !s->error &&
+        s->storage->write(s->storage->context, s->buffer_at + s->buffer_clean,
+                          s->buffer + s->buffer_clean, s->buffer_used - s->buffer_clean) != 0)
         log_fail(s);
-    s->buffer_at += s->buffer_used;
-    s->buffer_used = 0;
+    s->buffer_clean = s->buffer_used;
+}
+
+/* Empties the buffer: what comes next has its place here. */
+MSC4203_PRIVATE void log_buffer_begin(struct msc4203_log_state *s, uint64_t at)
+{
+    s->buffer_at = at;
+    s->buffer_used = s->buffer_clean = 0;
 }
 
 /* Writes what the buffer has, and makes all durable. */
@@ -5174,6 +5215,8 @@ MSC4203_APART void log_put(struct msc4203_log_state *s, const void *data, size_t
             to = s->storage->memory + s->buffer_at;
             s->buffer_at += n;
         } else {
+            if (s->buffer_used == s->buffer_bytes)
+                log_buffer_begin(s, s->buffer_at + s->buffer_used);
             if (n > s->buffer_bytes - s->buffer_used)
                 n = s->buffer_bytes - s->buffer_used;
             to = s->buffer + s->buffer_used;
@@ -5201,8 +5244,7 @@ MSC4203_PRIVATE void log_put_from(struct msc4203_log_state *s, uint64_t at, uint
         if (s->storage->memory != NULL) {
             n = bytes;
             log_put(s, s->storage->memory + at, n);
-        } else if (bytes <= s->buffer_bytes - s->buffer_used &&
-                   (at + bytes <= s->buffer_at || at >= s->buffer_at + s->buffer_used)) {
+        } else if (bytes <= s->buffer_bytes - s->buffer_used) {
             n = bytes; /* at once, to its place in the buffer */
             log_read(s, at, s->buffer + s->buffer_used, n);
             s->buffer_used += n;
@@ -5313,7 +5355,7 @@ MSC4203_PRIVATE void log_erase(struct msc4203_log_state *s, uint32_t segment)
     const msc4203_storage *storage = s->storage;
     uint32_t at;
 
-    s->buffer_at = log_address(s, segment << s->shift);
+    log_buffer_begin(s, log_address(s, segment << s->shift));
     for (at = 0; storage->block != 0 && at < s->segment_units * LOG_UNIT && !s->error;
          at += storage->block)
         if (storage->erase(storage->context, s->buffer_at + at, storage->block) != 0)
@@ -5861,6 +5903,22 @@ MSC4203_PRIVATE void log_batch_take(struct msc4203_log_state *s, uint32_t i)
     log_device_drop_empty(s, device);
 }
 
+/* Empties the place of a batch. Its turn stays: it tells the records of successive batches apart. */
+MSC4203_PRIVATE void log_batch_clear(struct msc4203_log_batch *b, uint32_t state)
+{
+    uint32_t turn = b->turn;
+
+    memset(b, 0, sizeof *b);
+    b->state = state;
+    b->turn = turn;
+}
+
+/* What says in a record which batch it belongs to. */
+MSC4203_PRIVATE uint32_t log_batch_small(const struct msc4203_log_state *s, uint32_t batch)
+{
+    return batch | s->batch[batch].turn << 5;
+}
+
 /* Ends a batch without its messages. */
 MSC4203_APART void log_batch_end(struct msc4203_log_state *s, struct msc4203_log_batch *b,
                                  uint32_t state)
@@ -5872,8 +5930,7 @@ MSC4203_APART void log_batch_end(struct msc4203_log_state *s, struct msc4203_log
         log_batch_take(s, i);
         log_pool_give(s, i);
     }
-    memset(b, 0, sizeof *b);
-    b->state = state;
+    log_batch_clear(b, state);
 }
 
 /* Ends a batch with its messages: they get the numbers from `number` on. */
@@ -5892,7 +5949,7 @@ MSC4203_APART void log_batch_commit(struct msc4203_log_state *s, struct msc4203_
         s->device[log_device_of(&e)].pending--;
         log_add(s, &e, number + e.number);
     }
-    memset(b, 0, sizeof *b);
+    log_batch_clear(b, BATCH_FREE);
 }
 
 /* ---- what is remembered: requests, and openings ---- */
@@ -6008,7 +6065,7 @@ MSC4203_PRIVATE uint32_t log_capacity(const struct msc4203_log_state *s, uint32_
     uint32_t usable = s->segment_units - LOG_HEADER_UNITS;
     uint32_t most = largest > s->channel_units_max ? largest : s->channel_units_max;
     uint32_t each = most < usable / 2 ? usable - most : usable / 2;
-    uint32_t all = (s->segments - s->low) * each;
+    uint32_t all = s->segments > s->low ? (s->segments - s->low) * each : 0;
     uint32_t kept = (s->items[LOG_REQUESTS] + s->items[LOG_OPENINGS]) * 2 +
                     (s->named + 1u) * s->channel_units_max;
 
@@ -6034,7 +6091,18 @@ MSC4203_PRIVATE uint32_t log_after(const struct msc4203_log_state *s, uint32_t s
     return found;
 }
 
-/* Writes a message again, at the end, as it is now. What was damaged stays so. */
+/* Notes that a message can't be read; it counts once. */
+MSC4203_PRIVATE int log_mark_damaged(struct msc4203_log_state *s, struct msc4203_log_entry *e)
+{
+    if (!s->error && (log_flags(e) & LOG_DAMAGED) == 0) {
+        e->place |= (uint32_t)LOG_DAMAGED << 29;
+        s->damaged++;
+    }
+    return MSC4203_E_DAMAGED;
+}
+
+/* Writes a message again, at the end, as it is now. One that was damaged stays so, without its
+ * strings: with them the copy would look like one that the power failed in. */
 MSC4203_APART void log_copy(struct msc4203_log_state *s, uint32_t i)
 {
     struct msc4203_log_entry *e = &s->entry[i];
@@ -6042,10 +6110,8 @@ MSC4203_APART void log_copy(struct msc4203_log_state *s, uint32_t i)
     uint32_t units, position;
     uint64_t from;
 
-    if (log_load(s, log_position(e), &r) == 0) {
-        if ((log_flags(e) & LOG_DAMAGED) == 0)
-            s->damaged++;
-        e->place |= (uint32_t)LOG_DAMAGED << 29;
+    if (log_load(s, log_position(e), &r) == 0 || !log_is_whole(s, &r)) {
+        (void)log_mark_damaged(s, e);
         memset(&r, 0, sizeof r);
         r.word[10] = s->device[log_device_of(e)].hash[0];
         r.word[11] = s->device[log_device_of(e)].hash[1];
@@ -6073,7 +6139,7 @@ struct log_part {
     uint32_t bytes;
 };
 
-MSC4203_PRIVATE void log_sum_part(struct msc4203_log_state *s, struct log_sum *sum,
+MSC4203_APART void log_sum_part(struct msc4203_log_state *s, struct log_sum *sum,
                                   const struct log_part *part)
 {
     unsigned char piece[64];
@@ -6090,12 +6156,51 @@ MSC4203_PRIVATE void log_sum_part(struct msc4203_log_state *s, struct log_sum *s
     }
 }
 
+MSC4203_APART uint32_t log_parts_sum(struct msc4203_log_state *s, const struct log_part part[2])
+{
+    struct log_sum sum;
+
+    log_sum_begin(&sum, s->key);
+    log_sum_part(s, &sum, &part[0]);
+    log_sum_part(s, &sum, &part[1]);
+    return log_sum_end(&sum);
+}
+
 MSC4203_PRIVATE void log_put_part(struct msc4203_log_state *s, const struct log_part *part)
 {
     if (part->given != NULL)
         log_put(s, part->given->ptr, part->bytes);
     else
         log_put_from(s, part->at, part->bytes);
+}
+
+/* The name and the record of a channel: what is given, and where that is NULL what it has. */
+MSC4203_APART void log_channel_parts(struct msc4203_log_state *s, uint32_t channel,
+                                     const msc4203_span *name, const msc4203_span *record,
+                                     struct log_part part[2])
+{
+    uint32_t position = s->channel[channel].position;
+    struct log_record r;
+
+    memset(part, 0, 2 * sizeof *part);
+    if (position != 0 && (name == NULL || record == NULL)) {
+        if (log_load(s, position, &r) != 0 && r.kind == LOG_CHANNEL && log_is_whole(s, &r)) {
+            part[0].at = log_address(s, position) + LOG_CHANNEL_FIXED;
+            part[0].bytes = r.word[7] & 0xFFFF;
+            part[1].at = part[0].at + part[0].bytes;
+            part[1].bytes = r.word[7] >> 16;
+        } else {
+            s->damaged += (s->damaged_channels >> channel & 1) == 0;
+        }
+    }
+    if (name != NULL) {
+        part[0].given = name;
+        part[0].bytes = (uint32_t)name->len;
+    }
+    if (record != NULL) {
+        part[1].given = record;
+        part[1].bytes = (uint32_t)record->len;
+    }
 }
 
 /* Writes a channel's record: with this name and record, or what it has where they are NULL. */
@@ -6106,19 +6211,9 @@ MSC4203_APART void log_write_channel(struct msc4203_log_state *s, uint32_t chann
     struct msc4203_log_channel *c = &s->channel[channel];
     uint32_t word[8], units, bytes;
     struct log_part part[2];
-    struct log_record r;
-    struct log_sum sum;
 
-    memset(part, 0, sizeof part);
-    if (c->position != 0 && (name == NULL || record == NULL) &&
-        log_load(s, c->position, &r) != 0 && r.kind == LOG_CHANNEL && log_is_whole(s, &r)) {
-        part[0].at = log_address(s, c->position) + LOG_CHANNEL_FIXED;
-        part[0].bytes = r.word[7] & 0xFFFF;
-        part[1].at = part[0].at + part[0].bytes;
-        part[1].bytes = r.word[7] >> 16;
-    } else if (c->position != 0 && (name == NULL || record == NULL)) {
-        s->damaged++;
-    }
+    log_channel_parts(s, channel, name, record, part);
+    s->damaged_channels &= ~((uint32_t)1 << channel);
     if (name != NULL) {
         part[0].given = name;
         part[0].bytes = (uint32_t)name->len;
@@ -6128,10 +6223,7 @@ MSC4203_APART void log_write_channel(struct msc4203_log_state *s, uint32_t chann
         part[1].bytes = (uint32_t)record->len;
     }
     memset(word, 0, sizeof word);
-    log_sum_begin(&sum, s->key);
-    log_sum_part(s, &sum, &part[0]);
-    log_sum_part(s, &sum, &part[1]);
-    word[2] = log_sum_end(&sum);
+    word[2] = log_parts_sum(s, part);
     word[4] = s->held[2 * channel];
     word[5] = (s->held[2 * channel + 1] & 0xFFFF) | c->done[1] << 16;
     word[6] = c->done[0];
@@ -6160,7 +6252,7 @@ MSC4203_PRIVATE void log_clean_begin(struct msc4203_log_state *s)
             continue;
         log_batch_end(s, b, BATCH_GIVEN_UP);
         memset(word, 0, sizeof word);
-        log_append(s, word, LOG_ABORT, i, NULL, 0);
+        log_append(s, word, LOG_ABORT, log_batch_small(s, i), NULL, 0);
     }
     for (i = 1; i < MSC4203_CHANNELS; i++)
         if (s->channel[i].position != 0 &&
@@ -6357,16 +6449,6 @@ MSC4203_APART uint32_t log_first(struct msc4203_log_state *s, uint32_t channel, 
     return i != 0 && log_number(&s->entry[i]) < s->settled ? i : 0;
 }
 
-/* Notes that a message can't be read; it counts once. */
-MSC4203_PRIVATE int log_mark_damaged(struct msc4203_log_state *s, struct msc4203_log_entry *e)
-{
-    if (!s->error && (log_flags(e) & LOG_DAMAGED) == 0) {
-        e->place |= (uint32_t)LOG_DAMAGED << 29;
-        s->damaged++;
-    }
-    return MSC4203_E_DAMAGED;
-}
-
 /* The strings of a message, whose body is at `text`; it may be absent. */
 MSC4203_PRIVATE int log_strings(const struct log_record *r, const char *text, msc4203_item *item)
 {
@@ -6390,8 +6472,9 @@ MSC4203_APART int log_message(struct msc4203_log_state *s, uint32_t i, void *mem
 {
     struct msc4203_log_entry *e = &s->entry[i];
     struct log_record r;
-    struct log_sum sum;
     unsigned char *text = (unsigned char *)memory;
+    uint32_t units, rest;
+    int at_once;
 
     memset(message, 0, sizeof *message);
     message->number = log_number(e);
@@ -6400,16 +6483,26 @@ MSC4203_APART int log_message(struct msc4203_log_state *s, uint32_t i, void *mem
     message->item.kind = MSC4203_TO_DEVICE;
     if (log_flags(e) & LOG_DAMAGED)
         return MSC4203_E_DAMAGED;
-    if (log_load(s, log_position(e), &r) == 0 || r.kind < LOG_MESSAGE || r.kind > LOG_MOVED)
+    units = log_units(e) + 1 > 4 ? log_units(e) + 1 : 4; /* as a record that was moved may have */
+    rest = s->segment_units - log_unit_of(s, log_position(e));
+    if (units > rest)
+        units = rest;
+    at_once = s->storage->memory == NULL && bytes >= units * LOG_UNIT;
+    if (at_once)
+        log_read(s, log_address(s, log_position(e)), text, units * LOG_UNIT);
+    if (log_load_from(s, log_position(e), at_once ? text : NULL, &r) == 0 ||
+        r.kind < LOG_MESSAGE || r.kind > LOG_MOVED || (at_once && r.units > units))
         return log_mark_damaged(s, e);
     message->time_ms = r.word[6] | (uint64_t)(r.word[7] & 0xFFFF) << 32;
     message->bytes = r.bytes;
     if (r.bytes > bytes)
         return MSC4203_E_TOO_LARGE;
-    log_read(s, log_address(s, r.position) + r.fixed, text, r.bytes);
-    log_sum_begin(&sum, s->key);
-    log_sum_add(&sum, text, r.bytes);
-    if (log_sum_end(&sum) != r.word[2] || !log_strings(&r, (const char *)text, &message->item))
+    if (at_once)
+        memmove(text, text + r.fixed, r.bytes); /* callers may use what is behind the strings */
+    else
+        log_read(s, log_address(s, r.position) + r.fixed, text, r.bytes);
+    if (log_sum_of(s, text, r.bytes) != r.word[2] ||
+        !log_strings(&r, (const char *)text, &message->item))
         return log_mark_damaged(s, e);
     return MSC4203_ITEM;
 }
@@ -6517,7 +6610,7 @@ MSC4203_PRIVATE int log_record_of(void *context, uint32_t channel, void *memory,
 {
     struct msc4203_log_state *s = log_of(context);
     struct log_record r;
-    uint32_t names;
+    uint32_t names, bit;
 
     if (s->error || s->phase == PHASE_CLOSED)
         return MSC4203_E_STORAGE;
@@ -6526,8 +6619,12 @@ MSC4203_PRIVATE int log_record_of(void *context, uint32_t channel, void *memory,
     if (s->channel[channel].position == 0)
         return MSC4203_END;
     if (log_load(s, s->channel[channel].position, &r) == 0 || r.kind != LOG_CHANNEL ||
-        !log_is_whole(s, &r))
+        !log_is_whole(s, &r)) {
+        bit = s->error ? 0 : (uint32_t)1 << channel;
+        s->damaged += (bit & ~s->damaged_channels) != 0;
+        s->damaged_channels |= bit;
         return log_has_read(s, MSC4203_E_DAMAGED);
+    }
     if (r.bytes > bytes)
         return MSC4203_E_TOO_LARGE;
     log_read(s, log_address(s, r.position) + r.fixed, memory, r.bytes);
@@ -6558,6 +6655,7 @@ MSC4203_PRIVATE int log_begin(void *context, uint32_t *batch)
     if (i == LOG_BATCHES)
         return MSC4203_E_QUEUE_FULL;
     s->batch[i].state = BATCH_OPEN;
+    s->batch[i].turn = (s->batch[i].turn + 1) & 7;
     *batch = i + 1;
     return MSC4203_OK;
 }
@@ -6612,7 +6710,7 @@ MSC4203_PRIVATE void log_push_message(struct msc4203_log_state *s, uint32_t batc
     word[9] = message->channels;
     word[10] = s->device[device].hash[0];
     word[11] = s->device[device].hash[1];
-    e->place = log_append(s, word, LOG_MESSAGE, batch, body, 5) |
+    e->place = log_append(s, word, LOG_MESSAGE, log_batch_small(s, batch), body, 5) |
                (uint32_t)(message->channels & 1) << 29; /* LOG_FOR_SYNC */
     e->number = b->count++;
     e->device = device | units << 19;
@@ -6678,7 +6776,7 @@ MSC4203_PRIVATE void log_give_up(struct msc4203_log_state *s, uint32_t batch)
     if (b->count != 0 && !s->error) {
         log_room(s, 1);
         memset(word, 0, sizeof word);
-        log_append(s, word, LOG_ABORT, batch, NULL, 0);
+        log_append(s, word, LOG_ABORT, log_batch_small(s, batch), NULL, 0);
     }
     log_batch_end(s, b, BATCH_FREE);
 }
@@ -6718,13 +6816,14 @@ MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_requ
     if (b->count != 0 || word[7] != 0) {
         if (b->time > s->time)
             s->time = b->time;
+        log_place(s, log_fixed(LOG_COMMIT) / LOG_UNIT); /* no header is to know of it before */
         s->next += b->count;
         log_batch_commit(s, b, *first);
-        log_append(s, word, LOG_COMMIT, batch - 1, NULL, 0);
+        log_append(s, word, LOG_COMMIT, log_batch_small(s, batch - 1), NULL, 0);
         if (s->counter[LOG_REQUESTS] != 0)
             log_note_item(s, s->current << s->shift, LOG_REQUESTS, s->counter[LOG_REQUESTS]);
     }
-    memset(b, 0, sizeof *b);
+    log_batch_clear(b, BATCH_FREE);
     return log_has_written(s);
 }
 
@@ -6875,7 +6974,7 @@ MSC4203_PRIVATE int log_hold(void *context, uint32_t channel, uint64_t through,
 }
 
 /* Writes a message again under a new number, for other channels. */
-MSC4203_PRIVATE void log_write_moved(struct msc4203_log_state *s, uint32_t channel, uint32_t i,
+MSC4203_APART void log_write_moved(struct msc4203_log_state *s, uint32_t channel, uint32_t i,
                                      const struct log_record *old, uint32_t channels)
 {
     struct msc4203_log_entry e = s->entry[i];
@@ -7067,7 +7166,7 @@ MSC4203_PRIVATE int log_expire(void *context, uint64_t before_ms, uint64_t *expi
 /* ---- the queue: channels ---- */
 
 /* Whether a channel has this name. */
-MSC4203_PRIVATE int log_is_named(struct msc4203_log_state *s, uint32_t channel,
+MSC4203_APART int log_is_named(struct msc4203_log_state *s, uint32_t channel,
                                  const msc4203_span *name)
 {
     struct log_record r;
@@ -7155,6 +7254,11 @@ MSC4203_PRIVATE int log_release(void *context, uint32_t channel)
 
 /* ---- geometry and memory ---- */
 
+MSC4203_PRIVATE uint32_t log_clip(uint32_t value, uint32_t least, uint64_t most)
+{
+    return value < least ? least : value > most ? (uint32_t)most : value;
+}
+
 /* Whether `large` is a multiple of `small`, by additions: small machines have no division. */
 MSC4203_PRIVATE int log_is_multiple(uint32_t large, uint32_t small)
 {
@@ -7192,7 +7296,7 @@ MSC4203_APART int log_shape(struct msc4203_log_state *s, const msc4203_storage *
     if (s->message_bytes > (LOG_UNITS_MAX - 5) * LOG_UNIT || region < 4096)
         return MSC4203_E_REGION;
     s->message_units = (s->message_bytes + LOG_MOVED_FIXED + LOG_UNIT - 1) / LOG_UNIT;
-    need = (s->message_units + LOG_HEADER_UNITS) * LOG_UNIT;
+    need = log_clip((s->message_units + LOG_HEADER_UNITS) * LOG_UNIT, LOG_SEGMENT_MIN, UINT32_MAX);
     while (step <= (uint32_t)1 << 26 && region >> 16 > step) /* at most some thousand steps */
         step += step;
     for (bytes = step; bytes < need || (uint64_t)bytes * LOG_SEGMENTS_MAX < region; bytes += step)
@@ -7217,11 +7321,6 @@ MSC4203_APART int log_shape(struct msc4203_log_state *s, const msc4203_storage *
     s->channel_units_max =
         (LOG_CHANNEL_FIXED + LOG_NAME_MAX + s->record_max + LOG_UNIT - 1) / LOG_UNIT;
     return MSC4203_OK;
-}
-
-MSC4203_PRIVATE uint32_t log_clip(uint32_t value, uint32_t least, uint64_t most)
-{
-    return value < least ? least : value > most ? (uint32_t)most : value;
 }
 
 /* Sets how much a log keeps in memory. */
@@ -7328,7 +7427,7 @@ MSC4203_APART int log_header(struct msc4203_log_state *s, uint64_t at,
 
 /* Whether there is a segment of the same log elsewhere in the region. A message may hold what looks
  * like a header: one that is not at the region's beginning must not be alone. */
-MSC4203_PRIVATE int log_has_other(struct msc4203_log_state *s, uint64_t at, const uint32_t key[2],
+MSC4203_APART int log_has_other(struct msc4203_log_state *s, uint64_t at, const uint32_t key[2],
                                   uint32_t segment_bytes)
 {
     uint32_t word[LOG_HEADER_WORDS];
@@ -7377,38 +7476,58 @@ MSC4203_APART int log_inspect(struct msc4203_log_state *s, const msc4203_storage
     return MSC4203_OK;
 }
 
+/* The first unit behind `at` where there is a record again; the segment's end when there is none. */
+MSC4203_APART uint32_t log_skip(struct msc4203_log_state *s, uint32_t segment, uint32_t at)
+{
+    struct log_record r;
+
+    do
+        at++;
+    while (at < s->segment[segment].end && log_load(s, segment << s->shift | at, &r) == 0);
+    return at;
+}
+
+/* Whether a record of a segment, from a unit on, was written when more than `durable` units of the
+ * segment were durable. */
+MSC4203_APART int log_states_durable(struct msc4203_log_state *s, uint32_t segment, uint32_t unit,
+                                     uint32_t durable)
+{
+    struct log_record r;
+
+    for (; unit < s->segment[segment].end;
+         unit = r.kind != 0 ? unit + r.units : log_skip(s, segment, unit)) {
+        if (log_load(s, segment << s->shift | unit, &r) == 0)
+            r.kind = 0;
+        else if ((r.word[1] & 0xFFFFFF) > durable)
+            return 1;
+    }
+    return 0;
+}
+
 /* Whether anything shows that what is before a place was durable. A record of its segment says
  * so, or the header of the segment that came behind it; or anything in a later one was durable. */
 MSC4203_APART int log_was_durable(struct msc4203_log_state *s, uint32_t segment, uint32_t unit)
 {
-    uint32_t word[LOG_HEADER_WORDS], i, at, sequence = s->segment[segment].sequence;
-    struct log_record r;
+    uint32_t word[LOG_HEADER_WORDS], i, sequence = s->segment[segment].sequence;
 
-    for (at = unit; at < s->segment[segment].end; at += r.units != 0 ? r.units : 1) {
-        if (log_load(s, segment << s->shift | at, &r) == 0)
-            r.units = 0;
-        else if ((r.word[1] & 0xFFFFFF) > unit)
-            return 1;
-    }
+    if (log_states_durable(s, segment, unit, unit))
+        return 1;
     for (i = log_after(s, sequence); i < s->segments; i = log_after(s, s->segment[i].sequence)) {
         if (!log_header(s, log_address(s, i << s->shift), word))
             return 1; /* it was found by its records, so these were durable */
         if (word[21] != 0 && (word[19] != sequence || word[21] > unit))
             return 1;
-        for (at = LOG_HEADER_UNITS; at < s->segment[i].end; at += r.units != 0 ? r.units : 1) {
-            if (log_load(s, i << s->shift | at, &r) == 0)
-                r.units = 0;
-            else if ((r.word[1] & 0xFFFFFF) != 0)
-                return 1;
-        }
+        if (log_states_durable(s, i, LOG_HEADER_UNITS, 0))
+            return 1;
     }
     return 0;
 }
 
 /* Whether a segment without a header is the one with this sequence number: it has a record with the
- * checksum for that, written when something in the segment was durable. */
+ * checksum for that, which was durable or, if that is not known, written when something in the
+ * segment was. */
 MSC4203_APART int log_is_segment(struct msc4203_log_state *s, uint32_t segment, uint32_t sequence,
-                                 uint32_t salt)
+                                 uint32_t salt, int was_durable)
 {
     struct log_record r;
     uint32_t at;
@@ -7419,7 +7538,8 @@ MSC4203_APART int log_is_segment(struct msc4203_log_state *s, uint32_t segment, 
     s->segment[segment].sequence = sequence;
     s->segment[segment].salt = salt;
     for (at = LOG_HEADER_UNITS; at < s->segment_units && !is && !s->error; at++)
-        is = log_load(s, segment << s->shift | at, &r) != 0 && (r.word[1] & 0xFFFFFF) != 0;
+        is = log_load(s, segment << s->shift | at, &r) != 0 &&
+             (was_durable || (r.word[1] & 0xFFFFFF) != 0);
     s->segment[segment].end = s->segment_units;
     if (is)
         s->damaged++;
@@ -7450,9 +7570,10 @@ MSC4203_PRIVATE void log_make_void(struct msc4203_log_state *s, uint32_t after, 
 /* Goes back from the newest segment: each says where the one before it ended, and which are void
  * since they were written in vain. Where one is missing that was never durable the log ended before
  * it. What is older than the oldest that is needed is free. */
-MSC4203_PRIVATE void log_go_back(struct msc4203_log_state *s)
+MSC4203_APART void log_go_back(struct msc4203_log_state *s)
 {
     uint32_t word[LOG_HEADER_WORDS], at, i, k, before, end, salt;
+    int was_durable;
 
     for (at = s->sequence; log_before(s->oldest, at); at = before) {
         before = at - 1;
@@ -7470,12 +7591,15 @@ MSC4203_PRIVATE void log_go_back(struct msc4203_log_state *s)
         if (log_before(before, s->oldest))
             break;
         k = log_segment_with(s, before);
+        was_durable = k == s->segments && (i == s->segments || word[21] != 0 ||
+                                           log_after(s, s->oldest - 1) == i || /* else all is lost */
+                                           log_was_durable(s, i, 0));
         if (k == s->segments)
-            for (k = 0; k < s->segments && !log_is_segment(s, k, before, salt); k++)
+            for (k = 0; k < s->segments && !log_is_segment(s, k, before, salt, was_durable); k++)
                 ;
         if (k < s->segments) {
             s->segment[k].end = end;
-        } else if (i == s->segments || word[21] != 0 || log_was_durable(s, i, 0)) {
+        } else if (was_durable) {
             s->damaged++; /* all of it is lost */
         } else {
             log_make_void(s, before, s->sequence + 1);
@@ -7490,15 +7614,19 @@ MSC4203_PRIVATE void log_go_back(struct msc4203_log_state *s)
 /* Goes through the newest segment, as far as it can be followed: to what it says of the oldest one,
  * and to see whether it ends with the end of an index, of which *image is then the first segment's
  * sequence number, else 0. */
-MSC4203_PRIVATE void log_look_through(struct msc4203_log_state *s, uint32_t *image)
+MSC4203_APART void log_look_through(struct msc4203_log_state *s, uint32_t *image)
 {
     struct log_record r;
-    uint32_t at;
+    uint32_t at, units;
 
     *image = 0;
-    for (at = LOG_HEADER_UNITS; at < s->segment_units; at += r.units) {
-        if (log_load(s, s->current << s->shift | at, &r) == 0)
+    for (at = LOG_HEADER_UNITS; at < s->segment_units;
+         at = units != 0 ? at + units : log_skip(s, s->current, at)) {
+        units = log_load(s, s->current << s->shift | at, &r);
+        if ((units == 0 || !log_is_whole(s, &r)) && !log_was_durable(s, s->current, at))
             break;
+        if (units == 0)
+            continue;
         if (r.kind == LOG_PAD && log_before(s->oldest, r.word[2]))
             s->oldest = r.word[2];
         else if (r.kind != LOG_PAD)
@@ -7507,14 +7635,14 @@ MSC4203_PRIVATE void log_look_through(struct msc4203_log_state *s, uint32_t *ima
     s->image_end = at;
 }
 
-/* Reads the headers of all segments. */
-MSC4203_APART void log_survey(struct msc4203_log_state *s, uint32_t *image)
+/* Reads the headers of all segments but one, and takes what the newest one says. */
+MSC4203_APART void log_read_headers(struct msc4203_log_state *s, uint32_t but)
 {
     uint32_t word[LOG_HEADER_WORDS], i;
 
     s->sequence = 0;
     for (i = 0; i < s->segments && !s->error; i++) {
-        if (!log_header(s, log_address(s, i << s->shift), word) || word[15] != s->key[0] ||
+        if (i == but || !log_header(s, log_address(s, i << s->shift), word) || word[15] != s->key[0] ||
             word[16] != s->key[1] || word[8] != s->segment_units || word[17] == 0)
             continue;
         if (s->segment[i].sequence != word[17]) {
@@ -7533,10 +7661,39 @@ MSC4203_APART void log_survey(struct msc4203_log_state *s, uint32_t *image)
         s->previous = word[19];
         s->previous_end = word[20];
         s->previous_durable = word[21];
-        if (log_number64(word + 22) > s->next)
-            s->next = log_number64(word + 22);
         s->time = log_clip(s->time, word[24], UINT32_MAX);
         s->counter[LOG_REQUESTS] = word[25];
+    }
+}
+
+/* Whether a segment has no record, and nothing shows that there was one. */
+MSC4203_PRIVATE int log_is_bare(struct msc4203_log_state *s, uint32_t segment)
+{
+    struct log_record r;
+
+    return (log_load(s, segment << s->shift | LOG_HEADER_UNITS, &r) == 0 ||
+            !log_is_whole(s, &r)) &&
+           !log_states_durable(s, segment, LOG_HEADER_UNITS, 0);
+}
+
+/* Finds the segments. When the power failed as soon as the newest one had its header, that counts
+ * for nothing: it may say that the one before it is void, which has openings that this one was to
+ * repeat. */
+MSC4203_APART void log_survey(struct msc4203_log_state *s, uint32_t *image)
+{
+    uint32_t bare;
+
+    s->bare = 0;
+    log_read_headers(s, s->segments);
+    bare = s->current;
+    if (s->sequence != 0 && log_is_bare(s, bare)) {
+        s->bare = s->sequence; /* its header stays: this number must not be used again */
+        s->segment[bare].sequence = 0;
+        log_read_headers(s, bare);
+        if (s->sequence == 0) { /* a log that was just made */
+            s->bare = 0;
+            log_read_headers(s, s->segments);
+        }
     }
     log_look_through(s, image);
     if (s->sequence != 0)
@@ -7597,23 +7754,31 @@ MSC4203_PRIVATE uint32_t log_marked(const struct msc4203_log_state *s,
  * is, and what waits for nothing goes. */
 MSC4203_APART void log_merge(struct msc4203_log_state *s)
 {
-    uint32_t i, to = 0;
+    uint32_t i, to = 0, taken = 0;
+    uint64_t number = 0;
+    int met = 0; /* whether a message with this number was */
 
     log_sort(s);
     for (i = 1; i <= s->used; i++) {
-        struct msc4203_log_entry *e = &s->entry[i];
-        int same = to != 0 && log_number(&s->entry[to]) == log_number(e);
+        struct msc4203_log_entry e = s->entry[i];
 
-        if (e->place == 0) { /* channels to be taken out, as far as the message is older */
-            if (same) {
-                s->entry[to].channels &= ~e->channels;
-                if (e->channels & 1)
-                    s->entry[to].place &= ~((uint32_t)LOG_FOR_SYNC << 29);
-            }
-            continue;
+        if (log_number(&e) != number) {
+            number = log_number(&e);
+            taken = 0;
+            met = 0;
         }
-        to += !same;
-        s->entry[to] = *e;
+        if (e.place == 0) {
+            taken |= e.channels;
+        } else {
+            to += !met;
+            met = 1;
+            s->entry[to] = e;
+        }
+        if (met) {
+            s->entry[to].channels &= ~taken;
+            if (taken & 1)
+                s->entry[to].place &= ~((uint32_t)LOG_FOR_SYNC << 29);
+        }
     }
     s->used = to;
     for (i = 1, to = 0; i <= s->used; i++) {
@@ -7719,8 +7884,8 @@ MSC4203_APART void log_keep(struct msc4203_log_state *s, const struct msc4203_lo
     log_set_link(&s->entry[s->used], s->used);
     if (e->place != 0)
         s->device[log_device_of(e)].count++;
-    if (number >= s->next)
-        s->next = number + 1;
+    if (number > s->highest)
+        s->highest = number;
 }
 
 /* The entry of a message that was read. Returns 0 when there is no room for its device. */
@@ -7745,36 +7910,6 @@ MSC4203_PRIVATE int log_entry_of(struct msc4203_log_state *s, const struct log_r
     return device != 0;
 }
 
-/* A message of an open batch. */
-MSC4203_PRIVATE void log_read_message(struct msc4203_log_state *s, const struct log_record *r,
-                                      int whole)
-{
-    struct msc4203_log_batch *b = &s->batch[r->small % LOG_BATCHES];
-    struct msc4203_log_entry e;
-    uint32_t i;
-
-    if (r->word[8] == 0) /* the first one: another batch, of which no end was seen, is none */
-        log_batch_end(s, b, BATCH_FREE);
-    if ((s->pool_free == 0 && s->used + 2 >= s->pool) || !log_entry_of(s, r, &e, whole)) {
-        s->damaged++; /* as above */
-        return;
-    }
-    i = s->pool_free;
-    if (i != 0)
-        s->pool_free = log_link(&s->entry[i]);
-    else
-        i = --s->pool;
-    e.number = r->word[8];
-    s->entry[i] = e;
-    if (b->last != 0)
-        log_set_link(&s->entry[b->last], i);
-    else
-        b->first = i;
-    b->last = i;
-    s->pending++;
-    s->device[log_device_of(&e)].pending++;
-}
-
 /* Gives the messages of a batch that was read the numbers from `first` on, below `end`. */
 MSC4203_PRIVATE void log_read_numbers(struct msc4203_log_state *s, struct msc4203_log_batch *b,
                                       uint64_t first, uint64_t end)
@@ -7795,15 +7930,106 @@ MSC4203_PRIVATE void log_read_numbers(struct msc4203_log_state *s, struct msc420
             log_keep(s, &e, first + e.number);
         s->device[log_device_of(&e)].pending--;
     }
-    memset(b, 0, sizeof *b);
+    log_batch_clear(b, BATCH_FREE);
+}
+
+/* The record that ended a batch was lost. If numbers are missing that it could have had, it gets
+ * them; if there are none it was aborted. */
+MSC4203_PRIVATE void log_read_lost(struct msc4203_log_state *s, struct msc4203_log_batch *b)
+{
+    uint32_t count = b->count;
+
+    if (count > s->gap_left) {
+        log_batch_end(s, b, BATCH_FREE);
+        return;
+    }
+    log_read_numbers(s, b, s->gap, s->gap + count);
+    s->gap += count;
+    s->gap_left -= count;
+}
+
+/* Before a number that was given out: others before it are missing when records were lost that gave
+ * them to batches. */
+MSC4203_PRIVATE void log_read_gap(struct msc4203_log_state *s, uint64_t number)
+{
+    uint64_t missing = number > s->next ? number - s->next : 0;
+    uint32_t i;
+
+    while (missing > s->messages) /* each opening after a crash leaves so many out */
+        missing -= s->messages + 1;
+    if (missing != 0) {
+        s->gap = s->next;
+        s->gap_left = (uint32_t)missing;
+    }
+    if (number > s->next)
+        s->next = number;
+    for (i = 0; i < LOG_BATCHES; i++)
+        if (s->batch[i].state == BATCH_LOST)
+            log_read_lost(s, &s->batch[i]);
+}
+
+/* The batch that a record belongs to. When another one is in its place, the record that ended that
+ * one was lost: it is put elsewhere. */
+MSC4203_PRIVATE struct msc4203_log_batch *log_read_batch(struct msc4203_log_state *s,
+                                                         const struct log_record *r)
+{
+    struct msc4203_log_batch *b = &s->batch[r->small % LOG_BATCHES], *other;
+    uint32_t i;
+
+    if (b->count != 0 && b->turn != r->small / LOG_BATCHES && b->count <= s->gap_left)
+        log_read_lost(s, b);
+    if (b->count != 0 && b->turn != r->small / LOG_BATCHES) {
+        for (i = LOG_BATCHES - 1; i != 0 && s->batch[i].count != 0; i--)
+            ;
+        other = &s->batch[i];
+        if (other->count != 0) /* there are too many of these */
+            log_batch_end(s, other, BATCH_FREE);
+        *other = *b;
+        other->state = BATCH_LOST;
+        log_batch_clear(b, BATCH_FREE);
+    }
+    b->turn = r->small / LOG_BATCHES;
+    return b;
+}
+
+/* A message of an open batch. */
+MSC4203_PRIVATE void log_read_message(struct msc4203_log_state *s, const struct log_record *r,
+                                      int whole)
+{
+    struct msc4203_log_batch *b = log_read_batch(s, r);
+    struct msc4203_log_entry e;
+    uint32_t i;
+
+    if ((s->pool_free == 0 && s->used + 2 >= s->pool) || !log_entry_of(s, r, &e, whole)) {
+        s->damaged++; /* as above */
+        return;
+    }
+    i = s->pool_free;
+    if (i != 0)
+        s->pool_free = log_link(&s->entry[i]);
+    else
+        i = --s->pool;
+    e.number = r->word[8];
+    b->count = e.number + 1;
+    b->time = s->damaged;
+    s->entry[i] = e;
+    if (b->last != 0)
+        log_set_link(&s->entry[b->last], i);
+    else
+        b->first = i;
+    b->last = i;
+    s->pending++;
+    s->device[log_device_of(&e)].pending++;
 }
 
 /* The end of a batch. */
 MSC4203_PRIVATE void log_read_commit(struct msc4203_log_state *s, const struct log_record *r)
 {
     uint64_t first = log_number64(r->word + 4), end = first + r->word[6];
+    struct msc4203_log_batch *b = log_read_batch(s, r);
 
-    log_read_numbers(s, &s->batch[r->small % LOG_BATCHES], first, end);
+    log_read_gap(s, first);
+    log_read_numbers(s, b, first, end);
     if (end > s->next)
         s->next = end;
     if (r->word[2] > s->time)
@@ -7899,6 +8125,10 @@ MSC4203_APART void log_apply(struct msc4203_log_state *s, const struct log_recor
     case LOG_COPY:
     case LOG_MOVED:
         number = r->word[8] | (uint64_t)(r->word[7] >> 16) << 32;
+        if (r->kind == LOG_MOVED) {
+            log_read_gap(s, number);
+            s->next = s->next > number ? s->next : number + 1;
+        }
         if (log_entry_of(s, r, &e, whole))
             log_keep(s, &e, number);
         if (r->kind == LOG_COPY)
@@ -7911,7 +8141,7 @@ MSC4203_APART void log_apply(struct msc4203_log_state *s, const struct log_recor
         log_read_commit(s, r);
         return;
     case LOG_ABORT:
-        log_batch_end(s, &s->batch[r->small % LOG_BATCHES], BATCH_FREE);
+        log_batch_end(s, log_read_batch(s, r), BATCH_FREE);
         return;
     case LOG_CHANNEL:
         log_read_channel(s, r);
@@ -7975,28 +8205,48 @@ MSC4203_PRIVATE int log_is_void(struct msc4203_log_state *s, uint32_t segment)
     return 1;
 }
 
+/* Before the records of a segment: the next number is in its header; in that of the first one only
+ * to begin with. Where another opening begins, batches that were open have ended. */
+MSC4203_PRIVATE void log_enter_segment(struct msc4203_log_state *s, uint32_t segment, int is_first)
+{
+    uint32_t word[LOG_HEADER_WORDS], i;
+
+    if (log_header(s, log_address(s, segment << s->shift), word) &&
+        word[17] == s->segment[segment].sequence) {
+        if (is_first)
+            s->next = log_number64(word + 22);
+        log_read_gap(s, log_number64(word + 22));
+    }
+    if (s->segment[segment].salt == s->salt)
+        return;
+    s->salt = s->segment[segment].salt;
+    for (i = 0; i < LOG_BATCHES; i++)
+        log_read_lost(s, &s->batch[i]);
+}
+
 /* Reads the records of a segment. Returns 0 where the log ends in it. */
-MSC4203_APART int log_read_segment(struct msc4203_log_state *s, uint32_t segment)
+MSC4203_APART int log_read_segment(struct msc4203_log_state *s, uint32_t segment, int is_first)
 {
     struct log_record r;
     uint32_t at = LOG_HEADER_UNITS, units;
-    int whole;
+    int whole, was_durable;
 
+    log_enter_segment(s, segment, is_first);
     s->opening_first = 0;
-    s->empty = s->segment[segment].sequence == s->sequence && log_is_void(s, segment);
+    s->empty = s->segment[segment].sequence == s->sequence && log_is_writable(s) &&
+               log_is_void(s, segment);
     while (at < s->segment[segment].end && !s->error) {
         units = log_load(s, segment << s->shift | at, &r);
         whole = units != 0 && log_is_whole(s, &r);
         if (!whole && !s->error) {
-            if (s->storage->write != NULL && !log_was_durable(s, segment, at)) {
+            was_durable = log_was_durable(s, segment, at);
+            if (!was_durable && log_is_writable(s)) {
                 s->segment[segment].end = at;
                 return 0;
             }
             if (units == 0) { /* go on with the next one that there is */
-                while (++at < s->segment[segment].end &&
-                       log_load(s, segment << s->shift | at, &r) == 0)
-                    ;
-                s->damaged += at < s->segment[segment].end || s->storage->write != NULL;
+                at = log_skip(s, segment, at);
+                s->damaged += was_durable || at < s->segment[segment].end;
                 continue;
             }
             s->damaged++;
@@ -8107,7 +8357,7 @@ MSC4203_PRIVATE void log_write_image(struct msc4203_log_state *s)
 }
 
 /* Reads one record of the index. */
-MSC4203_PRIVATE int log_read_image_record(struct msc4203_log_state *s, const struct log_record *r,
+MSC4203_APART int log_read_image_record(struct msc4203_log_state *s, const struct log_record *r,
                                           uint32_t count, uint32_t *kept)
 {
     uint32_t words, *to = log_image_part(s, r->word[5], kept, &words);
@@ -8137,9 +8387,9 @@ MSC4203_APART int log_read_image(struct msc4203_log_state *s, uint32_t first)
     for (i = log_after(s, first - 1); !ended; i = log_after(s, s->segment[i].sequence)) {
         if (i == s->segments)
             return 0;
-        for (at = LOG_HEADER_UNITS; at < s->segment_units && !ended; at += r.units) {
+        for (at = LOG_HEADER_UNITS; at < s->segment[i].end && !ended; at += r.units) {
             if (log_load(s, i << s->shift | at, &r) == 0)
-                break;
+                return 0;
             if (r.kind == LOG_IMAGE && !log_read_image_record(s, &r, count++, kept))
                 return 0;
             ended = r.kind == LOG_IMAGE && r.small != 0;
@@ -8253,7 +8503,7 @@ MSC4203_PRIVATE void log_find_newest(struct msc4203_log_state *s)
         if (s->segment[i].sequence == 0)
             break;
     }
-    if (n == s->segments || !log_is_segment(s, i, s->sequence + 1, s->salt))
+    if (n == s->segments || !log_is_segment(s, i, s->sequence + 1, s->salt, 0))
         return;
     s->previous = s->sequence++;
     s->previous_salt = s->salt;
@@ -8266,22 +8516,35 @@ MSC4203_PRIVATE void log_find_newest(struct msc4203_log_state *s)
  * behind it is void. */
 MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
 {
-    uint32_t i, k;
+    uint32_t i, k, first;
 
     log_find_newest(s);
-    for (i = log_after(s, s->oldest - 1); i < s->segments && !s->error;
-         i = log_after(s, s->segment[i].sequence)) {
+    first = log_after(s, s->oldest - 1);
+    for (i = first; i < s->segments && !s->error; i = log_after(s, s->segment[i].sequence)) {
         s->current = i;
-        if (!log_read_segment(s, i))
+        if (!log_read_segment(s, i, i == first))
             break;
     }
     if (s->error)
         return;
     k = s->segment[s->current].sequence;
     log_make_void(s, k, k + ((uint32_t)1 << 30));
-    for (k = 0; k < LOG_BATCHES; k++)
-        log_batch_end(s, &s->batch[k], BATCH_FREE);
+    for (k = 0; k < LOG_BATCHES; k++) {
+        struct msc4203_log_batch *b = &s->batch[k];
+        if (b->count == 0 || (b->state != BATCH_LOST && b->time == s->damaged)) {
+            log_batch_end(s, b, BATCH_FREE);
+            continue;
+        }
+        if (b->count > s->gap_left) { /* there was damage behind it: rather a message too much */
+            s->gap = s->next;
+            s->gap_left = b->count;
+            s->next += b->count;
+        }
+        log_read_lost(s, b);
+    }
     log_settle(s);
+    if (s->next <= s->highest)
+        s->next = s->highest + 1;
     s->next += s->messages + 1; /* numbers that were given out, and lost before they were durable */
 }
 
@@ -8310,6 +8573,8 @@ MSC4203_PRIVATE void log_begin_writing(struct msc4203_log_state *s, uint64_t ran
     s->oldest = s->segment[log_after(s, s->oldest - 1)].sequence;
     s->unused = s->safe = s->oldest;
     log_count_free(s);
+    if (s->bare != 0)
+        s->sequence = s->bare;
     if (is_void && s->free == 0 && s->opening_first == 0)
         s->segment[last].sequence = 0; /* nothing in it is needed even until then */
     log_begin_segment(s, s->previous, s->previous_end, s->previous_durable);
@@ -8361,11 +8626,11 @@ MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storag
         s->phase = PHASE_READING;
         log_replay(s);
     }
-    s->buffer_used = 0;
+    log_buffer_begin(s, 0);
     s->settled = s->next;
     log_count_named(s);
     s->phase = PHASE_READ_ONLY;
-    if (!s->error && (storage->memory != NULL || storage->write != NULL))
+    if (!s->error && log_is_writable(s))
         log_begin_writing(s, random);
     return log_has_written(s);
 }

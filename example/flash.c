@@ -149,7 +149,7 @@ static int store_open(void)
     }
     if (result != MSC4203_OK)
         return result;
-    if (msc4203_log_memory(&ram.storage, &config) > sizeof ram.log_memory)
+    if (msc4203_log_memory(&ram.log, &ram.storage, &config) > sizeof ram.log_memory)
         return MSC4203_E_INDEX;
     return msc4203_log_open(&ram.log, &ram.storage, ram.log_memory, sizeof ram.log_memory,
                             chip_random(&outside->chip));

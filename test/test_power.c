@@ -187,6 +187,7 @@ static int each_run(const struct shape *shape, uint64_t seed, unsigned long call
     contract_begin(c);
     if (aged)
         bench_age(&b, b.fake.bytes / 2 / (b.fake.unit < 1500 ? 1500 : b.fake.unit));
+    b.planned = 1;
     b.recover_at = recovery;
     b.fake.fail_at = b.fake.calls + call;
     b.fake.after = after;

@@ -1006,7 +1006,7 @@ static void test_usage(void)
     static const char *const options[] = {"--from",   "--to ",        "--shape",      "--each",
                                           "--lines",  "--stable",     "--chunk",      "--scratch",
                                           "--sender", "--type",       "--message-id", "--user",
-                                          "--device", "--next-batch", "log FILE"};
+                                          "--device", "--next-batch", "[--parked | --each] FILE"};
     size_t i;
 
     run(TOOL " --help");
