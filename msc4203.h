@@ -5078,7 +5078,7 @@ MSC4203_APART void log_read(struct msc4203_log_state *s, uint64_t at, void *data
                                                       : s->buffer_bytes;
             s->buffer_at = at;
             s->buffer_used = (uint32_t)n;
-            if (n == 0 || storage->read(storage->context, at, s->buffer, n) != 0)
+            if (storage->read(storage->context, at, s->buffer, n) != 0)
                 log_fail(s);
             continue;
         } else {
@@ -5373,10 +5373,8 @@ MSC4203_APART void log_begin_segment(struct msc4203_log_state *s, uint32_t previ
         if (log_is_free(s, i))
             break;
     }
-    if (n == s->segments) {
+    if (n == s->segments)
         log_fail(s); /* unreachable: log_room() keeps some free */
-        return;
-    }
     s->free--;
     s->sequence = s->sequence + 1 != 0 ? s->sequence + 1 : 1;
     memset(&s->segment[i], 0, sizeof s->segment[i]);
@@ -5894,8 +5892,6 @@ MSC4203_PRIVATE void log_batch_take(struct msc4203_log_state *s, uint32_t i)
     struct msc4203_log_entry *e = &s->entry[i];
     uint32_t device = log_device_of(e);
 
-    if (e->channels == 0)
-        return;
     log_tally(s, e->channels, 0, 0 - log_units(e));
     log_tally_units(s, e, 0 - log_units(e));
     e->channels = 0;
@@ -5944,8 +5940,6 @@ MSC4203_APART void log_batch_commit(struct msc4203_log_state *s, struct msc4203_
         e = s->entry[i];
         next = log_link(&e);
         log_pool_give(s, i);
-        if (e.channels == 0)
-            continue;
         s->device[log_device_of(&e)].pending--;
         log_add(s, &e, number + e.number);
     }
@@ -6190,7 +6184,7 @@ MSC4203_APART void log_channel_parts(struct msc4203_log_state *s, uint32_t chann
             part[1].at = part[0].at + part[0].bytes;
             part[1].bytes = r.word[7] >> 16;
         } else {
-            s->damaged += (s->damaged_channels >> channel & 1) == 0;
+            s->damaged += !s->error && (s->damaged_channels >> channel & 1) == 0;
         }
     }
     if (name != NULL) {
@@ -7004,8 +6998,6 @@ MSC4203_PRIVATE void log_take_moved(struct msc4203_log_state *s, uint32_t channe
 {
     uint32_t i = log_find(s, number);
 
-    if (i > s->used || log_number(&s->entry[i]) != number)
-        return;
     if (channel == 0)
         s->entry[i].place &= ~((uint32_t)LOG_FOR_SYNC << 29); /* it has not had it */
     log_take(s, i, (uint32_t)1 << channel);
@@ -7924,8 +7916,6 @@ MSC4203_PRIVATE void log_read_numbers(struct msc4203_log_state *s, struct msc420
         e = s->entry[i];
         b->first = log_link(&e);
         log_pool_give(s, i);
-        if (e.channels == 0)
-            continue;
         if (first + e.number < end)
             log_keep(s, &e, first + e.number);
         s->device[log_device_of(&e)].pending--;
@@ -7982,8 +7972,7 @@ MSC4203_PRIVATE struct msc4203_log_batch *log_read_batch(struct msc4203_log_stat
         for (i = LOG_BATCHES - 1; i != 0 && s->batch[i].count != 0; i--)
             ;
         other = &s->batch[i];
-        if (other->count != 0) /* there are too many of these */
-            log_batch_end(s, other, BATCH_FREE);
+        log_batch_end(s, other, BATCH_FREE); /* where there are too many of these */
         *other = *b;
         other->state = BATCH_LOST;
         log_batch_clear(b, BATCH_FREE);
