@@ -56,6 +56,7 @@ static void test_closed(void)
     CHECK(q->begin(q->context, &batch) == MSC4203_E_STORAGE);
     CHECK(q->push(q->context, 1, &message) == MSC4203_E_STORAGE);
     CHECK(q->commit(q->context, 1, &request, &number) == MSC4203_E_STORAGE);
+    CHECK(q->commit(q->context, 99, &request, &number) == MSC4203_E_STORAGE);
     CHECK(q->abort(q->context, 1) == MSC4203_E_STORAGE);
     CHECK(q->known(q->context, &request) == MSC4203_E_STORAGE);
     CHECK(q->flush(q->context) == MSC4203_E_STORAGE);
@@ -91,6 +92,7 @@ static void test_usage(void)
     msc4203_span name = contract_span("irc"), record = contract_span("r"), read;
     msc4203_device who;
     msc4203_counts counts;
+    msc4203_request request;
     uint64_t number;
     uint32_t batch, channel, i;
 
@@ -146,10 +148,15 @@ static void test_usage(void)
     CHECK(q->release(q->context, 1) == MSC4203_E_BUSY);
     CHECK(q->abort(q->context, 3) == MSC4203_OK && q->abort(q->context, 4) == MSC4203_OK);
     CHECK(q->commit(q->context, 5, NULL, &number) == MSC4203_OK); /* an empty one */
+    contract_request(7, 1, &request); /* and one with a request, which is remembered */
+    CHECK(q->commit(q->context, 6, &request, &number) == MSC4203_OK);
+    CHECK(q->known(q->context, &request) == MSC4203_KNOWN);
     CHECK(q->release(q->context, 1) == MSC4203_OK);
     letters[254] = '!';
     CHECK(q->channel(q->context, &name, 1, &channel) == MSC4203_OK && channel == 1);
     CHECK(bench_flush(&b) == MSC4203_OK && bench_damaged(&b) == 0);
+    fake_forget(&b.fake);
+    CHECK(bench_open(&b) == MSC4203_OK && q->known(q->context, &request) == MSC4203_KNOWN);
     bench_free(&b);
 }
 
@@ -254,6 +261,7 @@ static void test_full(void)
     bench_free(&b);
     /* messages of open batches: they need two places while they are committed */
     limits_config(&b, &shapes[SHAPE_512], 256 * 1024, 64, 4, 500);
+    CHECK(bench_push(&b, 2, 1, 100, NULL) == MSC4203_OK);
     CHECK(q->begin(q->context, &one) == MSC4203_OK && q->begin(q->context, &batch) == MSC4203_OK);
     CHECK(q->push(q->context, one, &message) == MSC4203_OK);
     for (i = 0; (result = q->push(q->context, batch, &message)) == MSC4203_OK; i++)
@@ -368,6 +376,7 @@ static void test_sizes(void)
     CHECK(limits_needs(8 * gib, (1 << 24) + 16, 0, &c) == 0); /* too large */
     CHECK(limits_needs(16 * mib, 4096, 6000, &c) == 0);       /* a block is whole sectors */
     CHECK(limits_needs(8 * gib, 4096, 1 << 28, &c) == 0);
+    CHECK(limits_needs(8 * gib, 4096, 100 << 20, &c) == 0); /* too many units, rounded up */
     CHECK(limits_needs(16 * mib, 256, 65536, &c) != 0);
     CHECK(limits_needs(mib, 48, 0, &c) != 0);
     c.sector = 6000; /* not a multiple of the storage's */
@@ -428,7 +437,19 @@ static void test_sizes(void)
     b.fake.storage.sector = 4096; /* other than the log was made for */
     CHECK(bench_open(&b) == MSC4203_E_REGION);
     CHECK(msc4203_log_inspect(&b.log, b.storage, &c) == MSC4203_E_REGION);
+    b.fake.storage.sector = 24;
+    CHECK(msc4203_log_inspect(&b.log, b.storage, &c) == MSC4203_E_REGION);
+    CHECK(msc4203_log_format(&b.log, b.storage, NULL, b.index, 512, 1) == MSC4203_E_REGION);
     b.fake.storage.sector = 512;
+    CHECK(bench_open(&b) == MSC4203_OK);
+    bench_free(&b);
+    bench_init(&b, &shapes[SHAPE_512], 512 * 1024, 0, 0); /* segments of 4,096 bytes */
+    b.fake.storage.sector = 1024;
+    CHECK(msc4203_log_inspect(&b.log, b.storage, &c) == MSC4203_E_REGION);
+    b.fake.storage.sector = 512;
+    b.fake.storage.block = 8192;
+    CHECK(msc4203_log_inspect(&b.log, b.storage, &c) == MSC4203_E_REGION);
+    b.fake.storage.block = 0;
     CHECK(bench_open(&b) == MSC4203_OK);
     bench_free(&b);
 }
@@ -437,23 +458,33 @@ static void test_sizes(void)
 
 /* Many devices had messages, one after the other; few can at a time. Reading the log takes out what
  * the marks say before there are too many; where marks were damaged, there may be. */
-static void test_few_devices(void)
+static void test_few(uint32_t messages, uint32_t devices)
 {
     static struct bench b;
     unsigned char *image;
     unsigned long i, round, lost = 0;
     uint64_t number = 0;
+    msc4203_device who;
+    char id[16];
 
-    limits_config(&b, &shapes[SHAPE_512], 128 * 1024, 16, 2, 300);
+    limits_config(&b, &shapes[SHAPE_512], 128 * 1024, messages, devices, 300);
     for (i = 0; i < 600; i++) {
-        CHECK(bench_push(&b, 2, (unsigned)i, 100 + i % 100, &number) == MSC4203_OK);
+        CHECK(bench_push(&b, i % 3 == 0 ? 3 : 2, (unsigned)i, 100 + i % 100, &number) ==
+              MSC4203_OK);
         CHECK(bench_flush(&b) == MSC4203_OK);
         if (i % 40 == 39) {
             fake_forget(&b.fake);
             bench_hurt(&b);
             CHECK(bench_open(&b) == MSC4203_OK && bench_damaged(&b) == 0);
         }
+        bench_device((unsigned)i, id, &who);
+        if (i % 2 == 0)
+            CHECK(b.queue.move(b.queue.context, 1, NULL, number, i % 4 == 0 ? 4 : 0, NULL) ==
+                  MSC4203_OK);
+        CHECK(b.queue.done(b.queue.context, 0, &who, number, NULL) == MSC4203_OK);
         CHECK(b.queue.done(b.queue.context, 1, NULL, number, NULL) == MSC4203_OK);
+        CHECK(b.queue.flush(b.queue.context) == MSC4203_OK);
+        CHECK(b.queue.done(b.queue.context, 2, NULL, UINT64_MAX, NULL) == MSC4203_OK);
     }
     CHECK(bench_flush(&b) == MSC4203_OK);
     image = (unsigned char *)malloc(b.fake.bytes);
@@ -472,9 +503,117 @@ static void test_few_devices(void)
             continue;
         lost += bench_damaged(&b) != 0;
         CHECK(b.queue.done(b.queue.context, 1, NULL, UINT64_MAX, NULL) == MSC4203_OK);
+        CHECK(b.queue.done(b.queue.context, 2, NULL, UINT64_MAX, NULL) == MSC4203_OK);
+        CHECK(b.queue.expire(b.queue.context, UINT64_MAX, NULL) == MSC4203_OK);
         CHECK(bench_push(&b, 2, 1, 100, NULL) == MSC4203_OK && bench_flush(&b) == MSC4203_OK);
     }
     CHECK(lost > 10);
+    free(image);
+    bench_free(&b);
+}
+
+/* The power fails again and again, as soon as the log was opened. */
+static void test_openings(void)
+{
+    static struct bench b;
+    unsigned i;
+
+    bench_storage(&b, &shapes[SHAPE_512], 64 * 1024, 0, 0);
+    b.config.openings = 200;
+    bench_start(&b, 0);
+    for (i = 0; i < 150; i++) {
+        fake_forget(&b.fake);
+        CHECK(bench_open(&b) == MSC4203_OK && bench_damaged(&b) == 0);
+    }
+    bench_age(&b, 50);
+    bench_free(&b);
+}
+
+/* An index that leads elsewhere, as from memory that has changed: that is damage, and no more. */
+static void test_wrong_index(void)
+{
+    static struct bench b;
+    msc4203_queue *q = &b.queue;
+    msc4203_message message, got;
+    msc4203_span name = contract_span("irc"), read;
+    uint64_t number;
+    uint32_t batch, channel, i, place;
+    int kind;
+
+    for (kind = 0; kind < 5; kind++) {
+        struct msc4203_log_state *s = &b.log.priv;
+
+        limits_config(&b, &shapes[SHAPE_512], 64 * 1024, 64, 8, 500);
+        CHECK(q->channel(q->context, &name, 1, &channel) == MSC4203_OK);
+        CHECK(bench_push(&b, 2, 1, 300, &number) == MSC4203_OK && bench_flush(&b) == MSC4203_OK);
+        place = s->entry[1].place;
+        if (kind == 0) /* past the segment's end, where that is no power of two */
+            s->channel[channel].position = ((uint32_t)1 << s->shift) - 1;
+        else if (kind == 1)
+            s->channel[channel].position = place & 0x1FFFFFFF;
+        else if (kind == 2)
+            s->entry[1].place = s->channel[channel].position;
+        else if (kind == 3)
+            s->entry[1].device -= (uint32_t)10 << 19; /* it is longer than it seems */
+        if (kind < 2) {
+            CHECK(q->record(q->context, channel, limits_memory, 1000, NULL, &read) ==
+                  MSC4203_E_DAMAGED);
+            CHECK(q->record(q->context, channel, limits_memory, 1000, NULL, &read) ==
+                  MSC4203_E_DAMAGED);
+            CHECK(bench_damaged(&b) == 1);
+        } else if (kind < 4) {
+            CHECK(q->next(q->context, 1, NULL, 0, limits_memory, sizeof limits_memory, &got) ==
+                  MSC4203_E_DAMAGED && got.number == number);
+            CHECK(q->move(q->context, 1, NULL, number, 4, NULL) == MSC4203_E_DAMAGED);
+            CHECK(bench_damaged(&b) == 1);
+        } else { /* every segment seems to be needed */
+            for (i = 0; i < s->segments; i++)
+                s->segment[i].sequence = s->sequence;
+            message = limits_message(300);
+            CHECK(q->begin(q->context, &batch) == MSC4203_OK);
+            for (i = 0; q->push(q->context, batch, &message) == MSC4203_OK; i++)
+                CHECK(i < 100);
+            CHECK(q->flush(q->context) == MSC4203_E_STORAGE);
+            CHECK(q->next(q->context, 1, NULL, 0, limits_memory, 1000, &got) ==
+                  MSC4203_E_STORAGE);
+        }
+        bench_free(&b);
+    }
+}
+
+/* Of two logs in one region there are segments: that of the one at its beginning counts. */
+static void test_two_logs(void)
+{
+    static struct bench b;
+    msc4203_log_config config;
+    unsigned char *image;
+    size_t segment;
+
+    bench_init(&b, &shapes[SHAPE_512], 64 * 1024, 0, 0);
+    bench_age(&b, 40);
+    segment = bench_segment(&b);
+    image = (unsigned char *)malloc(b.fake.bytes);
+    if (image == NULL)
+        exit(2);
+    memcpy(image, b.fake.seen, b.fake.bytes);
+    CHECK(msc4203_log_format(&b.log, b.storage, &b.config, b.index, b.index_bytes, 12345) ==
+          MSC4203_OK);
+    bench_hurt(&b);
+    CHECK(bench_open(&b) == MSC4203_OK);
+    bench_age(&b, 40);
+    CHECK(bench_push(&b, 2, 1, 300, NULL) == MSC4203_OK && bench_flush(&b) == MSC4203_OK);
+    memcpy(b.fake.seen + 2 * segment, image + 2 * segment, segment);
+    bench_hurt(&b);
+    CHECK(bench_open(&b) == MSC4203_OK && msc4203_log_key(&b.log) == 12345);
+    CHECK(msc4203_log_format(&b.log, b.storage, &b.config, b.index, b.index_bytes, 12345) ==
+          MSC4203_OK);
+    /* one segment of each, none at the beginning: either may be in a message */
+    memcpy(b.fake.seen + segment, b.fake.seen, segment);
+    memset(b.fake.seen, 0, segment);
+    memcpy(b.fake.seen + 2 * segment, image + 2 * segment, segment);
+    memcpy(b.fake.seen + 3 * segment, image + 3 * segment, segment / 2);
+    memset(b.fake.seen + 3 * segment, 0, 200);
+    CHECK(msc4203_log_inspect(&b.log, b.storage, &config) == MSC4203_E_FORMAT);
     free(image);
     bench_free(&b);
 }
@@ -497,6 +636,7 @@ static void test_failing(const struct shape *shape)
     msc4203_span name = contract_span("irc"), read;
     msc4203_log_config config;
     msc4203_log other;
+    msc4203_request request;
     unsigned char *image;
     unsigned long call;
     unsigned closed, seen;
@@ -552,13 +692,81 @@ static void test_failing(const struct shape *shape)
               MSC4203_E_STORAGE);
         CHECK(msc4203_log_scan(&b.log, limits_memory, 1000, limits_see, &seen) == MSC4203_OK);
         CHECK(seen >= 1);
+        channel = seen;
+        CHECK(bench_push(&b, 2, 1, 100, NULL) == MSC4203_OK); /* not flushed: not seen */
+        seen = 0;
+        CHECK(msc4203_log_scan(&b.log, limits_memory, 1000, limits_see, &seen) == MSC4203_OK);
+        CHECK(seen == channel - 1 || seen == channel);
         b.fake.fail_at = b.fake.calls + 1;
         CHECK(q->move(q->context, 1, NULL, got.number, 4, NULL) == MSC4203_E_STORAGE);
         b.fake.fail_at = 0;
         CHECK(bench_damaged(&b) == 0);
+        b.fake.fail_at = b.fake.calls + 1; /* after a failure to write nothing goes on */
+        result = bench_push(&b, 2, 1, 100, NULL);
+        CHECK(b.queue.flush(q->context) == MSC4203_E_STORAGE);
+        b.fake.fail_at = 0;
+        CHECK(q->next(q->context, 1, NULL, 0, limits_memory, 1000, &got) == MSC4203_E_STORAGE);
+        CHECK(q->count(q->context, 1, NULL, &counts) == MSC4203_E_STORAGE);
+        CHECK(q->record(q->context, 1, limits_memory, 100, NULL, &read) == MSC4203_E_STORAGE);
+        CHECK(q->channel(q->context, &name, 0, &channel) == MSC4203_E_STORAGE);
+        CHECK(msc4203_log_scan(&b.log, limits_memory, 1000, limits_see, &seen) ==
+              MSC4203_E_STORAGE);
+        contract_request(1, 1, &request);
+        CHECK(q->known(q->context, &request) == MSC4203_E_STORAGE);
         free(image);
         bench_free(&b);
     }
+}
+
+/* One call of the storage fails, reading too, while room is made: what is flushed stays. */
+static void test_failing_once(void)
+{
+    static struct bench b;
+    msc4203_queue *q = &b.queue;
+    msc4203_message got;
+    unsigned char *image;
+    unsigned long call, before;
+    uint64_t number, first;
+    int result;
+
+    limits_config(&b, &shapes[SHAPE_512], 64 * 1024, 64, 8, 2000);
+    CHECK(bench_push(&b, 2, 1, 1500, &first) == MSC4203_OK && bench_flush(&b) == MSC4203_OK);
+    image = (unsigned char *)malloc(b.fake.bytes);
+    if (image == NULL)
+        exit(2);
+    memcpy(image, b.fake.seen, b.fake.bytes);
+    for (call = 1; call < 600; call += 1 + call / 300) {
+        fake_restore(&b.fake, image);
+        bench_hurt(&b);
+        CHECK(bench_open(&b) == MSC4203_OK);
+        b.fake.fail_once = 1;
+        b.fake.fail_at = b.fake.calls + call;
+        before = test_failed;
+        do {
+            uint32_t batch;
+            msc4203_message message = limits_message(900);
+
+            message.channels = 4;
+            result = q->begin(q->context, &batch);
+            if (result == MSC4203_OK)
+                result = q->push(q->context, batch, &message);
+            if (result == MSC4203_OK)
+                result = q->commit(q->context, batch, NULL, &number);
+            if (result == MSC4203_OK)
+                result = q->flush(q->context);
+            if (result == MSC4203_OK)
+                result = q->done(q->context, 2, NULL, number, NULL);
+        } while (result == MSC4203_OK && test_failed == before);
+        CHECK(result == MSC4203_E_STORAGE);
+        b.fake.fail_at = 0;
+        fake_forget(&b.fake);
+        bench_hurt(&b);
+        CHECK(bench_open(&b) == MSC4203_OK && bench_damaged(&b) == 0);
+        CHECK(q->next(q->context, 1, NULL, 0, limits_memory, sizeof limits_memory, &got) ==
+              MSC4203_ITEM && got.number == first && got.item.content.len == 1500);
+    }
+    free(image);
+    bench_free(&b);
 }
 
 int main(void)
@@ -573,7 +781,12 @@ int main(void)
     test_quotas();
     test_numbers();
     test_sizes();
-    test_few_devices();
+    test_few(16, 2);
+    test_few(4, 300);
+    test_openings();
+    test_wrong_index();
+    test_two_logs();
+    test_failing_once();
     for (i = 0; i < SHAPES; i++)
         if (i != 3) /* regions of 144 KiB take long */
             test_failing(&shapes[i]);
