@@ -5182,7 +5182,7 @@ MSC4203_APART int log_is_whole(struct msc4203_log_state *s, const struct log_rec
 /* Writes what the buffer has that is not written yet: whole sectors. It stays there to be read. */
 MSC4203_APART void log_write_out(struct msc4203_log_state *s)
 {
-    if (s->buffer_used != s->buffer_clean &&
+    if (s->buffer_used != s->buffer_clean && !s->error &&
         s->storage->write(s->storage->context, s->buffer_at + s->buffer_clean,
                           s->buffer + s->buffer_clean, s->buffer_used - s->buffer_clean) != 0)
         log_fail(s);
@@ -5199,7 +5199,7 @@ MSC4203_PRIVATE void log_buffer_begin(struct msc4203_log_state *s, uint64_t at)
 /* Writes what the buffer has, and makes all durable. */
 MSC4203_PRIVATE void log_sync_storage(struct msc4203_log_state *s)
 {
-    if (s->storage->memory != NULL || s->error)
+    if (s->storage->memory != NULL)
         return;
     log_write_out(s);
     if (!s->error && s->storage->sync(s->storage->context) != 0)
