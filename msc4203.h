@@ -4796,10 +4796,9 @@ MSC4203_API void msc4203_digest_end(msc4203_digest *digest, unsigned char out[16
 #endif
 
 enum {
-    LOG_VERSION = 1,
     LOG_UNIT = 16,
     LOG_STEP = 512,          /* segments are multiples of this, of the sector and of the block */
-    LOG_SEGMENT_MIN = 1024,  /* bytes of a segment: it must hold the record of any channel */
+    LOG_SEGMENT_MIN = 1536,  /* bytes of a segment: it must hold the record of any channel */
     LOG_SEGMENTS_MIN = 8,
     LOG_SEGMENTS_MAX = 128,
     LOG_BATCHES = 32,
@@ -4841,8 +4840,8 @@ enum { BATCH_FREE = 0, BATCH_OPEN = 1, BATCH_GIVEN_UP = 2 };
 enum { BATCH_LOST = 1 }; /* while the log is read: the record that ended it was lost */
 enum { PHASE_CLOSED = 0, PHASE_READING = 1, PHASE_READ_ONLY = 2, PHASE_OPEN = 3 };
 
-#define LOG_MAGIC_LOW 0x3463736Du /* "msc4203" and a NUL */
-#define LOG_MAGIC_HIGH 0x00333032u
+#define LOG_MAGIC_LOW 0x3463736Du /* "msc4203" and the format's version, 1 */
+#define LOG_MAGIC_HIGH 0x01333032u
 #define LOG_P1 0x9E3779B1u
 #define LOG_P2 0x85EBCA77u
 #define LOG_NUMBER_MAX (((uint64_t)1 << 43) - 1)
@@ -4887,6 +4886,11 @@ MSC4203_PRIVATE void log_set64(uint32_t words[2], uint64_t number)
 {
     words[0] = (uint32_t)number;
     words[1] = (uint32_t)(number >> 32);
+}
+
+MSC4203_PRIVATE uint32_t log_clip(uint32_t value, uint32_t least, uint64_t most)
+{
+    return value < least ? least : value > most ? (uint32_t)most : value;
 }
 
 /* The checksum of contents: eight lanes side by side, each with the sum of its words and a rotating
@@ -5078,7 +5082,7 @@ MSC4203_APART void log_read(struct msc4203_log_state *s, uint64_t at, void *data
                                                       : s->buffer_bytes;
             s->buffer_at = at;
             s->buffer_used = (uint32_t)n;
-            if (n == 0 || storage->read(storage->context, at, s->buffer, n) != 0)
+            if (storage->read(storage->context, at, s->buffer, n) != 0)
                 log_fail(s);
             continue;
         } else {
@@ -5146,7 +5150,7 @@ MSC4203_APART int log_is_whole(struct msc4203_log_state *s, const struct log_rec
     uint64_t at = log_address(s, r->position) + r->fixed;
     struct log_sum sum;
     uint32_t left = r->bytes, n;
-    unsigned char piece[64];
+    unsigned char piece[32];
 
     if (r->kind == LOG_PAD || r->bytes == 0)
         return 1;
@@ -5178,7 +5182,7 @@ MSC4203_APART int log_is_whole(struct msc4203_log_state *s, const struct log_rec
 /* Writes what the buffer has that is not written yet: whole sectors. It stays there to be read. */
 MSC4203_APART void log_write_out(struct msc4203_log_state *s)
 {
-    if (s->buffer_used != s->buffer_clean && !s->error &&
+    if (s->buffer_used != s->buffer_clean &&
         s->storage->write(s->storage->context, s->buffer_at + s->buffer_clean,
                           s->buffer + s->buffer_clean, s->buffer_used - s->buffer_clean) != 0)
         log_fail(s);
@@ -5195,7 +5199,7 @@ MSC4203_PRIVATE void log_buffer_begin(struct msc4203_log_state *s, uint64_t at)
 /* Writes what the buffer has, and makes all durable. */
 MSC4203_PRIVATE void log_sync_storage(struct msc4203_log_state *s)
 {
-    if (s->storage->memory != NULL)
+    if (s->storage->memory != NULL || s->error)
         return;
     log_write_out(s);
     if (!s->error && s->storage->sync(s->storage->context) != 0)
@@ -5317,7 +5321,6 @@ MSC4203_APART void log_put_header(struct msc4203_log_state *s, uint32_t previous
 
     memset(word, 0, sizeof word);
     word[0] = LOG_HEADER_UNITS | (uint32_t)LOG_SEGMENT << 24;
-    word[2] = LOG_VERSION;
     word[4] = LOG_MAGIC_LOW;
     word[5] = LOG_MAGIC_HIGH;
     log_set64(word + 6, s->storage->bytes);
@@ -5373,10 +5376,8 @@ MSC4203_APART void log_begin_segment(struct msc4203_log_state *s, uint32_t previ
         if (log_is_free(s, i))
             break;
     }
-    if (n == s->segments) {
-        log_fail(s); /* unreachable: log_room() keeps some free */
-        return;
-    }
+    if (n == s->segments)
+        log_fail(s); /* log_room() keeps some free, unless the log is wrong */
     s->free--;
     s->sequence = s->sequence + 1 != 0 ? s->sequence + 1 : 1;
     memset(&s->segment[i], 0, sizeof s->segment[i]);
@@ -5540,7 +5541,7 @@ MSC4203_PRIVATE void log_group_count(struct msc4203_log_state *s, uint32_t first
     group->channels = group->segments = 0;
     for (i = 0; i < LOG_GROUP; i++)
         if (level == 0) {
-            if (first + i <= s->used && s->entry[first + i].channels != 0) {
+            if (s->entry[first + i].channels != 0) {
                 group->channels |= s->entry[first + i].channels;
                 group->segments |= log_segment_bit(
                     log_segment_of(s, log_position(&s->entry[first + i])));
@@ -5649,7 +5650,7 @@ MSC4203_PRIVATE uint32_t log_device(const struct msc4203_log_state *s, const uin
 {
     uint32_t i = s->device_head[hash[0] & s->device_mask];
 
-    while (i != 0 && (s->device[i].hash[0] != hash[0] || s->device[i].hash[1] != hash[1]))
+    while (i != 0 && memcmp(s->device[i].hash, hash, sizeof s->device[i].hash) != 0)
         i = s->device[i].next;
     return i;
 }
@@ -5814,7 +5815,7 @@ MSC4203_PRIVATE void log_pack(struct msc4203_log_state *s)
 {
     uint32_t steps = 16;
 
-    while (s->waiting < s->used || s->pack_from != 0) {
+    while (s->waiting < s->used) {
         if (s->pack_from == 0) {
             if (s->pool - s->used > (s->entries - s->messages) / 2)
                 return;
@@ -5894,8 +5895,6 @@ MSC4203_PRIVATE void log_batch_take(struct msc4203_log_state *s, uint32_t i)
     struct msc4203_log_entry *e = &s->entry[i];
     uint32_t device = log_device_of(e);
 
-    if (e->channels == 0)
-        return;
     log_tally(s, e->channels, 0, 0 - log_units(e));
     log_tally_units(s, e, 0 - log_units(e));
     e->channels = 0;
@@ -5944,8 +5943,6 @@ MSC4203_APART void log_batch_commit(struct msc4203_log_state *s, struct msc4203_
         e = s->entry[i];
         next = log_link(&e);
         log_pool_give(s, i);
-        if (e.channels == 0)
-            continue;
         s->device[log_device_of(&e)].pending--;
         log_add(s, &e, number + e.number);
     }
@@ -5964,7 +5961,7 @@ MSC4203_PRIVATE uint32_t log_item_at(const struct msc4203_log_state *s, int whic
 
 MSC4203_PRIVATE int log_is_remembered(const struct msc4203_log_state *s, int which, uint32_t count)
 {
-    return !log_before(s->counter[which], count) && s->counter[which] - count < s->items[which];
+    return s->counter[which] - count < s->items[which];
 }
 
 MSC4203_PRIVATE uint32_t *log_request_bucket(const struct msc4203_log_state *s,
@@ -6174,28 +6171,37 @@ MSC4203_PRIVATE void log_put_part(struct msc4203_log_state *s, const struct log_
         log_put_from(s, part->at, part->bytes);
 }
 
-/* The name and the record of a channel: what is given, and where that is NULL what it has. */
+/* Loads a channel's record. When it is not as it was written, that counts once. */
+MSC4203_APART int log_load_channel(struct msc4203_log_state *s, uint32_t channel,
+                                   struct log_record *r)
+{
+    uint32_t bit = (uint32_t)1 << channel;
+
+    if (log_load(s, s->channel[channel].position, r) != 0 && r->kind == LOG_CHANNEL &&
+        log_is_whole(s, r))
+        return 1;
+    s->damaged += !s->error & ((s->damaged_channels & bit) == 0);
+    s->damaged_channels |= s->error ? 0 : bit;
+    return 0;
+}
+
+/* The name and the record of a channel: what is given, and where that is NULL what it has. (There
+ * is no name without a record.) */
 MSC4203_APART void log_channel_parts(struct msc4203_log_state *s, uint32_t channel,
                                      const msc4203_span *name, const msc4203_span *record,
                                      struct log_part part[2])
 {
-    uint32_t position = s->channel[channel].position;
     struct log_record r;
 
     memset(part, 0, 2 * sizeof *part);
-    if (position != 0 && (name == NULL || record == NULL)) {
-        if (log_load(s, position, &r) != 0 && r.kind == LOG_CHANNEL && log_is_whole(s, &r)) {
-            part[0].at = log_address(s, position) + LOG_CHANNEL_FIXED;
-            part[0].bytes = r.word[7] & 0xFFFF;
-            part[1].at = part[0].at + part[0].bytes;
-            part[1].bytes = r.word[7] >> 16;
-        } else {
-            s->damaged += (s->damaged_channels >> channel & 1) == 0;
-        }
-    }
     if (name != NULL) {
         part[0].given = name;
         part[0].bytes = (uint32_t)name->len;
+    } else if (s->channel[channel].position != 0 && log_load_channel(s, channel, &r)) {
+        part[0].at = log_address(s, r.position) + LOG_CHANNEL_FIXED;
+        part[0].bytes = r.word[7] & 0xFFFF;
+        part[1].at = part[0].at + part[0].bytes;
+        part[1].bytes = r.word[7] >> 16;
     }
     if (record != NULL) {
         part[1].given = record;
@@ -6313,17 +6319,15 @@ MSC4203_APART uint32_t log_clean_step(struct msc4203_log_state *s)
         log_clean_begin(s);
     }
     segment = &s->segment[s->clean_segment];
-    if (segment->live != 0 && s->clean_entry != 0) {
+    if (segment->live != 0) {
         i = log_seek(s, s->clean_entry, 0, s->clean_segment);
-        if (i > s->used && s->clean_entry != 1) { /* packing may have moved some to the front */
+        if (i > s->used) { /* packing has moved it to the front */
             s->clean_entry = 1;
             return 1;
         }
-        if (i <= s->used) {
-            s->clean_entry = i + 1;
-            log_copy(s, i);
-            return log_units(&s->entry[i]);
-        }
+        s->clean_entry = i + 1;
+        log_copy(s, i);
+        return log_units(&s->entry[i]);
     }
     if (s->clean_unit < segment->end &&
         (log_is_noted(s, LOG_REQUESTS, segment->request) ||
@@ -6360,12 +6364,12 @@ MSC4203_APART void log_room(struct msc4203_log_state *s, uint32_t units)
     s->debt = 0;
     while (s->free < s->free_min && !s->error) {
         soon = s->free + (s->oldest - s->unused);
-        if (s->oldest != s->sequence && soon <= s->low &&
+        if (soon <= s->low &&
             (log_oldest_fits(s) ||
              (soon <= s->free_min && (s->end == s->durable || s->free > s->free_min / 2)))) {
             for (oldest = s->oldest; oldest == s->oldest && !s->error;)
                 log_clean_step(s);
-        } else if (s->oldest != s->unused) {
+        } else if (s->oldest != s->unused) { /* unreachable: else; see below */
             log_sync(s, 0);
             log_sync(s, 1);
         } else {
@@ -6450,7 +6454,7 @@ MSC4203_APART uint32_t log_first(struct msc4203_log_state *s, uint32_t channel, 
 }
 
 /* The strings of a message, whose body is at `text`; it may be absent. */
-MSC4203_PRIVATE int log_strings(const struct log_record *r, const char *text, msc4203_item *item)
+MSC4203_PRIVATE void log_strings(const struct log_record *r, const char *text, msc4203_item *item)
 {
     msc4203_span *const span[5] = {&item->sender, &item->type, &item->user_id, &item->device_id,
                                    &item->content};
@@ -6458,12 +6462,10 @@ MSC4203_PRIVATE int log_strings(const struct log_record *r, const char *text, ms
 
     for (i = 0; i < 5; i++, at += length) {
         length = i < 4 ? r->word[4 + i / 2] >> (i % 2) * 16 & 0xFFFF : r->bytes - at;
-        if (length > r->bytes - at)
-            return 0; /* unreachable: it has the right checksum */
+        length = log_clip(length, 0, r->bytes - at);
         span[i]->ptr = at != 0 ? text + at : text;
         span[i]->len = length;
     }
-    return 1;
 }
 
 /* Reads the message of an entry. */
@@ -6491,7 +6493,7 @@ MSC4203_APART int log_message(struct msc4203_log_state *s, uint32_t i, void *mem
     if (at_once)
         log_read(s, log_address(s, log_position(e)), text, units * LOG_UNIT);
     if (log_load_from(s, log_position(e), at_once ? text : NULL, &r) == 0 ||
-        r.kind < LOG_MESSAGE || r.kind > LOG_MOVED || (at_once && r.units > units))
+        r.kind > LOG_MOVED || (at_once && r.units > units))
         return log_mark_damaged(s, e);
     message->time_ms = r.word[6] | (uint64_t)(r.word[7] & 0xFFFF) << 32;
     message->bytes = r.bytes;
@@ -6501,9 +6503,9 @@ MSC4203_APART int log_message(struct msc4203_log_state *s, uint32_t i, void *mem
         memmove(text, text + r.fixed, r.bytes); /* callers may use what is behind the strings */
     else
         log_read(s, log_address(s, r.position) + r.fixed, text, r.bytes);
-    if (log_sum_of(s, text, r.bytes) != r.word[2] ||
-        !log_strings(&r, (const char *)text, &message->item))
+    if (log_sum_of(s, text, r.bytes) != r.word[2])
         return log_mark_damaged(s, e);
+    log_strings(&r, (const char *)text, &message->item);
     return MSC4203_ITEM;
 }
 
@@ -6610,7 +6612,7 @@ MSC4203_PRIVATE int log_record_of(void *context, uint32_t channel, void *memory,
 {
     struct msc4203_log_state *s = log_of(context);
     struct log_record r;
-    uint32_t names, bit;
+    uint32_t names;
 
     if (s->error || s->phase == PHASE_CLOSED)
         return MSC4203_E_STORAGE;
@@ -6618,13 +6620,8 @@ MSC4203_PRIVATE int log_record_of(void *context, uint32_t channel, void *memory,
         return MSC4203_E_USAGE;
     if (s->channel[channel].position == 0)
         return MSC4203_END;
-    if (log_load(s, s->channel[channel].position, &r) == 0 || r.kind != LOG_CHANNEL ||
-        !log_is_whole(s, &r)) {
-        bit = s->error ? 0 : (uint32_t)1 << channel;
-        s->damaged += (bit & ~s->damaged_channels) != 0;
-        s->damaged_channels |= bit;
+    if (!log_load_channel(s, channel, &r))
         return log_has_read(s, MSC4203_E_DAMAGED);
-    }
     if (r.bytes > bytes)
         return MSC4203_E_TOO_LARGE;
     log_read(s, log_address(s, r.position) + r.fixed, memory, r.bytes);
@@ -6882,7 +6879,7 @@ MSC4203_PRIVATE void log_take_done(struct msc4203_log_state *s, uint32_t channel
 
     while (s->channel[channel].count != 0) {
         i = log_seek(s, i, bit, 0);
-        if (i > s->used || log_number(&s->entry[i]) > through)
+        if (log_number(&s->entry[i]) > through)
             break;
         log_take(s, i, bit);
     }
@@ -6930,9 +6927,9 @@ MSC4203_PRIVATE int log_done(void *context, uint32_t channel, const msc4203_devi
 }
 
 /* Lets go of what is in flight behind number `through`: takes it out where its device was dropped.
- * Returns how many that are; only counts them when `take` is 0. */
+ * Returns how many that are. */
 MSC4203_PRIVATE uint32_t log_let_go(struct msc4203_log_state *s, uint32_t channel,
-                                    uint64_t through, int take)
+                                    uint64_t through)
 {
     uint32_t bit = (uint32_t)1 << channel, found = 0, i;
     uint64_t held = log_number64(s->held + 2 * channel);
@@ -6945,8 +6942,7 @@ MSC4203_PRIVATE uint32_t log_let_go(struct msc4203_log_state *s, uint32_t channe
             return found;
         if (log_flags(&s->entry[i]) & LOG_SPARED) {
             found++;
-            if (take)
-                log_take(s, i, bit);
+            log_take(s, i, bit);
         }
     }
 }
@@ -6967,7 +6963,7 @@ MSC4203_PRIVATE int log_hold(void *context, uint32_t channel, uint64_t through,
     log_room(s, LOG_NAMED_UNITS + (uint32_t)record->len / LOG_UNIT);
     if (through >= s->settled)
         through = s->settled - 1;
-    releases = log_let_go(s, channel, through, 1);
+    releases = log_let_go(s, channel, through);
     log_set64(s->held + 2 * channel, through);
     log_write_channel(s, channel, NULL, record, releases != 0 ? (uint32_t)LOG_RELEASES : 0);
     return log_has_written(s);
@@ -7004,8 +7000,6 @@ MSC4203_PRIVATE void log_take_moved(struct msc4203_log_state *s, uint32_t channe
 {
     uint32_t i = log_find(s, number);
 
-    if (i > s->used || log_number(&s->entry[i]) != number)
-        return;
     if (channel == 0)
         s->entry[i].place &= ~((uint32_t)LOG_FOR_SYNC << 29); /* it has not had it */
     log_take(s, i, (uint32_t)1 << channel);
@@ -7051,11 +7045,9 @@ MSC4203_PRIVATE int log_move(void *context, uint32_t channel, const msc4203_devi
     return log_has_written(s);
 }
 
-/* Takes out what a device has, with numbers up to `through`, but for what is in flight, up to the
- * numbers in `held` for each channel. Returns how many messages stay for that; only counts them
- * when `take` is 0. */
-MSC4203_PRIVATE uint32_t log_take_dropped(struct msc4203_log_state *s, uint32_t device,
-                                          uint64_t through, int take)
+/* Takes out what a device has but for what is in flight, up to the numbers in `held` for each
+ * channel. Returns how many messages stay for that; only counts them when `take` is 0. */
+MSC4203_PRIVATE uint32_t log_take_dropped(struct msc4203_log_state *s, uint32_t device, int take)
 {
     uint32_t i, next, keep, c, spared = 0;
 
@@ -7063,7 +7055,7 @@ MSC4203_PRIVATE uint32_t log_take_dropped(struct msc4203_log_state *s, uint32_t 
         uint64_t number = log_number(&s->entry[i]);
 
         next = log_link(&s->entry[i]);
-        if (number > through || s->entry[i].channels == 0)
+        if (s->entry[i].channels == 0)
             continue;
         for (keep = 0, c = 1; c < MSC4203_CHANNELS; c++)
             if ((s->entry[i].channels >> c & 1) != 0 && number <= log_number64(s->held + 2 * c))
@@ -7119,7 +7111,7 @@ MSC4203_PRIVATE int log_drop(void *context, const msc4203_device *device, const 
     log_hash(s, &device->user_id, &device->device_id, word + 4);
     log_set64(word + 6, s->next - 1);
     if (index != 0)
-        spared = log_take_dropped(s, index, s->next - 1, 0);
+        spared = log_take_dropped(s, index, 0);
     held.ptr = (const char *)s->held;
     held.len = MSC4203_CHANNELS * 2 * sizeof s->held[0];
     if ((word[8] | word[9]) != 0)
@@ -7130,7 +7122,7 @@ MSC4203_PRIVATE int log_drop(void *context, const msc4203_device *device, const 
     if (spared != 0)
         log_swap(s->held, MSC4203_CHANNELS * 2);
     if (index != 0)
-        log_take_dropped(s, index, s->next - 1, 1);
+        log_take_dropped(s, index, 1);
     return log_has_written(s);
 }
 
@@ -7174,8 +7166,7 @@ MSC4203_APART int log_is_named(struct msc4203_log_state *s, uint32_t channel,
     uint32_t done, n;
 
     if (s->channel[channel].position == 0 ||
-        log_load(s, s->channel[channel].position, &r) == 0 || r.kind != LOG_CHANNEL ||
-        (r.word[7] & 0xFFFF) != name->len)
+        !log_load_channel(s, channel, &r) || (r.word[7] & 0xFFFF) != name->len)
         return 0;
     for (done = 0; done < name->len; done += n) {
         n = name->len - done < sizeof piece ? (uint32_t)(name->len - done)
@@ -7254,11 +7245,6 @@ MSC4203_PRIVATE int log_release(void *context, uint32_t channel)
 
 /* ---- geometry and memory ---- */
 
-MSC4203_PRIVATE uint32_t log_clip(uint32_t value, uint32_t least, uint64_t most)
-{
-    return value < least ? least : value > most ? (uint32_t)most : value;
-}
-
 /* Whether `large` is a multiple of `small`, by additions: small machines have no division. */
 MSC4203_PRIVATE int log_is_multiple(uint32_t large, uint32_t small)
 {
@@ -7297,7 +7283,7 @@ MSC4203_APART int log_shape(struct msc4203_log_state *s, const msc4203_storage *
         return MSC4203_E_REGION;
     s->message_units = (s->message_bytes + LOG_MOVED_FIXED + LOG_UNIT - 1) / LOG_UNIT;
     need = log_clip((s->message_units + LOG_HEADER_UNITS) * LOG_UNIT, LOG_SEGMENT_MIN, UINT32_MAX);
-    while (step <= (uint32_t)1 << 26 && region >> 16 > step) /* at most some thousand steps */
+    while (region >> 16 > step) /* at most some thousand steps */
         step += step;
     for (bytes = step; bytes < need || (uint64_t)bytes * LOG_SEGMENTS_MAX < region; bytes += step)
         ;
@@ -7433,9 +7419,9 @@ MSC4203_APART int log_has_other(struct msc4203_log_state *s, uint64_t at, const 
     uint32_t word[LOG_HEADER_WORDS];
     uint64_t other;
 
-    for (other = 0; segment_bytes != 0 && other + segment_bytes <= s->storage->bytes;
+    for (other = 0; other + segment_bytes <= s->storage->bytes;
          other += segment_bytes)
-        if (other != at && log_header(s, other, word) && word[15] == key[0] && word[16] == key[1])
+        if (other != at && log_header(s, other, word) && memcmp(word + 15, key, 8) == 0)
             return 1;
     return 0;
 }
@@ -7457,7 +7443,7 @@ MSC4203_APART int log_inspect(struct msc4203_log_state *s, const msc4203_storage
     }
     if (s->error)
         return MSC4203_E_STORAGE;
-    if (at + LOG_STEP > storage->bytes || word[2] != LOG_VERSION)
+    if (at + LOG_STEP > storage->bytes)
         return MSC4203_E_FORMAT;
     config->bytes = log_number64(word + 6);
     config->sector = word[9];
@@ -7581,9 +7567,8 @@ MSC4203_APART void log_go_back(struct msc4203_log_state *s)
         i = log_segment_with(s, at);
         salt = i < s->segments ? s->segment[i].salt : s->salt;
         memset(word, 0, sizeof word);
-        if (i < s->segments && log_header(s, log_address(s, i << s->shift), word) &&
-            log_before(word[19], at)) {
-            before = word[19];
+        if (i < s->segments && log_header(s, log_address(s, i << s->shift), word)) {
+            before = at - log_clip(at - word[19], 1, (uint64_t)1 << 30);
             end = log_clip(word[20], 0, end);
             salt = word[29];
             log_make_void(s, before, at);
@@ -7642,8 +7627,8 @@ MSC4203_APART void log_read_headers(struct msc4203_log_state *s, uint32_t but)
 
     s->sequence = 0;
     for (i = 0; i < s->segments && !s->error; i++) {
-        if (i == but || !log_header(s, log_address(s, i << s->shift), word) || word[15] != s->key[0] ||
-            word[16] != s->key[1] || word[8] != s->segment_units || word[17] == 0)
+        if (i == but || !log_header(s, log_address(s, i << s->shift), word) ||
+            memcmp(word + 15, s->key, sizeof s->key) != 0)
             continue;
         if (s->segment[i].sequence != word[17]) {
             memset(&s->segment[i], 0, sizeof s->segment[i]);
@@ -7841,11 +7826,10 @@ MSC4203_APART void log_settle(struct msc4203_log_state *s)
         s->device[log_device_of(&s->entry[i])].count++;
     }
     for (i = 0; i < LOG_BATCHES; i++)
-        for (k = s->batch[i].first; k != 0; k = log_link(&s->entry[k]))
-            if (s->entry[k].channels != 0) {
-                log_count_in(s, &s->entry[k]);
-                s->device[log_device_of(&s->entry[k])].pending++;
-            }
+        for (k = s->batch[i].first; k != 0; k = log_link(&s->entry[k])) {
+            log_count_in(s, &s->entry[k]);
+            s->device[log_device_of(&s->entry[k])].pending++;
+        }
     log_index_devices(s);
 }
 
@@ -7910,9 +7894,9 @@ MSC4203_PRIVATE int log_entry_of(struct msc4203_log_state *s, const struct log_r
     return device != 0;
 }
 
-/* Gives the messages of a batch that was read the numbers from `first` on, below `end`. */
+/* Gives the messages of a batch that was read the numbers from `first` on. */
 MSC4203_PRIVATE void log_read_numbers(struct msc4203_log_state *s, struct msc4203_log_batch *b,
-                                      uint64_t first, uint64_t end)
+                                      uint64_t first)
 {
     struct msc4203_log_entry e;
 
@@ -7924,10 +7908,7 @@ MSC4203_PRIVATE void log_read_numbers(struct msc4203_log_state *s, struct msc420
         e = s->entry[i];
         b->first = log_link(&e);
         log_pool_give(s, i);
-        if (e.channels == 0)
-            continue;
-        if (first + e.number < end)
-            log_keep(s, &e, first + e.number);
+        log_keep(s, &e, first + e.number);
         s->device[log_device_of(&e)].pending--;
     }
     log_batch_clear(b, BATCH_FREE);
@@ -7943,7 +7924,7 @@ MSC4203_PRIVATE void log_read_lost(struct msc4203_log_state *s, struct msc4203_l
         log_batch_end(s, b, BATCH_FREE);
         return;
     }
-    log_read_numbers(s, b, s->gap, s->gap + count);
+    log_read_numbers(s, b, s->gap);
     s->gap += count;
     s->gap_left -= count;
 }
@@ -7973,17 +7954,13 @@ MSC4203_PRIVATE void log_read_gap(struct msc4203_log_state *s, uint64_t number)
 MSC4203_PRIVATE struct msc4203_log_batch *log_read_batch(struct msc4203_log_state *s,
                                                          const struct log_record *r)
 {
-    struct msc4203_log_batch *b = &s->batch[r->small % LOG_BATCHES], *other;
-    uint32_t i;
+    struct msc4203_log_batch *b = &s->batch[r->small % LOG_BATCHES];
+    struct msc4203_log_batch *other = &s->batch[LOG_BATCHES - 1 - r->small % LOG_BATCHES];
 
     if (b->count != 0 && b->turn != r->small / LOG_BATCHES && b->count <= s->gap_left)
         log_read_lost(s, b);
     if (b->count != 0 && b->turn != r->small / LOG_BATCHES) {
-        for (i = LOG_BATCHES - 1; i != 0 && s->batch[i].count != 0; i--)
-            ;
-        other = &s->batch[i];
-        if (other->count != 0) /* there are too many of these */
-            log_batch_end(s, other, BATCH_FREE);
+        log_batch_end(s, other, BATCH_FREE); /* where many are open, or much is lost */
         *other = *b;
         other->state = BATCH_LOST;
         log_batch_clear(b, BATCH_FREE);
@@ -8029,7 +8006,7 @@ MSC4203_PRIVATE void log_read_commit(struct msc4203_log_state *s, const struct l
     struct msc4203_log_batch *b = log_read_batch(s, r);
 
     log_read_gap(s, first);
-    log_read_numbers(s, b, first, end);
+    log_read_numbers(s, b, first);
     if (end > s->next)
         s->next = end;
     if (r->word[2] > s->time)
@@ -8054,7 +8031,7 @@ MSC4203_PRIVATE void log_read_channel(struct msc4203_log_state *s, const struct 
     if (r->small & LOG_RELEASES) {
         log_settle(s);
         log_set64(s->held + 2 * c, LOG_NUMBER_MAX); /* what it was may have been in older records */
-        log_let_go(s, c, held, 1);
+        log_let_go(s, c, held);
         log_unsettle(s);
     }
     log_set64(s->held + 2 * c, held);
@@ -8086,7 +8063,7 @@ MSC4203_PRIVATE void log_read_dropped(struct msc4203_log_state *s, const struct 
     }
     device = log_device(s, r->word + 4);
     if (device != 0)
-        log_take_dropped(s, device, log_number64(r->word + 6), 1);
+        log_take_dropped(s, device, 1);
     memcpy(s->held, s->held + 2 * MSC4203_CHANNELS, 2 * MSC4203_CHANNELS * sizeof s->held[0]);
     log_unsettle(s);
 }
@@ -8096,7 +8073,7 @@ MSC4203_PRIVATE void log_read_items(struct msc4203_log_state *s, const struct lo
     int which = (int)(r->small & 1);
     uint32_t word[4], i;
 
-    for (i = 0; i < r->word[5] && (i + 1) * sizeof word <= r->bytes; i++) {
+    for (i = 0; (i + 1) * sizeof word <= r->bytes; i++) {
         log_read(s, log_address(s, r->position) + r->fixed + i * sizeof word, word, sizeof word);
         log_swap(word, 4);
         if ((word[0] | word[1] | word[2] | word[3]) != 0)
@@ -8127,7 +8104,7 @@ MSC4203_APART void log_apply(struct msc4203_log_state *s, const struct log_recor
         number = r->word[8] | (uint64_t)(r->word[7] >> 16) << 32;
         if (r->kind == LOG_MOVED) {
             log_read_gap(s, number);
-            s->next = s->next > number ? s->next : number + 1;
+            s->next = number + 1;
         }
         if (log_entry_of(s, r, &e, whole))
             log_keep(s, &e, number);
@@ -8211,8 +8188,7 @@ MSC4203_PRIVATE void log_enter_segment(struct msc4203_log_state *s, uint32_t seg
 {
     uint32_t word[LOG_HEADER_WORDS], i;
 
-    if (log_header(s, log_address(s, segment << s->shift), word) &&
-        word[17] == s->segment[segment].sequence) {
+    if (log_header(s, log_address(s, segment << s->shift), word)) {
         if (is_first)
             s->next = log_number64(word + 22);
         log_read_gap(s, log_number64(word + 22));
@@ -8246,7 +8222,7 @@ MSC4203_APART int log_read_segment(struct msc4203_log_state *s, uint32_t segment
             }
             if (units == 0) { /* go on with the next one that there is */
                 at = log_skip(s, segment, at);
-                s->damaged += was_durable || at < s->segment[segment].end;
+                s->damaged += (uint32_t)was_durable;
                 continue;
             }
             s->damaged++;
@@ -8362,8 +8338,8 @@ MSC4203_APART int log_read_image_record(struct msc4203_log_state *s, const struc
 {
     uint32_t words, *to = log_image_part(s, r->word[5], kept, &words);
 
-    if (r->word[4] != count || r->word[5] >= IMAGE_PARTS || r->word[6] > words ||
-        r->bytes / 4 > words - r->word[6] || !log_is_whole(s, r))
+    if (((r->word[4] != count) | (r->word[5] >= IMAGE_PARTS) | (r->word[6] > words) |
+         (r->bytes / 4 > words - r->word[6]) | !log_is_whole(s, r)) != 0)
         return 0;
     log_read(s, log_address(s, r->position) + r->fixed, to + r->word[6], r->bytes);
     log_swap(to + r->word[6], r->bytes / 4);
@@ -8371,7 +8347,7 @@ MSC4203_APART int log_read_image_record(struct msc4203_log_state *s, const struc
         log_image_kept(s, kept, 1);
     if (r->word[5] == 1)
         log_survey(s, &words); /* the segments that the index is in were not in it */
-    return s->used <= s->entries && s->devices_used <= s->devices;
+    return (s->used <= s->entries) & (s->devices_used <= s->devices);
 }
 
 /* Reads the index that was written when the log was closed. Returns 0 when there is none. */
@@ -8496,14 +8472,14 @@ MSC4203_API int msc4203_log_inspect(msc4203_log *log, const msc4203_storage *sto
 /* The segment after the newest one may have lost its header since it was written. */
 MSC4203_PRIVATE void log_find_newest(struct msc4203_log_state *s)
 {
-    uint32_t i = s->current, n;
+    uint32_t i = s->current, next = i, n;
 
     for (n = 0; n < s->segments; n++) {
-        i = i + 1 < s->segments ? i + 1 : 0;
-        if (s->segment[i].sequence == 0)
-            break;
+        next = next + 1 < s->segments ? next + 1 : 0;
+        if (i == s->current && s->segment[next].sequence == 0)
+            i = next;
     }
-    if (n == s->segments || !log_is_segment(s, i, s->sequence + 1, s->salt, 0))
+    if (!log_is_segment(s, i, s->sequence + 1, s->salt, 0))
         return;
     s->previous = s->sequence++;
     s->previous_salt = s->salt;
@@ -8531,11 +8507,8 @@ MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
     log_make_void(s, k, k + ((uint32_t)1 << 30));
     for (k = 0; k < LOG_BATCHES; k++) {
         struct msc4203_log_batch *b = &s->batch[k];
-        if (b->count == 0 || (b->state != BATCH_LOST && b->time == s->damaged)) {
-            log_batch_end(s, b, BATCH_FREE);
-            continue;
-        }
-        if (b->count > s->gap_left) { /* there was damage behind it: rather a message too much */
+        if (b->count > s->gap_left && (b->state == BATCH_LOST || b->time != s->damaged)) {
+            /* there was damage behind it: rather a message too much */
             s->gap = s->next;
             s->gap_left = b->count;
             s->next += b->count;
@@ -8575,14 +8548,12 @@ MSC4203_PRIVATE void log_begin_writing(struct msc4203_log_state *s, uint64_t ran
     log_count_free(s);
     if (s->bare != 0)
         s->sequence = s->bare;
-    if (is_void && s->free == 0 && s->opening_first == 0)
-        s->segment[last].sequence = 0; /* nothing in it is needed even until then */
     log_begin_segment(s, s->previous, s->previous_end, s->previous_durable);
     for (; !log_before(s->counter[LOG_OPENINGS], first) && !s->error; first += LOG_ITEMS)
         log_write_items(s, LOG_OPENINGS, first,
                         log_clip(s->counter[LOG_OPENINGS] - first + 1, 1, LOG_ITEMS));
     log_sync(s, 1);
-    if (is_void && last != s->current && !s->error) {
+    if (is_void && !s->error) {
         s->segment[last].sequence = 0;
         s->oldest = s->segment[log_after(s, s->oldest - 1)].sequence;
         log_count_free(s);

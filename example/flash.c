@@ -32,7 +32,7 @@ enum {
     OPENINGS = 16,        /* after so many restarts a /sync token is still understood */
     MESSAGE_BYTES = 2048, /* of the largest message, with its ids */
     /* What msc4203_log_memory() says, which is asked too. */
-    LOG_BYTES = 24 * MESSAGES + 40 * DEVICES + 24 * REQUESTS + 16 * OPENINGS + FLASH_SECTOR + 3072,
+    LOG_BYTES = 24 * MESSAGES + 40 * DEVICES + 24 * REQUESTS + 16 * OPENINGS + 512 + 3072,
     WORK_BYTES = 2 * MESSAGE_BYTES + 4672, /* see msc4203_sender_init() */
     PIECE_BYTES = 512,                     /* of a body, on its way */
     TRANSACTIONS = 8                       /* that the appservice remembers */

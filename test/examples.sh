@@ -61,5 +61,11 @@ check 'server1.c compiles' silent $CC -std=c99 $WARN -O1 -I. -o "$dir/server1" "
 check 'server1.c delivers' sh -c 'cd "$1" && ./server1 >said && cat said &&
     grep -q "PUT /_matrix/app/v1/transactions/" said && grep -q "\"to_user_id\":\"@_irc_bob" said &&
     grep -q "\"to_device\":{\"events\":\[{\"content\":{\"n\":2}" said' - "$dir"
+# A log on a flash chip whose power fails 300 times; the program checks that nothing is lost.
+for seed in 1 2 3; do
+    # shellcheck disable=SC2016
+    check "flash $seed" sh -c '"$1" "$2" | grep "each once and in order, through 300 resets"' - \
+        "${B:-build}/flash" "$seed"
+done
 echo "examples: $passed passed, $failed failed"
 [ $failed -eq 0 ]

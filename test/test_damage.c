@@ -378,12 +378,13 @@ static int victim_is_late(const struct victim *v, uint64_t from, uint64_t to)
     return 0;
 }
 
-/* Whether the damage hits a record that takes something out: then that may come back. Where records
+/* Whether the damage hits a record that takes something out, or that gave out numbers by which
+ * something was taken out: then that may come back. Where records
  * begin, and what kind they are, is as the format's description says; leftovers of earlier uses of a
  * segment only make this wider. */
 static int victim_is_mark(const struct victim *v, uint64_t from, uint64_t to)
 {
-    enum { UNIT = 16, HEADER = 128, MESSAGE = 2, COPY = 3, COMMIT = 5, REMEMBER = 12, PAD = 13 };
+    enum { UNIT = 16, HEADER = 128, MESSAGE = 2, COPY = 3, REMEMBER = 12, PAD = 13 };
     uint64_t segment, at, units;
 
     for (segment = from - from % v->segment; segment < to; segment += v->segment) {
@@ -397,7 +398,7 @@ static int victim_is_mark(const struct victim *v, uint64_t from, uint64_t to)
             if (units == 0 || kind == 0)
                 break;
             if (at < to && at + units * UNIT > from && kind != MESSAGE && kind != COPY &&
-                kind != COMMIT && kind != REMEMBER && kind != PAD)
+                kind != REMEMBER && kind != PAD)
                 return 1;
         }
         if (at < to && at < segment + v->segment)

@@ -76,8 +76,8 @@ static void siblings(void *context, const msc4203_message *message, msc4203_writ
         item.user_id = span("@alice:gw.example");
     }
     if (w->sibling == 5) { /* too much for a small log */
-        memset(large, 'u', 200);
-        large[200] = 0;
+        memset(large, 'u', 400);
+        large[400] = 0;
         item.user_id = span(large);
     }
     if (w->sibling == 6) { /* an error that sticks */
