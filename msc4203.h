@@ -8061,9 +8061,7 @@ MSC4203_PRIVATE void log_read_dropped(struct msc4203_log_state *s, const struct 
         s->held[i] = then[0];
         s->held[2 * MSC4203_CHANNELS + i] = now;
     }
-    device = log_device(s, r->word + 4);
-    if (device != 0)
-        log_take_dropped(s, device, 1);
+    log_take_dropped(s, log_device(s, r->word + 4), 1); /* it may have nothing any more */
     memcpy(s->held, s->held + 2 * MSC4203_CHANNELS, 2 * MSC4203_CHANNELS * sizeof s->held[0]);
     log_unsettle(s);
 }

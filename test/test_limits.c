@@ -498,6 +498,9 @@ static void test_few(uint32_t messages, uint32_t devices, int one_by_one)
         fake_restore(&b.fake, image);
         for (k = 0; k < places; k++)
             b.fake.seen[test_below(b.fake.bytes)] ^= (unsigned char)(1 + test_below(255));
+        for (k = 0; round % 8 == 0 && k < b.fake.bytes; k += 16) /* all that says "taken" */
+            if (b.fake.seen[k] == 2 && b.fake.seen[k + 3] == 10)
+                b.fake.seen[k + 8]++;
         bench_hurt(&b);
         i = (unsigned long)bench_open(&b);
         if ((int)i != MSC4203_OK)
@@ -747,8 +750,9 @@ static void test_failing_once(void)
     msc4203_queue *q = &b.queue;
     msc4203_message got;
     unsigned char *image;
+    msc4203_span record = contract_span("a channel's record, of some length");
     unsigned long call, before;
-    uint64_t number, first;
+    uint64_t number = 0, first;
     int result;
 
     limits_config(&b, &shapes[SHAPE_512], 64 * 1024, 64, 8, 2000);
@@ -757,7 +761,7 @@ static void test_failing_once(void)
     if (image == NULL)
         exit(2);
     memcpy(image, b.fake.seen, b.fake.bytes);
-    for (call = 1; call < 600; call += 1 + call / 300) {
+    for (call = 1; call < 1500; call += 1 + call / 300) {
         fake_restore(&b.fake, image);
         bench_hurt(&b);
         CHECK(bench_open(&b) == MSC4203_OK);
@@ -769,6 +773,7 @@ static void test_failing_once(void)
             msc4203_message message = limits_message(900);
 
             message.channels = 4;
+            message.item.content.len = (call * 37 + number) % 1400;
             result = q->begin(q->context, &batch);
             if (result == MSC4203_OK)
                 result = q->push(q->context, batch, &message);
@@ -777,7 +782,7 @@ static void test_failing_once(void)
             if (result == MSC4203_OK)
                 result = q->flush(q->context);
             if (result == MSC4203_OK)
-                result = q->done(q->context, 2, NULL, number, NULL);
+                result = q->done(q->context, 2, NULL, number, number % 2 ? &record : NULL);
         } while (result == MSC4203_OK && test_failed == before);
         CHECK(result == MSC4203_E_STORAGE);
         b.fake.fail_at = 0;
