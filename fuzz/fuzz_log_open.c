@@ -305,7 +305,7 @@ static void make_base(struct base *base, uint32_t number)
     msc4203_span record;
     msc4203_storage storage;
     struct doing d = {0, 0, 0};
-    uint32_t seed, steps = 30 + number * 170, i;
+    uint32_t seed, steps = 60 + number * 170, i;
     unsigned long writes;
 
     base->made = 1;
@@ -352,7 +352,7 @@ static void make_base(struct base *base, uint32_t number)
     storage.write = NULL;
     FUZZ_CHECK(msc4203_log_open(&b->log, &storage, b->index, b->index_bytes, 1) == MSC4203_OK);
     FUZZ_CHECK(make_list(&b->log, &base->list));
-    FUZZ_CHECK(base->list.count > 3 && test_failed == 0);
+    FUZZ_CHECK(base->list.count > 0 && test_failed == 0);
 }
 
 /* ---- patches ---- */
