@@ -5912,10 +5912,10 @@ MSC4203_PRIVATE void log_batch_clear(struct msc4203_log_batch *b, uint32_t state
     b->turn = turn;
 }
 
-/* What says in a record which batch it belongs to. */
-MSC4203_PRIVATE uint32_t log_batch_small(const struct msc4203_log_state *s, uint32_t batch)
+/* Which of its place's batches a record belongs to, as the record says. */
+MSC4203_PRIVATE uint32_t log_turn(const struct log_record *r)
 {
-    return batch | s->batch[batch].turn << 5;
+    return r->word[r->kind == LOG_MESSAGE ? 8 : r->kind == LOG_COMMIT ? 6 : 2] >> 24;
 }
 
 /* Ends a batch without its messages. */
@@ -6245,11 +6245,20 @@ MSC4203_APART void log_write_channel(struct msc4203_log_state *s, uint32_t chann
         c->position = 0;
 }
 
+MSC4203_PRIVATE void log_append_abort(struct msc4203_log_state *s, uint32_t batch)
+{
+    uint32_t word[4];
+
+    memset(word, 0, sizeof word);
+    word[2] = s->batch[batch].turn << 24;
+    log_append(s, word, LOG_ABORT, batch, NULL, 0);
+}
+
 /* Before what is in the oldest segment is copied: gives up open batches that have a message there,
  * and writes again the records of channels. */
 MSC4203_PRIVATE void log_clean_begin(struct msc4203_log_state *s)
 {
-    uint32_t i, word[4];
+    uint32_t i;
 
     for (i = 0; i < LOG_BATCHES; i++) {
         struct msc4203_log_batch *b = &s->batch[i];
@@ -6257,8 +6266,7 @@ MSC4203_PRIVATE void log_clean_begin(struct msc4203_log_state *s)
             log_segment_of(s, log_position(&s->entry[b->first])) != s->clean_segment)
             continue;
         log_batch_end(s, b, BATCH_GIVEN_UP);
-        memset(word, 0, sizeof word);
-        log_append(s, word, LOG_ABORT, log_batch_small(s, i), NULL, 0);
+        log_append_abort(s, i);
     }
     for (i = 1; i < MSC4203_CHANNELS; i++)
         if (s->channel[i].position != 0 &&
@@ -6652,7 +6660,7 @@ MSC4203_PRIVATE int log_begin(void *context, uint32_t *batch)
     if (i == LOG_BATCHES)
         return MSC4203_E_QUEUE_FULL;
     s->batch[i].state = BATCH_OPEN;
-    s->batch[i].turn = (s->batch[i].turn + 1) & 7;
+    s->batch[i].turn = (s->batch[i].turn + 1) & 255;
     *batch = i + 1;
     return MSC4203_OK;
 }
@@ -6703,11 +6711,11 @@ MSC4203_PRIVATE void log_push_message(struct msc4203_log_state *s, uint32_t batc
     word[5] = (uint32_t)item->user_id.len | (uint32_t)item->device_id.len << 16;
     word[6] = (uint32_t)message->time_ms;
     word[7] = (uint32_t)(message->time_ms >> 32) & 0xFFFF;
-    word[8] = b->count;
+    word[8] = b->count | b->turn << 24;
     word[9] = message->channels;
     word[10] = s->device[device].hash[0];
     word[11] = s->device[device].hash[1];
-    e->place = log_append(s, word, LOG_MESSAGE, log_batch_small(s, batch), body, 5) |
+    e->place = log_append(s, word, LOG_MESSAGE, batch, body, 5) |
                (uint32_t)(message->channels & 1) << 29; /* LOG_FOR_SYNC */
     e->number = b->count++;
     e->device = device | units << 19;
@@ -6767,13 +6775,11 @@ MSC4203_PRIVATE int log_push(void *context, uint32_t batch, const msc4203_messag
 /* Ends a batch for which nothing is kept. */
 MSC4203_PRIVATE void log_give_up(struct msc4203_log_state *s, uint32_t batch)
 {
-    uint32_t word[4];
     struct msc4203_log_batch *b = &s->batch[batch];
 
     if (b->count != 0 && !s->error) {
         log_room(s, 1);
-        memset(word, 0, sizeof word);
-        log_append(s, word, LOG_ABORT, log_batch_small(s, batch), NULL, 0);
+        log_append_abort(s, batch);
     }
     log_batch_end(s, b, BATCH_FREE);
 }
@@ -6805,7 +6811,7 @@ MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_requ
     memset(word, 0, sizeof word);
     word[2] = b->time;
     log_set64(word + 4, s->next);
-    word[6] = b->count;
+    word[6] = b->count | b->turn << 24;
     if (log_request(request, word + 8)) {
         word[7] = s->counter[LOG_REQUESTS] + 1;
         log_remember(s, LOG_REQUESTS, word[7], word + 8);
@@ -6816,7 +6822,7 @@ MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_requ
         log_place(s, log_fixed(LOG_COMMIT) / LOG_UNIT); /* no header is to know of it before */
         s->next += b->count;
         log_batch_commit(s, b, *first);
-        log_append(s, word, LOG_COMMIT, log_batch_small(s, batch - 1), NULL, 0);
+        log_append(s, word, LOG_COMMIT, batch - 1, NULL, 0);
         if (s->counter[LOG_REQUESTS] != 0)
             log_note_item(s, s->current << s->shift, LOG_REQUESTS, s->counter[LOG_REQUESTS]);
     }
@@ -7957,15 +7963,15 @@ MSC4203_PRIVATE struct msc4203_log_batch *log_read_batch(struct msc4203_log_stat
     struct msc4203_log_batch *b = &s->batch[r->small % LOG_BATCHES];
     struct msc4203_log_batch *other = &s->batch[LOG_BATCHES - 1 - r->small % LOG_BATCHES];
 
-    if (b->count != 0 && b->turn != r->small / LOG_BATCHES && b->count <= s->gap_left)
+    if (b->count != 0 && b->turn != log_turn(r) && b->count <= s->gap_left)
         log_read_lost(s, b);
-    if (b->count != 0 && b->turn != r->small / LOG_BATCHES) {
+    if (b->count != 0 && b->turn != log_turn(r)) {
         log_batch_end(s, other, BATCH_FREE); /* where many are open, or much is lost */
         *other = *b;
         other->state = BATCH_LOST;
         log_batch_clear(b, BATCH_FREE);
     }
-    b->turn = r->small / LOG_BATCHES;
+    b->turn = log_turn(r);
     return b;
 }
 
@@ -7986,7 +7992,7 @@ MSC4203_PRIVATE void log_read_message(struct msc4203_log_state *s, const struct 
         s->pool_free = log_link(&s->entry[i]);
     else
         i = --s->pool;
-    e.number = r->word[8];
+    e.number = r->word[8] & 0xFFFFFF;
     b->count = e.number + 1;
     b->time = s->damaged;
     s->entry[i] = e;
@@ -8002,7 +8008,7 @@ MSC4203_PRIVATE void log_read_message(struct msc4203_log_state *s, const struct 
 /* The end of a batch. */
 MSC4203_PRIVATE void log_read_commit(struct msc4203_log_state *s, const struct log_record *r)
 {
-    uint64_t first = log_number64(r->word + 4), end = first + r->word[6];
+    uint64_t first = log_number64(r->word + 4), end = first + (r->word[6] & 0xFFFFFF);
     struct msc4203_log_batch *b = log_read_batch(s, r);
 
     log_read_gap(s, first);
