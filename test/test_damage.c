@@ -551,7 +551,7 @@ static void test_bits(struct victim *v, const struct shape *shape, int closed, s
         victim_try(v, bit / 8, bit / 8 + 1, test_below(16) == 0);
     }
     victim_say(v, "bits", shape, closed);
-    CHECK(v->losses >= v->hits / 2);
+    CHECK(v->losses + 4 >= v->hits / 2);
     damage_hits += v->hits;
 }
 
