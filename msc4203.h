@@ -237,34 +237,38 @@
  *
  * 7. THE LOG
  *
- * msc4203_log is a queue in a region of fixed size: memory, a file, or anything that can be read,
- * written and synced. It never grows, and never overwrites what was accepted: when it is full,
- * push() says so.
+ * msc4203_log is a queue in a region of fixed size: memory, a file, or a flash chip, which needs no
+ * file system and no translation layer under it. It never grows, and never overwrites what was
+ * accepted: when it is full, push() says so.
  *
  *     msc4203_file_create(&file, "queue.log", 16 << 20, NULL, random);      // when there is none
  *     msc4203_file_open(&file, "queue.log", 1, &storage);
  *     msc4203_log_inspect(&log, &storage, &config);
- *     bytes = msc4203_log_memory(&log, &config, storage.bytes);
+ *     bytes = msc4203_log_memory(&log, &storage, &config);
  *     msc4203_log_open(&log, &storage, memory, bytes, random);
  *     msc4203_log_queue(&log, &queue);
  *
  * Power loss at any moment leaves what the last completed flush covered, and of what came later
- * each call whole or not at all, none without those before it. A damaged record is found by its
- * checksum, counted (msc4203_log_usage_get), and costs only what was in it: a message, or what one
- * call did; the chains that it was in are mended. Where two messages of one channel are damaged,
- * those between them may be lost to it as well. A log of this format version will be read by every
- * later version of this library.
+ * each call whole or not at all, none without those before it. That holds where a storage that
+ * loses its power damages all of the sector that it was writing to, as SD cards and flash do:
+ * nothing durable is ever written over. The storage says how large that sector is.
  *
- * Cost. No operation's cost depends on how many messages wait, but expire()'s, drop()'s and, while
- * something dropped is in flight, that of opening and of a hold() that lets go. A message is
- * written behind what was written before, and changes 4 bytes in the last one of each chain that
- * it joins, a service's or its device's for /sync. Each takes 76 bytes beside its strings, and 8
- * for each service that it waits for. When the ring's end comes round to messages that still wait,
- * they are copied to its end: that is little while the log is at most half full, and may be all of
- * them for one message when it is full to the brim.
+ * Damage is found by checksums, counted (msc4203_log_usage_get), and costs what was stored in the
+ * damaged place: a message is reported by next(); of what took messages out, they come again; a
+ * batch whose end is lost is delivered all the same. Two things are lost with more than their own
+ * bytes: what the last flush before a crash wrote, if any of it is damaged, for then it looks like
+ * a flush that was never completed; and a batch that ends in the newest segment, if all of that is.
  *
- * Memory. 48 bytes for each device that has waiting messages, 24 for each request and 16 for each
- * opening that is remembered, and 4 KiB.
+ * Cost. No operation's cost depends on how many messages wait, but expire()'s, drop()'s (on those
+ * of the device), and that of opening after a crash, which reads the region once. After
+ * msc4203_log_close() opening reads the index alone. A message takes 48 bytes beside its strings,
+ * rounded up to 16; a flush fills up its last sector. Room is made in small steps, by copying what
+ * still waits in the oldest of 8 to 128 segments; some segments are kept free for that.
+ *
+ * Memory. 24 bytes for each message that may wait, 40 for each device that has some, 24 for each
+ * request and 16 for each opening that is remembered, one sector, and 3 KiB. Whoever must keep
+ * millions of messages uses a database. The log's format is described in the implementation. A log
+ * of this format's version will be read by every later version of this library.
  *
  *
  * 8. DELIVERY
@@ -589,7 +593,7 @@
  * 11. MEMORY
  *
  * All memory is the caller's. On a 64-bit machine: msc4203_reader at most 384 bytes, msc4203_writer
- * at most 384 bytes, whatever the body's size, msc4203_log at most 256, msc4203_sender 1,024,
+ * at most 384 bytes, whatever the body's size, msc4203_log at most 448, msc4203_sender 1,024,
  * msc4203_receiver 640; ask msc4203_sizeof() for the sizes on yours. No function needs more than
  * 256 bytes of stack, and the deepest chain of calls to read and write bodies, optimised, 512 (on a
  * Cortex-M0+ 256). No heap, no recursion, no static data that is written to.
@@ -4785,6 +4789,68 @@ MSC4203_API void msc4203_digest_end(msc4203_digest *digest, unsigned char out[16
         out[i] = (unsigned char)(word >> 8 * (i & 3));
     }
 }
+
+/* ------------------------------------------------------------------------------------------------
+ * 6. log: the queue in a region
+ *
+ * One rule: a sector that holds anything durable is never written again until the segment that it
+ * belongs to is erased (or, where nothing need be erased, begun anew). So everything is appended.
+ *
+ *   unit       16 bytes; records are made of whole units and begin at one
+ *   sector     what a power failure can damage together
+ *   segment    1/128 to 1/8 of the region; it holds the largest message, and is a multiple of the
+ *              sector and of the block that is erased
+ *   sequence   the number of a segment's use: 1, 2, 3, ...
+ *   position   where a record is: its segment's place in the region, and its unit in there
+ *   number     of a message: its place in the order of all
+ *
+ *   region     | segment 0 | segment 1 | segment 2 | ...        each is used again when it is free
+ *   segment    | header | message | message | commit | pad | done | pad | message | ... | pad |
+ *                                                    ^ flush    ^ flush                 ^ end
+ *
+ * All is in words of 32 bits, little-endian. A record begins with a fixed part:
+ *
+ *   word 0     units (24 bits), kind (4), bytes at its end that are not used (4)
+ *   word 1     units of this segment that were durable when it was written (24), `small` (8)
+ *   word 2     the checksum of its body, the bytes behind the fixed part
+ *   word 3     the checksum of the fixed part without this word. It begins with the log's key (64
+ *              random bits), the segment's sequence number and its opening's salt, and the unit
+ *
+ *   kind       fixed part, from word 4 on; body                                 small
+ *   1 segment  the header of a segment, 32 words: see log_put_header()
+ *   2 message  lengths of sender and type, of user and device id (16 bits       batch
+ *              each); time (48 bits); index in its batch (24), turn of the
+ *              batch (8); channels; hash of the device; body: the strings
+ *   3 copy     the same, but its number (16 bits above the time, then 32)       flags
+ *   4 moved    the same; the number that it had, the channel that it left       flags
+ *   5 commit   first number (64), messages (24) and turn (8), the request's     batch
+ *              count, the request; word 2: the latest time
+ *   6 abort    word 2: turn                                                     batch
+ *   7 channel  up to where it is in flight, up to where it is done (48 each),   channel, flags
+ *              lengths of name and record; body: these
+ *   8 done     through (64)                                                     channel
+ *   9 synced   hash of the device, through
+ *   10 taken   number                                                           channel
+ *   11 dropped hash of the device, through, who sent; body: what was in flight
+ *   12 remember  count of the first, how many; body: requests or openings      which
+ *   13 pad     word 2: the oldest sequence number that is still needed; fills
+ *              the sector at the end of a flush
+ *   14 image   count, part of the index, first word, sequence; body: the words  1 at the end
+ *
+ * The life of a message: `message`, when it is pushed; `commit` gives it a number; a flush makes
+ * both durable; `copy`, when its segment is the oldest one and room is needed; `done`, `synced` or
+ * `taken`, when it was delivered. Then nothing needs it any more, and when that is so of all in the
+ * oldest segments, a pad or a header says so, and they are free from the next sync on.
+ *
+ * Marks grow: done, synced and dropped say "all up to this number". So opening can read all records
+ * in order, collect messages, marks and numbers that were taken, and put them together at the end.
+ * What belongs to an open batch has no number yet.
+ *
+ * The end of the log is the first record that is not whole, unless something later says that this
+ * place was durable: then it is damage, and reading goes on behind it. Each opening for writing
+ * begins a segment, whose header says where the one before it ended, and which are void: so nothing
+ * that was cut off comes back, and nothing is written twice.
+ * --------------------------------------------------------------------------------------------- */
 
 /* 6. log: begin */
 #ifndef MSC4203_NO_LOG
