@@ -5092,11 +5092,16 @@ MSC4203_PRIVATE uint32_t log_unit_of(const struct msc4203_log_state *s, uint32_t
     return position & (((uint32_t)1 << s->shift) - 1);
 }
 
+/* How many bytes units are: without the function that small machines need to shift 64 bits. */
+MSC4203_PRIVATE uint64_t log_bytes(uint32_t units)
+{
+    return (uint64_t)(units >> 28) << 32 | units << 4;
+}
+
 /* Where a position is, in bytes from the region's beginning. */
 MSC4203_PRIVATE uint64_t log_address(const struct msc4203_log_state *s, uint32_t position)
 {
-    return (uint64_t)(log_segment_of(s, position) * s->segment_units + log_unit_of(s, position))
-           << 4; /* times LOG_UNIT; there are fewer than 2^29 units */
+    return log_bytes(log_segment_of(s, position) * s->segment_units + log_unit_of(s, position));
 }
 
 /* What the checksums of a segment's records depend on. */
@@ -6658,11 +6663,11 @@ MSC4203_PRIVATE int log_count(void *context, uint32_t channel, const msc4203_dev
         return result;
     if (device != NULL) {
         counts->messages = s->device[index].count;
-        counts->bytes = (uint64_t)s->device[index].units * LOG_UNIT;
+        counts->bytes = log_bytes(s->device[index].units);
         first = s->device[index].chain[CHAIN_SYNC];
     } else {
         counts->messages = s->channel[channel].count;
-        counts->bytes = (uint64_t)s->channel[channel].units * LOG_UNIT;
+        counts->bytes = log_bytes(s->channel[channel].units);
         if (channel == 0) {
             counts->through = s->settled - 1;
             counts->time_ms = (uint64_t)s->time << 10;
@@ -7357,14 +7362,14 @@ MSC4203_APART int log_shape(struct msc4203_log_state *s, const msc4203_storage *
     need = log_clip((s->message_units + LOG_HEADER_UNITS) * LOG_UNIT, LOG_SEGMENT_MIN, UINT32_MAX);
     while (region >> 16 > step) /* at most some thousand steps */
         step += step;
-    for (bytes = step; bytes < need || (uint64_t)bytes * LOG_SEGMENTS_MAX < region; bytes += step)
-        ;
-    for (s->segments = 0; (uint64_t)(s->segments + 1) * bytes <= region; s->segments++)
-        ;
+    for (bytes = step; bytes < need || bytes < (region + LOG_SEGMENTS_MAX - 1) >> 7; bytes += step)
+        ; /* that is, divided by LOG_SEGMENTS_MAX */
+    for (s->segments = 0; region >= bytes; region -= bytes)
+        s->segments++;
     s->segment_units = bytes / LOG_UNIT;
     for (s->shift = 0; (uint32_t)1 << s->shift < s->segment_units; s->shift++)
         ;
-    if (s->segments < LOG_SEGMENTS_MIN || (uint64_t)s->segments << s->shift > (uint32_t)1 << 29)
+    if (s->segments < LOG_SEGMENTS_MIN || s->segments > (uint32_t)1 << (29 - s->shift))
         return MSC4203_E_REGION;
     s->sector = sector;
     halvings = s->segments / 4;
@@ -7478,7 +7483,8 @@ MSC4203_APART int log_header(struct msc4203_log_state *s, uint64_t at,
     log_read(s, at, word, LOG_HEADER_UNITS * LOG_UNIT);
     log_swap(word, LOG_HEADER_WORDS);
     return !s->error && word[27] < LOG_SEGMENTS_MAX && word[8] < (uint32_t)1 << 24 &&
-           (uint64_t)(word[27] * word[8]) << 4 == at && word[4] == LOG_MAGIC_LOW && word[5] == LOG_MAGIC_HIGH &&
+           log_bytes(word[27] * word[8]) == at && word[4] == LOG_MAGIC_LOW &&
+           word[5] == LOG_MAGIC_HIGH &&
            word[0] == (LOG_HEADER_UNITS | (uint32_t)LOG_SEGMENT << 24) &&
            log_fixed_sum(none, 0, 0, word, LOG_HEADER_WORDS) == word[3];
 }
@@ -8745,8 +8751,8 @@ MSC4203_API void msc4203_log_usage_get(const msc4203_log *log, msc4203_log_usage
         return;
     usage->messages = s->waiting;
     usage->messages_max = s->messages;
-    usage->used = (uint64_t)s->live * LOG_UNIT;
-    usage->capacity = (uint64_t)log_capacity(s, s->largest) * LOG_UNIT;
+    usage->used = log_bytes(s->live);
+    usage->capacity = log_bytes(log_capacity(s, s->largest));
     for (i = 1; i <= s->devices_used; i++)
         usage->devices += s->device[i].count != 0;
     usage->damaged = s->damaged;
