@@ -4954,6 +4954,11 @@ MSC4203_PRIVATE void log_set64(uint32_t words[2], uint64_t number)
     words[1] = (uint32_t)(number >> 32);
 }
 
+MSC4203_PRIVATE uint64_t log_larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
 MSC4203_PRIVATE uint32_t log_clip(uint32_t value, uint32_t least, uint64_t most)
 {
     return value < least ? least : value > most ? (uint32_t)most : value;
@@ -5924,7 +5929,7 @@ MSC4203_APART void log_add(struct msc4203_log_state *s, const struct msc4203_log
 /* Whether one more message can wait. */
 MSC4203_PRIVATE int log_has_entry(const struct msc4203_log_state *s)
 {
-    return s->waiting + s->pending < s->messages && s->waiting + s->pending + 1 < s->pool;
+    return s->waiting + s->pending < s->messages && s->waiting + s->pending + 5 < s->pool;
 }
 
 /* Takes an entry for a message of an open batch; 0 when there is none: all those of open batches
@@ -5938,8 +5943,6 @@ MSC4203_PRIVATE uint32_t log_pool_take(struct msc4203_log_state *s)
     if (i != 0) {
         s->pool_free = log_link(&s->entry[i]);
     } else {
-        if (s->pool - 2 < s->waiting + s->pending + 1)
-            return 0;
         while (s->pool == s->used + 1)
             log_pack(s);
         i = --s->pool;
@@ -7686,8 +7689,9 @@ MSC4203_APART void log_look_through(struct msc4203_log_state *s, uint32_t *image
     for (at = LOG_HEADER_UNITS; at < s->segment_units;
          at = units != 0 ? at + units : log_skip(s, s->current, at)) {
         units = log_load(s, s->current << s->shift | at, &r);
-        if ((units == 0 || !log_is_whole(s, &r)) && !log_was_durable(s, s->current, at))
-            break;
+        if ((units == 0 || !log_is_whole(s, &r)) &&
+            (*image != 0 || !log_was_durable(s, s->current, at)))
+            break; /* nothing is written behind the end of an index */
         if (units == 0)
             continue;
         if (r.kind == LOG_PAD && log_before(s->oldest, r.word[2]))
@@ -7937,17 +7941,12 @@ MSC4203_PRIVATE void log_squeeze(struct msc4203_log_state *s)
 MSC4203_APART void log_keep(struct msc4203_log_state *s, const struct msc4203_log_entry *e,
                             uint64_t number)
 {
-    if (s->used + 1 >= s->pool) {
-        s->damaged++; /* more than can have been there */
-        return;
-    }
     s->entry[++s->used] = *e;
     log_set_number(&s->entry[s->used], number);
     log_set_link(&s->entry[s->used], s->used);
     if (e->place != 0)
         s->device[log_device_of(e)].count++;
-    if (number > s->highest)
-        s->highest = number;
+    s->highest = log_larger(s->highest, number);
 }
 
 /* The entry of a message that was read. Returns 0 when there is no room for its device. */
@@ -8020,8 +8019,7 @@ MSC4203_PRIVATE void log_read_gap(struct msc4203_log_state *s, uint64_t number)
         s->gap = s->next;
         s->gap_left = (uint32_t)missing;
     }
-    if (number > s->next)
-        s->next = number;
+    s->next = log_larger(s->next, number);
     for (i = 0; i < LOG_BATCHES; i++)
         if (s->batch[i].state == BATCH_LOST)
             log_read_lost(s, &s->batch[i]);
@@ -8055,10 +8053,8 @@ MSC4203_PRIVATE void log_read_message(struct msc4203_log_state *s, const struct 
     struct msc4203_log_entry e;
     uint32_t i;
 
-    if ((s->pool_free == 0 && s->used + 2 >= s->pool) || !log_entry_of(s, r, &e, whole)) {
-        s->damaged++; /* as above */
+    if (!log_entry_of(s, r, &e, whole))
         return;
-    }
     i = s->pool_free;
     if (i != 0)
         s->pool_free = log_link(&s->entry[i]);
@@ -8085,8 +8081,7 @@ MSC4203_PRIVATE void log_read_commit(struct msc4203_log_state *s, const struct l
 
     log_read_gap(s, first);
     log_read_numbers(s, b, first);
-    if (end > s->next)
-        s->next = end;
+    s->next = log_larger(s->next, end);
     if (r->word[2] > s->time)
         s->time = r->word[2];
     if ((r->word[8] | r->word[9] | r->word[10] | r->word[11]) != 0) {
@@ -8171,6 +8166,10 @@ MSC4203_APART void log_apply(struct msc4203_log_state *s, const struct log_recor
         return;
     if (s->used + 4 >= s->pool)
         log_squeeze(s);
+    if (s->used + 4 >= s->pool && (r->kind <= LOG_MOVED || r->kind == LOG_TAKEN)) {
+        s->damaged++; /* more than can have been there */
+        return;
+    }
     switch (r->kind) {
     case LOG_MESSAGE:
         log_read_message(s, r, whole);
@@ -8592,8 +8591,7 @@ MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
         log_read_lost(s, b);
     }
     log_settle(s);
-    if (s->next <= s->highest)
-        s->next = s->highest + 1;
+    s->next = log_larger(s->next, s->highest + 1);
     s->next += s->messages + 1; /* numbers that were given out, and lost before they were durable */
 }
 
@@ -8663,6 +8661,7 @@ MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storag
     s->buffer_bytes = log_buffer_min(s);
     while (storage->memory == NULL && bytes - used - s->buffer_bytes >= s->sector)
         s->buffer_bytes += s->sector;
+    s->phase = PHASE_READING;
     log_clear(s, memory);
     log_survey(s, &image);
     if (log_read_image(s, image)) {
@@ -8670,7 +8669,6 @@ MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storag
     } else if (!s->error) {
         log_clear(s, memory);
         log_survey(s, &image);
-        s->phase = PHASE_READING;
         log_replay(s);
     }
     log_buffer_begin(s, 0);
