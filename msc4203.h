@@ -5226,7 +5226,7 @@ MSC4203_APART int log_is_whole(struct msc4203_log_state *s, const struct log_rec
     uint64_t at = log_address(s, r->position) + r->fixed;
     struct log_sum sum;
     uint32_t left = r->bytes, n;
-    unsigned char piece[32];
+    unsigned char piece[32] = {0};
 
     if (r->kind == LOG_PAD || r->bytes == 0)
         return 1;
@@ -8135,7 +8135,7 @@ MSC4203_PRIVATE void log_read_dropped(struct msc4203_log_state *s, const struct 
         s->held[2 * MSC4203_CHANNELS + i] = now;
     }
     log_take_dropped(s, log_device(s, r->word + 4), 1); /* it may have nothing any more */
-    memcpy(s->held, s->held + 2 * MSC4203_CHANNELS, 2 * MSC4203_CHANNELS * sizeof s->held[0]);
+    memmove(s->held, s->held + 2 * MSC4203_CHANNELS, 2 * MSC4203_CHANNELS * sizeof s->held[0]);
     log_unsettle(s);
 }
 
