@@ -5879,6 +5879,7 @@ MSC4203_APART void log_pack_step(struct msc4203_log_state *s)
             s->entry[to] = *e;
             e->channels = 0;
             log_group_add(s, to);
+            s->clean_entry = log_clip(s->clean_entry, 0, to); /* it may have to be copied yet */
         }
     }
     if (e->channels == 0)
@@ -6403,10 +6404,6 @@ MSC4203_APART uint32_t log_clean_step(struct msc4203_log_state *s)
     segment = &s->segment[s->clean_segment];
     if (segment->live != 0) {
         i = log_seek(s, s->clean_entry, 0, s->clean_segment);
-        if (i > s->used) { /* packing has moved it to the front */
-            s->clean_entry = 1;
-            return 1;
-        }
         s->clean_entry = i + 1;
         log_copy(s, i);
         return log_units(&s->entry[i]);
@@ -6449,7 +6446,7 @@ MSC4203_APART void log_room(struct msc4203_log_state *s, uint32_t units)
         if (soon <= s->low &&
             (log_oldest_fits(s) ||
              (soon <= s->free_min && (s->end == s->durable || s->free > s->free_min / 2)))) {
-            for (oldest = s->oldest; oldest == s->oldest && !s->error;)
+            for (oldest = s->oldest; oldest == s->oldest;)
                 log_clean_step(s);
         } else if (s->oldest != s->unused) { /* unreachable: else; see below */
             log_sync(s, 0);
