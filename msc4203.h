@@ -237,34 +237,38 @@
  *
  * 7. THE LOG
  *
- * msc4203_log is a queue in a region of fixed size: memory, a file, or anything that can be read,
- * written and synced. It never grows, and never overwrites what was accepted: when it is full,
- * push() says so.
+ * msc4203_log is a queue in a region of fixed size: memory, a file, or a flash chip, which needs no
+ * file system and no translation layer under it. It never grows, and never overwrites what was
+ * accepted: when it is full, push() says so.
  *
  *     msc4203_file_create(&file, "queue.log", 16 << 20, NULL, random);      // when there is none
  *     msc4203_file_open(&file, "queue.log", 1, &storage);
  *     msc4203_log_inspect(&log, &storage, &config);
- *     bytes = msc4203_log_memory(&log, &config, storage.bytes);
+ *     bytes = msc4203_log_memory(&log, &storage, &config);
  *     msc4203_log_open(&log, &storage, memory, bytes, random);
  *     msc4203_log_queue(&log, &queue);
  *
  * Power loss at any moment leaves what the last completed flush covered, and of what came later
- * each call whole or not at all, none without those before it. A damaged record is found by its
- * checksum, counted (msc4203_log_usage_get), and costs only what was in it: a message, or what one
- * call did; the chains that it was in are mended. Where two messages of one channel are damaged,
- * those between them may be lost to it as well. A log of this format version will be read by every
- * later version of this library.
+ * each call whole or not at all, none without those before it. That holds where a storage that
+ * loses its power damages all of the sector that it was writing to, as SD cards and flash do:
+ * nothing durable is ever written over. The storage says how large that sector is.
  *
- * Cost. No operation's cost depends on how many messages wait, but expire()'s, drop()'s and, while
- * something dropped is in flight, that of opening and of a hold() that lets go. A message is
- * written behind what was written before, and changes 4 bytes in the last one of each chain that
- * it joins, a service's or its device's for /sync. Each takes 76 bytes beside its strings, and 8
- * for each service that it waits for. When the ring's end comes round to messages that still wait,
- * they are copied to its end: that is little while the log is at most half full, and may be all of
- * them for one message when it is full to the brim.
+ * Damage is found by checksums, counted (msc4203_log_usage_get), and costs what was stored in the
+ * damaged place: a message is reported by next(); of what took messages out, they come again; a
+ * batch whose end is lost is delivered all the same. Two things are lost with more than their own
+ * bytes: what the last flush before a crash wrote, if any of it is damaged, for then it looks like
+ * a flush that was never completed; and a batch that ends in the newest segment, if all of that is.
  *
- * Memory. 48 bytes for each device that has waiting messages, 24 for each request and 16 for each
- * opening that is remembered, and 4 KiB.
+ * Cost. No operation's cost depends on how many messages wait, but expire()'s, drop()'s (on those
+ * of the device), and that of opening after a crash, which reads the region once. After
+ * msc4203_log_close() opening reads the index alone. A message takes 48 bytes beside its strings,
+ * rounded up to 16; a flush fills up its last sector. Room is made in small steps, by copying what
+ * still waits in the oldest of 8 to 128 segments; some segments are kept free for that.
+ *
+ * Memory. 24 bytes for each message that may wait, 40 for each device that has some, 24 for each
+ * request and 16 for each opening that is remembered, one sector, and 3 KiB. Whoever must keep
+ * millions of messages uses a database. The log's format is described in the implementation. A log
+ * of this format's version will be read by every later version of this library.
  *
  *
  * 8. DELIVERY
@@ -379,7 +383,7 @@
  *         result = msc4203_log_inspect(&store, &storage, &shape);
  *     if (result != MSC4203_OK)
  *         return result;
- *     bytes = msc4203_log_memory(&store, &shape, storage.bytes);
+ *     bytes = msc4203_log_memory(&store, &storage, &shape);
  *     result = msc4203_log_open(&store, &storage, malloc(bytes), bytes, random_bits());
  *     msc4203_log_queue(&store, &queue);
  *     msc4203_log_quotas(&store, 8 << 20, 1 << 20);
@@ -589,7 +593,7 @@
  * 11. MEMORY
  *
  * All memory is the caller's. On a 64-bit machine: msc4203_reader at most 384 bytes, msc4203_writer
- * at most 384 bytes, whatever the body's size, msc4203_log at most 256, msc4203_sender 1,024,
+ * at most 384 bytes, whatever the body's size, msc4203_log at most 448, msc4203_sender 1,024,
  * msc4203_receiver 640; ask msc4203_sizeof() for the sizes on yours. No function needs more than
  * 256 bytes of stack, and the deepest chain of calls to read and write bodies, optimised, 512 (on a
  * Cortex-M0+ 256). No heap, no recursion, no static data that is written to.
@@ -1332,54 +1336,128 @@ MSC4203_API uint32_t msc4203_route(const msc4203_appservice *services, size_t co
  * Log: the queue that comes with the library
  * --------------------------------------------------------------------------------------------- */
 
-/* A region of fixed size, for a log to be in. Each function returns 0, or anything else when it
- * failed. `write` MAY keep what it is given in a cache, and lose any part of it in a power loss, or
- * keep the parts in any order; `read` MUST tell what was written last; when `sync` has returned 0,
- * all that was written before it MUST stay. Nothing outside the bytes of a write may change,
- * whenever the power goes. */
+/* A region of fixed size that holds a log: memory, a file, a flash chip. Each function returns 0,
+ * or anything else after a failure. `read` MUST return what was written last. `write` MAY keep
+ * bytes in a cache until `sync`: if the power fails first, each sector that has them may hold the
+ * old bytes, the new ones, a part of them, or garbage. When `sync` has returned 0, all that was
+ * written before it MUST stay, unless a later write or erase touches the same sector.
+ *
+ * The log writes whole sectors, in ascending order within a segment, and each sector once between
+ * two erases. A sector that holds anything durable is never written again until its segment is
+ * erased, or, without `erase`, begun anew. */
 typedef struct msc4203_storage {
     uint32_t version;   /* 1 */
     void *context;      /* passed on */
     uint64_t bytes;     /* of the region */
-    unsigned char *memory; /* where it is, when it is memory; else NULL: it is then read and written
-                           directly, and `read` and `write` are not called */
+    uint32_t sector;    /* bytes that a power failure can damage together: 1 for memory, a multiple
+                           of 16 for anything else; 0 stands for 4,096 */
+    uint32_t block;     /* bytes that are erased together, a multiple of `sector`; 0: the storage
+                           need not be erased before it is written */
+    unsigned char *memory; /* the region, when it is memory; else NULL. The log then uses it
+                              directly, and calls none of the functions */
     int (*read)(void *context, uint64_t at, void *data, size_t bytes);
-    int (*write)(void *context, uint64_t at, const void *data, size_t bytes);
+    int (*write)(void *context, uint64_t at, const void *data, size_t bytes); /* NULL: read-only */
     int (*sync)(void *context);
+    int (*erase)(void *context, uint64_t at, size_t bytes); /* one block; if `block` is not 0 */
 } msc4203_storage;
 
 /* How a log is made. Zeros stand for the defaults. */
 typedef struct msc4203_log_config {
-    uint32_t devices;       /* that can have waiting messages at a time: 1,024 */
+    uint32_t messages;      /* that can wait at a time: one for each 512 bytes of the region, at
+                               least 64 and at most 1,700,000 */
+    uint32_t devices;       /* that can have waiting messages at a time: 1,024, and at most one for
+                               each message; at most 500,000 */
     uint32_t requests;      /* that are remembered: what a sixteenth of the region holds, at most
                                4,096 */
     uint32_t openings;      /* that are remembered: 1,000, and at most what a 128th holds */
-    uint32_t message_bytes; /* of the largest message, ids included: 73,728 and at most an eighth of
-                               the region */
+    uint32_t message_bytes; /* of the largest message, ids included: 73,728, and at most an eighth
+                               of the region; at most 130,000 */
+    uint32_t sector;        /* bytes that a power failure can damage together, if that is more than
+                               the storage says */
+    uint64_t bytes;         /* set by msc4203_log_inspect(): of the region; else ignored */
 } msc4203_log_config;
+
+/* What a log keeps in the caller's memory: see the implementation. */
+struct msc4203_log_segment {
+    uint32_t sequence; /* 0: there is nothing in it */
+    uint32_t salt;     /* of the opening in which it was written */
+    uint32_t end;      /* units in use */
+    uint32_t live;     /* units of it that are still needed: messages, channel records */
+    uint32_t request, opening; /* the last that were written to it, as counted in the log */
+};
+
+struct msc4203_log_channel {
+    uint32_t count, units;     /* of what waits for it */
+    uint32_t done[2];          /* the number up to which it is taken out */
+    uint32_t position;         /* of its record; 0: none */
+};
+
+struct msc4203_log_batch {
+    uint32_t state, first, last, count; /* its messages, as entries */
+    uint32_t time, turn;
+};
+
+struct msc4203_log_device {
+    uint32_t hash[2];
+    uint32_t next;             /* of the same bucket; of those that are free */
+    uint32_t count, pending;   /* messages that wait; that are in open batches */
+    uint32_t units;            /* of all these */
+    uint32_t chain[4];
+};
+
+struct msc4203_log_entry {
+    uint32_t place, number, link, device, channels;
+};
+
+struct msc4203_log_group {
+    uint32_t channels, segments;
+};
+
+struct msc4203_log_item {
+    uint32_t word[4];
+};
 
 struct msc4203_log_state {
     const msc4203_storage *storage;
-    uint32_t *word;                   /* the index, in the caller's buffer */
-    uint64_t ring_at;                 /* bytes from the region's beginning */
-    uint64_t settled;                 /* numbers below are visible */
-    uint32_t devices, requests, openings, message_bytes, key[2];
-    uint32_t images;                  /* of the index, so far */
-    uint32_t end, base, tail, epoch;  /* the ring's end, where that round began; its beginning */
-    uint32_t words, image_crc;        /* up to here as in an image's header */
-    uint32_t durable, firm, imaged, safe; /* places: see the implementation */
-    uint32_t units;                   /* of the ring, 8 bytes each */
-    uint32_t device_at, memory_at;    /* in the index */
-    uint32_t device_mask, request_mask;
-    uint32_t free_device, salt;
-    uint32_t pending, need;           /* units of open batches, and of their journals to come */
-    uint32_t moves, damaged;
+    struct msc4203_log_segment *segment;
+    struct msc4203_log_channel *channel;
+    struct msc4203_log_batch *batch;
+    uint32_t *held;                     /* of each channel, a number: in flight up to this */
+    struct msc4203_log_item *item[2];   /* requests, openings */
+    uint32_t *request_next, *request_head, *device_head;
+    struct msc4203_log_device *device;
+    struct msc4203_log_group *group;
+    struct msc4203_log_entry *entry;
+    unsigned char *buffer;
+    uint64_t buffer_at;                 /* bytes from the region's beginning */
+    uint64_t next, settled;             /* the next number; numbers below are visible */
+    uint64_t highest, gap;              /* while the log is read: the greatest number that was met; */
+    uint32_t gap_left;                  /* those that are missing, from `gap` on, and how many */
+    uint32_t key[2];
+    /* how the log was made */
+    uint32_t messages, devices, message_bytes, message_units, record_max, sector;
+    uint32_t items[2];                  /* requests and openings that are remembered */
+    uint32_t segments, segment_units, shift;
+    /* memory */
+    uint32_t buffer_bytes, buffer_used, buffer_clean, entries, request_mask, device_mask;
+    /* the end of the log */
+    uint32_t sequence, current, end, durable, fill;
+    uint32_t oldest, safe, stated, unused, free; /* sequence numbers; how many are free */
+    uint32_t salt, previous_salt, previous, previous_end, previous_durable, image_end, opening_first;
+    uint32_t header_oldest, bare;       /* bare: of a segment that counts for nothing; 0: none */
+    uint32_t counter[2], slot[2];       /* of requests and openings so far; where the last is */
+    uint32_t time;                      /* the last one, in units of 1,024 ms */
+    /* the index */
+    uint32_t used, waiting, pool, pool_free, pending; /* entries */
+    uint32_t pack_to, pack_from;
+    uint32_t devices_used, device_free;
+    uint32_t live, largest, damaged;
+    uint32_t damaged_channels;          /* whose records were found so, and counted */
+    uint32_t low, free_min, clean_segment, clean_entry, clean_unit, clean_first, clean_items;
+    uint32_t channel_units_max;
+    int32_t debt;
     uint32_t channel_units, device_units; /* quotas */
-    uint32_t late[7];                 /* of the next image: `images` to `image_crc` */
-    uint16_t pairs;
-    uint8_t error, stale, dirty, parts, healing;
-    uint8_t stage;                    /* of the next image */
-    uint8_t hint[64];                 /* which pair may have an address that ends like this */
+    uint8_t phase, error, empty, named;
 };
 
 /* A log. Treat `priv` as private. */
@@ -1388,38 +1466,50 @@ typedef struct msc4203_log {
 } msc4203_log;
 
 #ifndef MSC4203_NO_LOG
-/* Tells how many bytes of memory a log with this configuration needs in a region of `bytes` bytes:
- * the buffer for msc4203_log_open(). Depends on the devices, the requests and the openings, never
- * on the messages. 0 when the region is too small, or too large (8 GiB). `log` is only worked with.
- * */
-MSC4203_API size_t msc4203_log_memory(msc4203_log *log, const msc4203_log_config *config,
-                                      uint64_t bytes);
+/* Returns how many bytes of memory a log with this configuration needs on this storage: the buffer
+ * for msc4203_log_open(). 24 for each message that may wait, 40 for each device, 24 for each
+ * request, 16 for each opening that is remembered, a buffer of at least one sector, and 3 KiB. 0
+ * when the region is too small or too large (8 GiB) for the configuration. `log` is used only
+ * during the call. */
+MSC4203_API size_t msc4203_log_memory(msc4203_log *log, const msc4203_storage *storage,
+                                      const msc4203_log_config *config);
 
 /* Makes an empty log in a region; what was in it is lost. `config` may be NULL, for the defaults.
- * `random` are 64 random bits. `log` is only worked with.
+ * `memory`, of `bytes` bytes, is used only during the call: one sector, or 512 bytes where that is
+ * more. `log` is also used only during the call. `random` are 64 random bits, which stay secret.
  *
- * Returns MSC4203_OK, after power loss too; MSC4203_E_REGION when the region is too small for the
- * configuration or too large; MSC4203_E_STORAGE. */
+ * After power loss there is the new log, and it is empty; or no log; or what was there before,
+ * which may be damaged.
+ *
+ * Returns MSC4203_OK; MSC4203_E_REGION when the region is too small for the configuration, or too
+ * large, or the sizes of sector and block do not fit; MSC4203_E_INDEX when the memory is too small;
+ * MSC4203_E_STORAGE. */
 MSC4203_API int msc4203_log_format(msc4203_log *log, const msc4203_storage *storage,
-                                   const msc4203_log_config *config, uint64_t random);
+                                   const msc4203_log_config *config, void *memory, size_t bytes,
+                                   uint64_t random);
 
-/* Tells the configuration with which the log in a region was made, and so how much memory opening
- * it needs. `log` is only worked with.
+/* Reads the configuration with which the log in a region was made, and so how much memory opening
+ * it needs. `log` is used only during the call.
  *
  * Returns MSC4203_OK; MSC4203_E_FORMAT when there is no log, or one of a later version;
- * MSC4203_E_REGION when the log was made for a region of another size; MSC4203_E_STORAGE. */
+ * MSC4203_E_REGION when the log was made for a region of another size, of config->bytes bytes;
+ * MSC4203_E_STORAGE. */
 MSC4203_API int msc4203_log_inspect(msc4203_log *log, const msc4203_storage *storage,
                                     msc4203_log_config *config);
 
 /* Opens the log in a region. `memory`, aligned as for a uint32_t and of `bytes` bytes, and
- * `storage` must live as long as the log is used. `random` are 64 random bits, by which this
- * opening is known from now on. May be called at any time, also after an error, to open a log anew.
+ * `storage` must live as long as the log is used. More memory than msc4203_log_memory() asks for is
+ * used to write and read in larger pieces. `random` are 64 random bits, by which this opening is
+ * known from now on. May be called at any time, also after an error, to open a log anew.
  *
  * After power loss at any moment, in this function too, the log is as the last completed flush left
- * it, and what came later is there whole or not at all.
+ * it; of what came later each call is there whole or not at all, none without those before it.
+ *
+ * If the storage has no `write`, the log can only be read: nothing is changed, all that could be
+ * read is visible, and whatever would change the queue returns MSC4203_E_STORAGE.
  *
  * Returns MSC4203_OK; MSC4203_E_INDEX when `memory` is too small; the errors of
- * msc4203_log_inspect(); MSC4203_E_DAMAGED when neither copy of the index can be read. */
+ * msc4203_log_inspect(). */
 MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storage, void *memory,
                                  size_t bytes, uint64_t random);
 
@@ -1432,47 +1522,32 @@ MSC4203_API void msc4203_log_quotas(msc4203_log *log, uint64_t channel_bytes,
  * the log, for the digests of requests. */
 MSC4203_API uint64_t msc4203_log_key(const msc4203_log *log);
 
-/* Flushes a log and writes its index down, so that it is opened fast. Not needed for anything else.
- */
+/* Flushes a log and writes its index to the storage, so that it is opened fast; open batches are
+ * given up. Not needed for anything else. The log can then only be opened anew. */
 MSC4203_API int msc4203_log_close(msc4203_log *log);
 
 /* Fills in a queue that works on this log, which must live as long as the queue is used. */
 MSC4203_API void msc4203_log_queue(msc4203_log *log, msc4203_queue *queue);
 
-/* How full a log is, in bytes, and what of it was found to be damaged since it was opened. */
+/* How full a log is, and what of it was found to be damaged since it was opened. */
 typedef struct msc4203_log_usage {
-    uint64_t messages;
+    uint64_t messages, messages_max; /* that wait, and that can wait */
     uint64_t used, capacity; /* bytes that messages take, and can take */
     uint64_t devices;        /* with waiting messages */
-    uint64_t damaged;        /* records that could not be read */
+    uint64_t damaged;        /* records, and stretches between records, that could not be read */
 } msc4203_log_usage;
 MSC4203_API void msc4203_log_usage_get(const msc4203_log *log, msc4203_log_usage *usage);
 
-/* What msc4203_log_scan() finds. */
-typedef struct msc4203_log_entry {
-    uint64_t at;          /* bytes from the region's beginning */
-    uint32_t bytes;
-    int kind;             /* 0 damaged, 1 message, 2 message moved forward, 3 journal, 4 channel,
-                             5 filler, 6 index */
-    int error;            /* MSC4203_OK, or MSC4203_E_DAMAGED when its contents are damaged */
-    uint64_t number, time_ms; /* of a message; number 0: it was never committed */
-    uint32_t channels;    /* it waits for these, or has waited */
-    msc4203_span sender, type, user_id, device_id, content; /* of a message: in `memory` */
-} msc4203_log_entry;
-
-/* Reads through all that is in a region, as far as it can be read, open or not, and calls `see` for
- * each record and each damaged place; a result of `see` other than 0 ends it. Changes nothing.
- * `memory`, aligned as for a uint64_t, must hold 400 bytes and the largest message (entries that do
- * not fit come without strings).
+/* Calls `see` for each message that waits in an open log, in the order of their numbers; a result
+ * of `see` other than 0 ends it. The strings of a message are in `memory`, of `bytes` bytes; `error`
+ * is MSC4203_OK, or MSC4203_E_DAMAGED (the strings are then empty), or MSC4203_E_TOO_LARGE when the
+ * memory is too small for them. `at` is the message's place in the region, in bytes. `see` MUST NOT
+ * change the queue. Unlike next() it goes through all channels and devices: for tools.
  *
- * Damaged is what was durable and is in use, from the ring's beginning on, and does not have its
- * checksum: not what is free, was never written, or was lost with the power before it was durable.
- * After power loss, until the log is opened, a message may be told as damaged that the journal
- * mends: its words were being changed.
- *
- * Returns MSC4203_OK, MSC4203_E_FORMAT, MSC4203_E_REGION, MSC4203_E_STORAGE, or what `see` said. */
-MSC4203_API int msc4203_log_scan(const msc4203_storage *storage, void *memory, size_t bytes,
-                                 int (*see)(void *context, const msc4203_log_entry *entry),
+ * Returns MSC4203_OK, MSC4203_E_STORAGE, or what `see` returned. */
+MSC4203_API int msc4203_log_scan(msc4203_log *log, void *memory, size_t bytes,
+                                 int (*see)(void *context, const msc4203_message *message,
+                                            uint64_t at, int error),
                                  void *context);
 
 /* Storage in memory: `bytes` bytes at `memory`, aligned to 4 bytes. */
@@ -1480,40 +1555,48 @@ MSC4203_API void msc4203_memory_storage(msc4203_storage *storage, void *memory, 
 
 #if !defined(MSC4203_NO_FILE) && (defined(MSC4203_FILE) || !defined(MSC4203_STATIC))
 /* Storage in a file, of POSIX systems. Compiled by msc4203.c, and by this header where MSC4203_FILE
- * is defined (then with _POSIX_C_SOURCE 200809L, and _FILE_OFFSET_BITS 64 on 32-bit systems). */
+ * is defined (then with _POSIX_C_SOURCE 200809L, but not on macOS and the BSDs, where that hides
+ * the right kind of lock; and with _FILE_OFFSET_BITS 64 on 32-bit systems). */
 typedef struct msc4203_file {
     struct {
-        msc4203_log log;            /* for making one */
         int fd, error;
-        struct {
-            uint64_t at;            /* its place in the file, plus 1; 0 when it holds nothing */
-            uint16_t known, stop;   /* what of it is as in the file, or newer */
-            uint16_t first, end;    /* what of that is still to be written */
-        } line[16];                 /* of the buffer */
+        msc4203_log log;             /* for making one */
+        unsigned char buffer[2048];  /* the same */
         char name[1024];
-        unsigned char buffer[262144];
     } priv;
 } msc4203_file;
 
 /* Makes a file of `bytes` bytes with an empty log in it: mode 0600, all its blocks allocated. It is
  * made beside `path`, as PATH.new, and takes its name when it is whole and durable; what had that
- * name is replaced. `config` and `random` as for msc4203_log_format(). `file` is only worked with.
+ * name is replaced. Whether a log of this size can be is checked before anything is written. After
+ * a failure nothing of it stays. (After a crash PATH.new may stay; the next call replaces it.)
+ * `config` and `random` as for msc4203_log_format(), with sectors of 4,096 bytes unless config says
+ * more. `file` is used only during the call.
  *
- * Returns MSC4203_OK; the errors of msc4203_log_format(); MSC4203_E_LOCKED when another process is
+ * A large file takes minutes. A program that can be asked to end meanwhile blocks SIGTERM and
+ * SIGINT (sigprocmask) during the call: when one of them is pending, and 4 MiB at most have been
+ * written since, the call ends with MSC4203_E_STORAGE, errno is EINTR, and nothing stays.
+ *
+ * Returns MSC4203_OK; the errors of msc4203_log_format(); MSC4203_E_LOCKED when somebody else is
  * making it; MSC4203_E_STORAGE, and errno says why. */
 MSC4203_API int msc4203_file_create(msc4203_file *file, const char *path, uint64_t bytes,
                                     const msc4203_log_config *config, uint64_t random);
 
-/* Opens a file as a storage, and locks it against other processes (by fcntl: a process that opens
- * it twice locks nothing). `writable` 0: only for reading, and not locked. `file` must live as long
- * as the storage is used.
+/* Opens a file as a storage with sectors of 4,096 bytes, and locks it against other openings, in
+ * this process too. (A child process shares the lock until it closes the descriptor or executes
+ * another program.) `writable` 0: only for reading, and not locked; the storage has no `write`. A
+ * file that is cut short while it is open reads as if it ended in zeros. After a failed write or
+ * sync nothing works until the file is opened anew. `file` must live as long as the storage is
+ * used. (What the file's size should be is for msc4203_log_inspect() to say.)
  *
  * Returns MSC4203_OK; MSC4203_END when there is no such file; MSC4203_E_LOCKED; MSC4203_E_STORAGE,
  * and errno says why. */
 MSC4203_API int msc4203_file_open(msc4203_file *file, const char *path, int writable,
                                   msc4203_storage *storage);
 
-/* Closes the file. What was not synced may be lost with the power, as always. */
+/* Closes the file. What was not synced may be lost with the power, as always.
+ *
+ * Returns MSC4203_OK; MSC4203_E_STORAGE when closing, or any write or sync before it, failed. */
 MSC4203_API int msc4203_file_close(msc4203_file *file);
 #endif /* MSC4203_NO_FILE */
 #endif /* MSC4203_NO_LOG */
@@ -4708,1839 +4791,1834 @@ MSC4203_API void msc4203_digest_end(msc4203_digest *digest, unsigned char out[16
 }
 
 /* ------------------------------------------------------------------------------------------------
- * 6. log: a crash-safe queue in a fixed region
+ * 6. log: the queue in a region
  *
- * THE FORMAT, version 1. All numbers are little-endian. The region holds
+ * One rule: a sector that holds anything durable is never written again until the segment that it
+ * belongs to is erased (or, where nothing need be erased, begun anew). So everything is appended.
  *
- *   0      header of image 0, 96 bytes        1024   image 0: the index, as 32-bit words
- *   512    header of image 1                  then   image 1, with as much room (512 * n bytes)
- *   ring   records, to the region's end
+ *   unit       16 bytes; records are made of whole units and begin at one
+ *   sector     what a power failure can damage together
+ *   segment    1/128 to 1/8 of the region; it holds the largest message, and is a multiple of the
+ *              sector and of the block that is erased
+ *   sequence   the number of a segment's use: 1, 2, 3, ...
+ *   position   where a record is: its segment's place in the region, and its unit in there
+ *   number     of a message: its place in the order of all
  *
- * The CRC is CRC-32C (polynomial 0x82F63B78, reflected) without a final inversion. The salt that a
- * ring's checksums begin with is the CRC of the 8 random bytes in the header, begun with
- * 0xFFFFFFFF: so nobody who can only send messages can make what looks like a record.
+ *   region     | segment 0 | segment 1 | segment 2 | ...        each is used again when it is free
+ *   segment    | header | message | message | commit | pad | done | pad | message | ... | pad |
+ *                                                    ^ flush    ^ flush                 ^ end
  *
- * A header: 0 "msc4203" and a NUL; 8 version; 12 CRC of the 96 bytes but these 4, begun with
- * 0xFFFFFFFF; 16 bytes of the region, 8 bytes; 24 devices; 28 requests; 32 openings; 36 bytes of
- * the largest message; 40 random, 8 bytes; 48 number of the image (image n is in area n mod 2); 52
- * place of the ring's end; 56 place where that round began; 60 place of the ring's beginning; 64
- * number of the opening; 68 words in the image; 72 CRC of the image, begun with 0xFFFFFFFF; 76
- * zeros. 4 bytes each where nothing is said.
+ * All is in words of 32 bits, little-endian. A record begins with a fixed part:
  *
- * A place counts units of 8 bytes from the ring's beginning in its first round on, modulo 2^32. A
- * position, in the index and in links, is the unit in the ring plus 1; 0 is none.
+ *   word 0     units (24 bits), kind (4), bytes at its end that are not used (4)
+ *   word 1     units of this segment that were durable when it was written (24), `small` (8)
+ *   word 2     the checksum of its body, the bytes behind the fixed part
+ *   word 3     the checksum of the fixed part without this word. It begins with the log's key (64
+ *              random bits), the segment's sequence number and its opening's salt, and the unit
  *
- * A record: 0 length in units, 3 bytes; 3 type; 4 number of the opening, lower 16 bits; 6 bytes of
- * padding at its end; 7 flags; 8 CRC of the body, begun with the salt; 12 CRC of what is fixed
- * (bytes 0 to 11, and from 16 to where the links or the body begin), begun with the CRC of the
- * record's place, which begins with the salt; 16 the rest. No record crosses the ring's end: a
- * filler goes before, or the last unit stays empty.
+ *   kind       fixed part, from word 4 on; body                                 small
+ *   1 segment  the header of a segment, 32 words: see log_put_header()
+ *   2 message  lengths of sender and type, of user and device id (16 bits       batch
+ *              each); time (48 bits); index in its batch (24), turn of the
+ *              batch (8); channels; hash of the device; body: the strings
+ *   3 copy     the same, but its number (16 bits above the time, then 32)       flags
+ *   4 moved    the same; the number that it had, the channel that it left       flags
+ *   5 commit   first number (64), messages (24) and turn (8), the request's     batch
+ *              count, the request; word 2: the latest time
+ *   6 abort    word 2: turn                                                     batch
+ *   7 channel  up to where it is in flight, up to where it is done (48 each),   channel, flags
+ *              lengths of name and record; body: these
+ *   8 done     through (64)                                                     channel
+ *   9 synced   hash of the device, through
+ *   10 taken   number                                                           channel
+ *   11 dropped hash of the device, through, who sent; body: what was in flight
+ *   12 remember  count of the first, how many; body: requests or openings      which
+ *   13 pad     word 2: the oldest sequence number that is still needed; fills
+ *              the sector at the end of a flush
+ *   14 image   count, part of the index, first word, sequence; body: the words  1 at the end
  *
- *   1 message   fixed: 16 position it was copied from; 20 lengths of sender, type, user id and
- *               device id, 2 bytes each; 28 number, 8 bytes (0: not committed); 36 time in ms, 8
- *               bytes; 44 hash of the device, 8 bytes; 52 set of channels at first, less /sync once
- *               it was moved away from there; 56 set now, but for what the index tells. 60 links, 8
- *               bytes for the chain of what waits for the device's /sync (before the commit, the
- *               next message of the batch) and for each of channels 1 to 31 in the first set,
- *               ascending: position of the next and of the previous message of the chain. Links
- *               have no checksum: of two neighbours each must name the other. Body: sender, type,
- *               user id, device id, content. Flags: the batch.
- *   2 copy      a message that was moved forward, because the ring's end came to where it was
- *   3 journal   body: 16 place before which all was durable; 20 place before which the links were,
- *               too; 24 pairs of an address and a value, 4 bytes each. An address is that of a word
- *               of the index or, with the upper bit set, of the ring. Flags: 1, the operation's
- *               last: a journal counts only from its first to its last record.
- *   4 channel   fixed: 16 position it was copied from; 20 length of its name, 2 bytes; 22 of its
- *               record, 2 bytes. Body: name, record. Flags: the channel.
- *   5 filler    nothing
+ * The life of a message: `message`, when it is pushed; `commit` gives it a number; a flush makes
+ * both durable; `copy`, when its segment is the oldest one and room is needed; `done`, `synced` or
+ * `taken`, when it was delivered. Then nothing needs it any more, and when that is so of all in the
+ * oldest segments, a pad or a header says so, and they are free from the next sync on.
  *
- * The index, in words: log_words below. What it says of a message is its first and last on a chain.
+ * Marks grow: done, synced and dropped say "all up to this number". So opening can read all records
+ * in order, collect messages, marks and numbers that were taken, and put them together at the end.
+ * What belongs to an open batch has no number yet.
  *
- * HOW IT WORKS. An operation changes words of the index in memory and links in the ring, and notes
- * each change as a pair; its journal record makes it one step. Opening reads an image of the index
- * and repeats the journal from there. Links that are only added to a chain's end are written at
- * once: if their journal is lost, that message is the last again, and what it links to is not
- * looked at. Other links are written after the journal is durable.
- *
- * Free space is what lies before the ring's beginning. It moves on over what waits for nobody; what
- * still waits is copied to the end. The space counts as free only when two images say so: so
- * whichever of them opening has to use, all that its journal speaks of is still there.
- *
- * Where the ring ends: opening follows records that are valid at their place and of this opening,
- * or a later one. The last ones may have been written in part. Each journal tells what was durable
- * when it was written. What is broken before that place is damage, and skipped; what is broken
- * after it was never promised, and the ring ends there.
+ * The end of the log is the first record that is not whole, unless something later says that this
+ * place was durable: then it is damage, and reading goes on behind it. Each opening for writing
+ * begins a segment, whose header says where the one before it ended, and which are void: so nothing
+ * that was cut off comes back, and nothing is written twice.
  * --------------------------------------------------------------------------------------------- */
+
+/* 6. log: begin */
 #ifndef MSC4203_NO_LOG
 
-/* The processor's own CRC-32C. */
-#if !defined(MSC4203_NO_SIMD) && defined(__SSE4_2__) && defined(__x86_64__)
-#include <nmmintrin.h>
-#define LOG_CRC_WORD(crc, word) ((uint32_t)_mm_crc32_u64(crc, word))
-#define LOG_CRC_BYTE(crc, byte) _mm_crc32_u8(crc, byte)
-#elif !defined(MSC4203_NO_SIMD) && defined(__ARM_FEATURE_CRC32) && !defined(__ARM_BIG_ENDIAN)
-#include <arm_acle.h>
-#define LOG_CRC_WORD(crc, word) __crc32cd(crc, word)
-#define LOG_CRC_BYTE(crc, byte) __crc32cb(crc, byte)
+#if defined(__BYTE_ORDER__) && defined(__ORDER_LITTLE_ENDIAN__)
+#define LOG_LITTLE (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__)
+#else
+#define LOG_LITTLE 0 /* not known: what swaps bytes works on any machine */
 #endif
 
 enum {
-    LOG_HEADER = 24,        /* words of an image's header */
-    LOG_FIXED = 60,         /* bytes of a message before its links */
-    LOG_PAIRS = 128,        /* that a journal record holds */
-    LOG_JOURNAL = 3 + LOG_PAIRS, /* units of the longest journal record */
+    LOG_UNIT = 16,
+    LOG_STEP = 512,          /* segments are multiples of this, of the sector and of the block */
+    LOG_SEGMENT_MIN = 1536,  /* bytes of a segment: it must hold the record of any channel */
+    LOG_SEGMENTS_MIN = 8,
+    LOG_SEGMENTS_MAX = 128,
     LOG_BATCHES = 32,
-    LOG_RECORD_MAX = 4096,
     LOG_NAME_MAX = 255,
-    LOG_SKIP = 1 << 20      /* numbers that no opening gives out, for those that a crash took */
+    LOG_RECORD_MAX = 4096,
+    LOG_HEADER_UNITS = 8,    /* a segment's header */
+    LOG_HEADER_WORDS = 32,
+    LOG_NAMED_UNITS = 19,    /* of a channel's record without the caller's own */
+    LOG_CHANNEL_FIXED = 32,  /* bytes of a channel's record before its name */
+    LOG_MESSAGE_FIXED = 48,  /* bytes of a message before its strings; */
+    LOG_MOVED_FIXED = 64,    /* of one that was moved */
+    LOG_ITEMS = 8,          /* requests or openings that are copied together */
+    LOG_GROUP = 64,          /* entries of a group, groups of a group of the second level */
+    LOG_IMAGE_WORDS = 1024,  /* of a part of the index, on the storage */
+    LOG_FREE_MIN = 3         /* segments that stay free whatever is called */
 };
 
-enum { LOG_MESSAGE = 1, LOG_COPY = 2, LOG_PAIRS_OF = 3, LOG_CHANNEL = 4, LOG_FILLER = 5 };
-
-/* The index: words that the images hold, then those of memory alone. */
-enum log_words {
-    LOG_NEXT = 0,     /* the next number, 2 words */
-    LOG_LIVE = 2,     /* units that messages and channel records take */
-    LOG_REQUEST = 3,  /* where the next request is remembered */
-    LOG_OPENING = 4,  /* where the next opening is */
-    LOG_MESSAGES = 5, /* how many */
-    LOG_USED = 6,     /* devices that have ever been in use at a time */
-    LOG_TIME = 7,     /* the newest with which a message was accepted, in units of 1,024 ms */
-    LOG_CHANNEL_0 = 8,
-    /* of a channel or a device: its chain, and what waits there */
-    CHAIN_FIRST = 0, CHAIN_LAST = 1, CHAIN_COUNT = 8, CHAIN_UNITS = 9,
-    /* of a channel */
-    CHANNEL_NUMBER = 2, /* of its first message, 2 words */
-    CHANNEL_DONE = 4,   /* taken out up to this, 2 words */
-    CHANNEL_HELD = 6,   /* in flight up to this, 2 words */
-    CHANNEL_RECORD = 10, CHANNEL_RECORD_UNITS = 11, CHANNEL_WORDS = 12,
-    /* of a device: its chain is of what waits for its /sync, counted is what waits for it at all */
-    DEVICE_HASH = 2,    /* 2 words */
-    DEVICE_SYNCED = 4,  /* /sync has had them up to this, 2 words */
-    DEVICE_DROP = 6,    /* dropped up to this, but for what is in flight, 2 words */
-    DEVICE_WORDS = 10,
-    LOG_OPENINGS = LOG_CHANNEL_0 + MSC4203_CHANNELS * CHANNEL_WORDS, /* 4 words each */
-    /* then requests, 4 words each; then devices; in memory alone, of each device: */
-    MEMORY_DEVICE = 2,  /* units in open batches; next of the same bucket, or free */
-    /* of a batch */
-    BATCH_OPEN = 0, BATCH_FIRST = 1, BATCH_LAST = 2, BATCH_COUNT = 3, BATCH_NEED = 4,
-    BATCH_WORDS = 5,
-    CURSOR_WORDS = 4    /* of next(): position, number, moves */
+/* Kinds of records. */
+enum {
+    LOG_SEGMENT = 1, LOG_MESSAGE = 2, LOG_COPY = 3, LOG_MOVED = 4, LOG_COMMIT = 5, LOG_ABORT = 6,
+    LOG_CHANNEL = 7, LOG_DONE = 8, LOG_SYNCED = 9, LOG_TAKEN = 10, LOG_DROPPED = 11, LOG_REMEMBER = 12,
+    LOG_PAD = 13, LOG_IMAGE = 14
 };
 
-enum { LINK_NEXT = 0, LINK_PREVIOUS = 1 };
-#define LOG_IN_RING 0x80000000u
+/* Flags of a message: it is, or was, for /sync; its device was dropped while it was in flight; its
+ * strings can't be read. */
+enum { LOG_FOR_SYNC = 1, LOG_SPARED = 2, LOG_DAMAGED = 4 };
+/* Flags of a channel's record: spared messages are let go of; the channel is given back; the record
+ * is copied, to make room. */
+enum { LOG_RELEASES = 0x80, LOG_GIVEN_BACK = 0x40, LOG_COPIED = 0x20 };
 
-/* What is fixed of a record, as it stands in the ring; then where it is, and parts of the first
- * words. */
-struct log_message {
-    uint32_t head, about, body, crc, from, length[2];
-    uint32_t number_words[2], time[2], hash[2], set, waiting;
-    uint32_t at, units, type;
-    uint64_t number;
-};
+enum { LOG_REQUESTS = 0, LOG_OPENINGS = 1 }; /* what is remembered */
 
-/* ---- bytes and checksums ---- */
+/* A device's chain; while the log is read, two marks in its place: numbers, low word first. */
+enum { CHAIN_FIRST = 0, CHAIN_SYNC = 1, CHAIN_LAST = 2, CHAIN_TAIL = 3 };
+enum { MARK_SYNCED = 0, MARK_DROPPED = 2 };
 
-/* Between the machine's order of bytes and the ring's: where these are the same, a copy. */
-MSC4203_PRIVATE void log_swap(uint32_t *words, uint32_t count)
+enum { BATCH_FREE = 0, BATCH_OPEN = 1, BATCH_GIVEN_UP = 2 };
+enum { BATCH_LOST = 1 }; /* while the log is read: the record that ended it was lost */
+enum { PHASE_CLOSED = 0, PHASE_READING = 1, PHASE_READ_ONLY = 2, PHASE_OPEN = 3 };
+
+#define LOG_MAGIC_LOW 0x3463736Du /* "msc4203" and the format's version, 1 */
+#define LOG_MAGIC_HIGH 0x01333032u
+#define LOG_P1 0x9E3779B1u
+#define LOG_P2 0x85EBCA77u
+#define LOG_NUMBER_MAX (((uint64_t)1 << 43) - 1)
+#define LOG_MESSAGES_MAX 1700000u
+#define LOG_DEVICES_MAX 500000u
+#define LOG_UNITS_MAX 8191u /* of a message: 13 bits */
+
+/* ---- words, checksums ---- */
+
+MSC4203_PRIVATE uint32_t log_rotate(uint32_t x, int by)
 {
-    unsigned char b[4];
-
-    for (; count != 0; count--, words++) {
-        memcpy(b, words, 4);
-        *words = (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
-    }
+    return x << by | x >> (32 - by);
 }
 
 /* The word of 4 bytes, lowest first. */
 MSC4203_PRIVATE uint32_t log_get(const void *bytes)
 {
     uint32_t word;
+    unsigned char b[4];
 
-    memcpy(&word, bytes, 4);
-    log_swap(&word, 1);
-    return word;
+    if (LOG_LITTLE) {
+        memcpy(&word, bytes, 4);
+        return word;
+    }
+    memcpy(b, bytes, 4);
+    return (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
 }
 
-/* What a number of bytes of zeros make of each half of a byte of the CRC before them. */
-#ifdef LOG_CRC_WORD
-enum { LOG_LANE = 112 }; /* bytes: three of them, three times, are a message of 1 KiB */
-static const uint32_t log_zeros_behind[8][16] = {
-    {0x00000000u, 0x2AD91C30u, 0x55B23860u, 0x7F6B2450u, 0xAB6470C0u, 0x81BD6CF0u,
-     0xFED648A0u, 0xD40F5490u, 0x53249771u, 0x79FD8B41u, 0x0696AF11u, 0x2C4FB321u,
-     0xF840E7B1u, 0xD299FB81u, 0xADF2DFD1u, 0x872BC3E1u},
-    {0x00000000u, 0xA6492EE2u, 0x497E2B35u, 0xEF3705D7u, 0x92FC566Au, 0x34B57888u,
-     0xDB827D5Fu, 0x7DCB53BDu, 0x2014DA25u, 0x865DF4C7u, 0x696AF110u, 0xCF23DFF2u,
-     0xB2E88C4Fu, 0x14A1A2ADu, 0xFB96A77Au, 0x5DDF8998u},
-    {0x00000000u, 0x4029B44Au, 0x80536894u, 0xC07ADCDEu, 0x054AA7D9u, 0x45631393u,
-     0x8519CF4Du, 0xC5307B07u, 0x0A954FB2u, 0x4ABCFBF8u, 0x8AC62726u, 0xCAEF936Cu,
-     0x0FDFE86Bu, 0x4FF65C21u, 0x8F8C80FFu, 0xCFA534B5u},
-    {0x00000000u, 0x152A9F64u, 0x2A553EC8u, 0x3F7FA1ACu, 0x54AA7D90u, 0x4180E2F4u,
-     0x7EFF4358u, 0x6BD5DC3Cu, 0xA954FB20u, 0xBC7E6444u, 0x8301C5E8u, 0x962B5A8Cu,
-     0xFDFE86B0u, 0xE8D419D4u, 0xD7ABB878u, 0xC281271Cu},
-    {0x00000000u, 0x574580B1u, 0xAE8B0162u, 0xF9CE81D3u, 0x58FA7435u, 0x0FBFF484u,
-     0xF6717557u, 0xA134F5E6u, 0xB1F4E86Au, 0xE6B168DBu, 0x1F7FE908u, 0x483A69B9u,
-     0xE90E9C5Fu, 0xBE4B1CEEu, 0x47859D3Du, 0x10C01D8Cu},
-    {0x00000000u, 0x6605A625u, 0xCC0B4C4Au, 0xAA0EEA6Fu, 0x9DFAEE65u, 0xFBFF4840u,
-     0x51F1A22Fu, 0x37F4040Au, 0x3E19AA3Bu, 0x581C0C1Eu, 0xF212E671u, 0x94174054u,
-     0xA3E3445Eu, 0xC5E6E27Bu, 0x6FE80814u, 0x09EDAE31u},
-    {0x00000000u, 0x7C335476u, 0xF866A8ECu, 0x8455FC9Au, 0xF5212729u, 0x8912735Fu,
-     0x0D478FC5u, 0x7174DBB3u, 0xEFAE38A3u, 0x939D6CD5u, 0x17C8904Fu, 0x6BFBC439u,
-     0x1A8F1F8Au, 0x66BC4BFCu, 0xE2E9B766u, 0x9EDAE310u},
-    {0x00000000u, 0xDAB007B7u, 0xB08C799Fu, 0x6A3C7E28u, 0x64F485CFu, 0xBE448278u,
-     0xD478FC50u, 0x0EC8FBE7u, 0xC9E90B9Eu, 0x13590C29u, 0x79657201u, 0xA3D575B6u,
-     0xAD1D8E51u, 0x77AD89E6u, 0x1D91F7CEu, 0xC721F079u}
+/* Between the machine's order of bytes and the log's. */
+MSC4203_PRIVATE void log_swap(uint32_t *words, uint32_t count)
+{
+    for (; !LOG_LITTLE && count != 0; count--, words++)
+        *words = log_get(words);
+}
+
+MSC4203_PRIVATE uint64_t log_number64(const uint32_t words[2])
+{
+    return words[0] | (uint64_t)words[1] << 32;
+}
+
+MSC4203_PRIVATE void log_set64(uint32_t words[2], uint64_t number)
+{
+    words[0] = (uint32_t)number;
+    words[1] = (uint32_t)(number >> 32);
+}
+
+MSC4203_PRIVATE uint64_t log_larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+MSC4203_PRIVATE uint32_t log_clip(uint32_t value, uint32_t least, uint64_t most)
+{
+    return value < least ? least : value > most ? (uint32_t)most : value;
+}
+
+/* The checksum of contents: eight lanes side by side, each with the sum of its words and a rotating
+ * sum of these sums. Compilers make vector instructions of it. */
+struct log_sum {
+    uint32_t a[8], b[8];
+    uint32_t bytes;
+    unsigned char rest[32];
 };
-#elif !defined(__OPTIMIZE_SIZE__)
-enum { LOG_LANE = 4 };
-static const uint32_t log_zeros_behind[8][16] = {
-    {0x00000000u, 0xDD45AAB8u, 0xBF672381u, 0x62228939u, 0x7B2231F3u, 0xA6679B4Bu,
-     0xC4451272u, 0x1900B8CAu, 0xF64463E6u, 0x2B01C95Eu, 0x49234067u, 0x9466EADFu,
-     0x8D665215u, 0x5023F8ADu, 0x32017194u, 0xEF44DB2Cu},
-    {0x00000000u, 0xE964B13Du, 0xD725148Bu, 0x3E41A5B6u, 0xABA65FE7u, 0x42C2EEDAu,
-     0x7C834B6Cu, 0x95E7FA51u, 0x52A0C93Fu, 0xBBC47802u, 0x8585DDB4u, 0x6CE16C89u,
-     0xF90696D8u, 0x106227E5u, 0x2E238253u, 0xC747336Eu},
-    {0x00000000u, 0xA541927Eu, 0x4F6F520Du, 0xEA2EC073u, 0x9EDEA41Au, 0x3B9F3664u,
-     0xD1B1F617u, 0x74F06469u, 0x38513EC5u, 0x9D10ACBBu, 0x773E6CC8u, 0xD27FFEB6u,
-     0xA68F9ADFu, 0x03CE08A1u, 0xE9E0C8D2u, 0x4CA15AACu},
-    {0x00000000u, 0x70A27D8Au, 0xE144FB14u, 0x91E6869Eu, 0xC76580D9u, 0xB7C7FD53u,
-     0x26217BCDu, 0x56830647u, 0x8B277743u, 0xFB850AC9u, 0x6A638C57u, 0x1AC1F1DDu,
-     0x4C42F79Au, 0x3CE08A10u, 0xAD060C8Eu, 0xDDA47104u},
-    {0x00000000u, 0x13A29877u, 0x274530EEu, 0x34E7A899u, 0x4E8A61DCu, 0x5D28F9ABu,
-     0x69CF5132u, 0x7A6DC945u, 0x9D14C3B8u, 0x8EB65BCFu, 0xBA51F356u, 0xA9F36B21u,
-     0xD39EA264u, 0xC03C3A13u, 0xF4DB928Au, 0xE7790AFDu},
-    {0x00000000u, 0x3FC5F181u, 0x7F8BE302u, 0x404E1283u, 0xFF17C604u, 0xC0D23785u,
-     0x809C2506u, 0xBF59D487u, 0xFBC3FAF9u, 0xC4060B78u, 0x844819FBu, 0xBB8DE87Au,
-     0x04D43CFDu, 0x3B11CD7Cu, 0x7B5FDFFFu, 0x449A2E7Eu},
-    {0x00000000u, 0xF26B8303u, 0xE13B70F7u, 0x1350F3F4u, 0xC79A971Fu, 0x35F1141Cu,
-     0x26A1E7E8u, 0xD4CA64EBu, 0x8AD958CFu, 0x78B2DBCCu, 0x6BE22838u, 0x9989AB3Bu,
-     0x4D43CFD0u, 0xBF284CD3u, 0xAC78BF27u, 0x5E133C24u},
-    {0x00000000u, 0x105EC76Fu, 0x20BD8EDEu, 0x30E349B1u, 0x417B1DBCu, 0x5125DAD3u,
-     0x61C69362u, 0x7198540Du, 0x82F63B78u, 0x92A8FC17u, 0xA24BB5A6u, 0xB21572C9u,
-     0xC38D26C4u, 0xD3D3E1ABu, 0xE330A81Au, 0xF36E6F75u}
-};
-#endif
 
-#if defined(LOG_CRC_WORD) || !defined(__OPTIMIZE_SIZE__)
-/* The CRC behind LOG_LANE bytes of zeros. */
-MSC4203_PRIVATE uint32_t log_ahead(uint32_t crc)
+MSC4203_PRIVATE void log_sum_begin(struct log_sum *sum, const uint32_t key[2])
 {
-    const uint32_t (*const table)[16] = log_zeros_behind;
+    uint32_t i;
 
-    return table[0][crc & 15] ^ table[1][crc >> 4 & 15] ^ table[2][crc >> 8 & 15] ^
-           table[3][crc >> 12 & 15] ^ table[4][crc >> 16 & 15] ^ table[5][crc >> 20 & 15] ^
-           table[6][crc >> 24 & 15] ^ table[7][crc >> 28];
-}
-#endif
-
-#ifdef LOG_CRC_WORD
-MSC4203_PRIVATE uint64_t log_word_at(const unsigned char *p)
-{
-    uint64_t word;
-
-    memcpy(&word, p, 8);
-    return word;
+    for (i = 0; i < 8; i++) {
+        sum->a[i] = key[0] + i * LOG_P1;
+        sum->b[i] = key[1];
+    }
+    sum->bytes = 0;
 }
 
-MSC4203_APART uint32_t log_crc(uint32_t crc, const void *data, size_t bytes)
+/* Adds whole stripes of 32 bytes. */
+MSC4203_APART void log_sum_stripes(struct log_sum *sum, const unsigned char *p, size_t stripes)
 {
-    const unsigned char *p = (const unsigned char *)data, *end = bytes != 0 ? p + bytes : p;
+#if !defined(MSC4203_NO_SIMD) && defined(__SSE2__)
+    __m128i a[2], b[2];
+    int i;
 
-    /* The next word needs the CRC of the one before, and the machine could do three in that time:
-     * so three stretches at once, each from 0 but the first, are then joined. */
-    for (; end - p >= 3 * LOG_LANE; p += 3 * LOG_LANE) {
-        uint32_t second = 0, third = 0, i;
-
-        for (i = 0; i < LOG_LANE; i += 8) {
-            crc = LOG_CRC_WORD(crc, log_word_at(p + i));
-            second = LOG_CRC_WORD(second, log_word_at(p + LOG_LANE + i));
-            third = LOG_CRC_WORD(third, log_word_at(p + 2 * LOG_LANE + i));
+    memcpy(a, sum->a, sizeof a);
+    memcpy(b, sum->b, sizeof b);
+    for (; stripes != 0; stripes--)
+        for (i = 0; i < 2; i++, p += 16) {
+            a[i] = _mm_add_epi32(a[i], _mm_loadu_si128((const __m128i *)(const void *)p));
+            b[i] = _mm_or_si128(_mm_slli_epi32(b[i], 9), _mm_srli_epi32(b[i], 23));
+            b[i] = _mm_add_epi32(b[i], a[i]);
         }
-        crc = log_ahead(log_ahead(crc) ^ second) ^ third;
-    }
-    for (; end - p >= 8; p += 8)
-        crc = LOG_CRC_WORD(crc, log_word_at(p));
-    for (; p != end; p++)
-        crc = LOG_CRC_BYTE(crc, *p);
-    return crc;
-}
 #else
-MSC4203_APART uint32_t log_crc(uint32_t crc, const void *data, size_t bytes)
-{
-    static const uint32_t half[16] = {
-        0x00000000u, 0x105EC76Fu, 0x20BD8EDEu, 0x30E349B1u, 0x417B1DBCu, 0x5125DAD3u,
-        0x61C69362u, 0x7198540Du, 0x82F63B78u, 0x92A8FC17u, 0xA24BB5A6u, 0xB21572C9u,
-        0xC38D26C4u, 0xD3D3E1ABu, 0xE330A81Au, 0xF36E6F75u
-    };
-    const unsigned char *p = (const unsigned char *)data, *end = bytes != 0 ? p + bytes : p;
+    uint32_t a[8], b[8], i;
 
-#ifndef __OPTIMIZE_SIZE__
-    for (; end - p >= LOG_LANE; p += LOG_LANE)
-        crc = log_ahead(crc ^ log_get(p));
+    memcpy(a, sum->a, sizeof a);
+    memcpy(b, sum->b, sizeof b);
+    for (; stripes != 0; stripes--, p += 32)
+        for (i = 0; i < 8; i++) {
+            a[i] += log_get(p + 4 * i);
+            b[i] = log_rotate(b[i], 9) + a[i];
+        }
 #endif
-    for (; p != end; p++) {
-        crc ^= *p;
-        crc = crc >> 4 ^ half[crc & 15];
-        crc = crc >> 4 ^ half[crc & 15];
-    }
-    return crc;
+    memcpy(sum->a, a, sizeof a);
+    memcpy(sum->b, b, sizeof b);
 }
-#endif
 
-/* The digest of the user id's length and both ids, keyed with what the log was made with: nobody
- * can choose ids that meet. */
+MSC4203_APART void log_sum_add(struct log_sum *sum, const void *data, size_t bytes)
+{
+    const unsigned char *p = (const unsigned char *)data;
+    uint32_t fill = sum->bytes & 31, n = 32 - fill;
+
+    if (bytes == 0)
+        return;
+    sum->bytes += (uint32_t)bytes;
+    if (fill != 0) {
+        if (bytes < n) {
+            memcpy(sum->rest + fill, p, bytes);
+            return;
+        }
+        memcpy(sum->rest + fill, p, n);
+        log_sum_stripes(sum, sum->rest, 1);
+        p += n;
+        bytes -= n;
+    }
+    log_sum_stripes(sum, p, bytes >> 5);
+    memcpy(sum->rest, p + (bytes & ~(size_t)31), bytes & 31);
+}
+
+MSC4203_PRIVATE uint32_t log_sum_end(struct log_sum *sum)
+{
+    uint32_t fill = sum->bytes & 31, result = sum->bytes, times = LOG_P1, i;
+
+    if (fill != 0) {
+        memset(sum->rest + fill, 0, 32 - fill);
+        log_sum_stripes(sum, sum->rest, 1);
+    }
+    for (i = 0; i < 8; i++, times *= LOG_P1)
+        result += (sum->a[i] ^ log_rotate(sum->b[i], 11)) * times;
+    result = (result ^ result >> 15) * LOG_P2;
+    return result ^ result >> 13;
+}
+
+/* The checksum of contents that are in one piece. */
+MSC4203_APART uint32_t log_sum_of(const struct msc4203_log_state *s, const void *data, size_t bytes)
+{
+    struct log_sum sum;
+
+    log_sum_begin(&sum, s->key);
+    log_sum_add(&sum, data, bytes);
+    return log_sum_end(&sum);
+}
+
+/* The checksum of a record's fixed part but for its word 3, which is for this checksum. It depends
+ * on the log's key, the segment's seed and the record's unit: what is left from an earlier use of
+ * the segment, also from one that was cut off and is repeated, or was sent to look like a record,
+ * does not have it. */
+MSC4203_PRIVATE uint32_t log_fixed_sum(const uint32_t key[2], uint32_t seed, uint32_t unit,
+                                       const uint32_t *word, uint32_t words)
+{
+    uint32_t sum = key[0], i;
+
+    sum = log_rotate((sum ^ key[1]) * LOG_P1, 15);
+    sum = log_rotate((sum ^ seed) * LOG_P1, 15);
+    sum = log_rotate((sum ^ unit) * LOG_P1, 15);
+    for (i = 0; i < words; i++)
+        if (i != 3)
+            sum = log_rotate((sum ^ word[i]) * LOG_P1, 15);
+    sum = (sum ^ sum >> 16) * LOG_P2;
+    return sum ^ sum >> 13;
+}
+
+/* ---- the region ---- */
+
+/* Whether a sequence number, or a count of what is remembered, comes before another one; they may
+ * have gone round. */
+MSC4203_PRIVATE int log_before(uint32_t a, uint32_t b)
+{
+    return (int32_t)(a - b) < 0;
+}
+
+MSC4203_PRIVATE uint32_t log_segment_of(const struct msc4203_log_state *s, uint32_t position)
+{
+    return position >> s->shift;
+}
+
+MSC4203_PRIVATE uint32_t log_unit_of(const struct msc4203_log_state *s, uint32_t position)
+{
+    return position & (((uint32_t)1 << s->shift) - 1);
+}
+
+/* How many bytes units are: without the function that small machines need to shift 64 bits. */
+MSC4203_PRIVATE uint64_t log_bytes(uint32_t units)
+{
+    return (uint64_t)(units >> 28) << 32 | units << 4;
+}
+
+/* Where a position is, in bytes from the region's beginning. */
+MSC4203_PRIVATE uint64_t log_address(const struct msc4203_log_state *s, uint32_t position)
+{
+    return log_bytes(log_segment_of(s, position) * s->segment_units + log_unit_of(s, position));
+}
+
+/* What the checksums of a segment's records depend on. */
+MSC4203_PRIVATE uint32_t log_seed(const struct msc4203_log_state *s, uint32_t segment)
+{
+    return s->segment[segment].sequence * LOG_P2 ^ s->segment[segment].salt;
+}
+
+/* What is fixed of a record, read into memory; and where it is. */
+struct log_record {
+    uint32_t word[16];
+    uint32_t position, units, kind, small; /* small: 8 bits that each kind uses in its own way */
+    uint32_t fixed, bytes;                 /* of the fixed part, and of the body */
+};
+
+/* Whether the log can be written to: else it is only looked at. */
+MSC4203_PRIVATE int log_is_writable(const struct msc4203_log_state *s)
+{
+    return s->storage->memory != NULL || s->storage->write != NULL;
+}
+
+MSC4203_APART void log_fail(struct msc4203_log_state *s)
+{
+    s->error = 1;
+}
+
+/* Reads `bytes` bytes: from the buffer what is there, which while the log is read are the bytes
+ * that come next, and afterwards those that were written last. */
+MSC4203_APART void log_read(struct msc4203_log_state *s, uint64_t at, void *data, size_t bytes)
+{
+    const msc4203_storage *storage = s->storage;
+    unsigned char *to = (unsigned char *)data;
+
+    if (storage->memory != NULL) {
+        if (bytes != 0)
+            memcpy(to, storage->memory + at, bytes);
+        return;
+    }
+    while (bytes != 0 && !s->error) {
+        uint64_t ahead = at - s->buffer_at; /* far ahead, when it is behind */
+        size_t n = bytes;
+
+        if (ahead < s->buffer_used) {
+            if (n > s->buffer_used - ahead)
+                n = (size_t)(s->buffer_used - ahead);
+            memcpy(to, s->buffer + ahead, n);
+        } else if (s->phase == PHASE_READING) {
+            n = storage->bytes - at < s->buffer_bytes ? (size_t)(storage->bytes - at)
+                                                      : s->buffer_bytes;
+            s->buffer_at = at;
+            s->buffer_used = (uint32_t)n;
+            if (storage->read(storage->context, at, s->buffer, n) != 0)
+                log_fail(s);
+            continue;
+        } else {
+            if (s->buffer_used != 0 && at < s->buffer_at && n > s->buffer_at - at)
+                n = (size_t)(s->buffer_at - at);
+            if (storage->read(storage->context, at, to, n) != 0)
+                log_fail(s);
+        }
+        to += n;
+        at += n;
+        bytes -= n;
+    }
+    if (bytes != 0)
+        memset(to, 0, bytes);
+}
+
+/* Bytes of the fixed part of a kind of record; 0 for an unknown kind. */
+MSC4203_PRIVATE uint32_t log_fixed(uint32_t kind)
+{
+    static const uint8_t units[16] = {0, LOG_HEADER_UNITS, 3, 3, 4, 3, 1, 2, 2, 2, 2, 3, 2, 1, 2, 0};
+    return units[kind & 15] * (uint32_t)LOG_UNIT;
+}
+
+/* Loads the fixed part of the record at a position, which is in memory, or is read when `from` is
+ * NULL. Returns its units, or 0 when there is none. */
+MSC4203_APART uint32_t log_load_from(struct msc4203_log_state *s, uint32_t position,
+                                     const void *from, struct log_record *r)
+{
+    uint32_t unit = log_unit_of(s, position), rest, bytes = sizeof r->word;
+
+    memset(r, 0, sizeof *r);
+    if (unit >= s->segment_units)
+        return 0;
+    rest = s->segment_units - unit;
+    if (rest < bytes / LOG_UNIT)
+        bytes = rest * LOG_UNIT;
+    if (from != NULL)
+        memcpy(r->word, from, bytes);
+    else
+        log_read(s, log_address(s, position), r->word, bytes);
+    log_swap(r->word, bytes / 4);
+    r->position = position;
+    r->kind = r->word[0] >> 24 & 15;
+    r->fixed = log_fixed(r->kind);
+    r->units = r->word[0] & 0xFFFFFF;
+    r->small = r->word[1] >> 24;
+    if (s->error || r->fixed == 0 || r->fixed > bytes || r->units > rest ||
+        r->units * LOG_UNIT < r->fixed + (r->word[0] >> 28) ||
+        log_fixed_sum(s->key, log_seed(s, log_segment_of(s, position)), unit, r->word,
+                      r->fixed / 4) != r->word[3])
+        return 0;
+    r->bytes = r->units * LOG_UNIT - r->fixed - (r->word[0] >> 28);
+    return r->units;
+}
+
+MSC4203_PRIVATE uint32_t log_load(struct msc4203_log_state *s, uint32_t position,
+                                  struct log_record *r)
+{
+    return log_load_from(s, position, NULL, r);
+}
+
+/* Whether the body of a record is as it was written. */
+MSC4203_APART int log_is_whole(struct msc4203_log_state *s, const struct log_record *r)
+{
+    uint64_t at = log_address(s, r->position) + r->fixed;
+    struct log_sum sum;
+    uint32_t left = r->bytes, n;
+    unsigned char piece[32] = {0};
+
+    if (r->kind == LOG_PAD || r->bytes == 0)
+        return 1;
+    log_sum_begin(&sum, s->key);
+    for (; left != 0 && !s->error; left -= n, at += n) {
+        uint64_t ahead = at - s->buffer_at;
+        n = left;
+        if (s->storage->memory != NULL) {
+            log_sum_add(&sum, s->storage->memory + at, n);
+        } else if (ahead < s->buffer_used) {
+            if (n > s->buffer_used - ahead)
+                n = (uint32_t)(s->buffer_used - ahead);
+            log_sum_add(&sum, s->buffer + ahead, n);
+        } else { /* by the part of the buffer that is free, or in small pieces */
+            uint32_t room = s->phase != PHASE_READING ? s->buffer_bytes - s->buffer_used : 0;
+            unsigned char *to = room > sizeof piece ? s->buffer + s->buffer_used : piece;
+
+            room = room > sizeof piece ? room : (uint32_t)sizeof piece;
+            n = n < room ? n : room;
+            log_read(s, at, to, n);
+            log_sum_add(&sum, to, n);
+        }
+    }
+    return !s->error && log_sum_end(&sum) == r->word[2];
+}
+
+/* ---- writing ---- */
+
+/* Writes what the buffer has that is not written yet: whole sectors. It stays there to be read. */
+MSC4203_APART void log_write_out(struct msc4203_log_state *s)
+{
+    if (s->buffer_used != s->buffer_clean && !s->error &&
+        s->storage->write(s->storage->context, s->buffer_at + s->buffer_clean,
+                          s->buffer + s->buffer_clean, s->buffer_used - s->buffer_clean) != 0)
+        log_fail(s);
+    s->buffer_clean = s->buffer_used;
+}
+
+/* Empties the buffer: what comes next has its place here. */
+MSC4203_PRIVATE void log_buffer_begin(struct msc4203_log_state *s, uint64_t at)
+{
+    s->buffer_at = at;
+    s->buffer_used = s->buffer_clean = 0;
+}
+
+/* Writes what the buffer has, and makes all durable. */
+MSC4203_PRIVATE void log_sync_storage(struct msc4203_log_state *s)
+{
+    if (s->storage->memory != NULL)
+        return;
+    log_write_out(s);
+    if (!s->error && s->storage->sync(s->storage->context) != 0)
+        log_fail(s);
+}
+
+/* Writes bytes behind the last ones: `data`, or zeros when that is NULL. */
+MSC4203_APART void log_put(struct msc4203_log_state *s, const void *data, size_t bytes)
+{
+    const unsigned char *p = (const unsigned char *)data;
+    unsigned char *to;
+    size_t n;
+
+    for (; bytes != 0 && !s->error; bytes -= n) {
+        n = bytes;
+        if (s->storage->memory != NULL) {
+            to = s->storage->memory + s->buffer_at;
+            s->buffer_at += n;
+        } else {
+            if (s->buffer_used == s->buffer_bytes)
+                log_buffer_begin(s, s->buffer_at + s->buffer_used);
+            if (n > s->buffer_bytes - s->buffer_used)
+                n = s->buffer_bytes - s->buffer_used;
+            to = s->buffer + s->buffer_used;
+            s->buffer_used += (uint32_t)n;
+        }
+        if (p != NULL) {
+            memcpy(to, p, n);
+            p += n;
+        } else {
+            memset(to, 0, n);
+        }
+        if (s->storage->memory == NULL && s->buffer_used == s->buffer_bytes)
+            log_write_out(s);
+    }
+}
+
+/* Writes `bytes` bytes that are elsewhere in the region. */
+MSC4203_PRIVATE void log_put_from(struct msc4203_log_state *s, uint64_t at, uint32_t bytes)
+{
+    unsigned char piece[128];
+    uint32_t n;
+
+    for (; bytes != 0 && !s->error; bytes -= n, at += n) {
+        n = bytes < sizeof piece ? bytes : (uint32_t)sizeof piece;
+        if (s->storage->memory != NULL) {
+            n = bytes;
+            log_put(s, s->storage->memory + at, n);
+        } else if (bytes <= s->buffer_bytes - s->buffer_used) {
+            n = bytes; /* at once, to its place in the buffer */
+            log_read(s, at, s->buffer + s->buffer_used, n);
+            s->buffer_used += n;
+            if (s->buffer_used == s->buffer_bytes)
+                log_write_out(s);
+        } else {
+            log_read(s, at, piece, n);
+            log_put(s, piece, n);
+        }
+    }
+}
+
+/* Counts units that have been written: the end moves on, and the place within the sector. */
+MSC4203_PRIVATE void log_advance(struct msc4203_log_state *s, uint32_t units)
+{
+    s->end += units;
+    s->fill += units * LOG_UNIT;
+    while (s->fill >= s->sector)
+        s->fill -= s->sector;
+}
+
+/* Writes the fixed part of a record of `units` units. Its body must follow. */
+MSC4203_APART void log_put_fixed(struct msc4203_log_state *s, uint32_t *word, uint32_t kind,
+                                 uint32_t small, uint32_t units, uint32_t spare)
+{
+    uint32_t bytes = log_fixed(kind);
+
+    word[0] = units | kind << 24 | spare << 28;
+    word[1] = s->durable | small << 24;
+    word[3] = log_fixed_sum(s->key, s->sequence * LOG_P2 ^ s->salt, s->end, word, bytes / 4);
+    log_swap(word, bytes / 4);
+    log_put(s, word, bytes);
+    log_advance(s, units);
+}
+
+/* Fills the current sector. The record that does it says which segments are no longer needed. */
+MSC4203_APART void log_pad(struct msc4203_log_state *s, uint32_t bytes)
+{
+    uint32_t word[4];
+
+    memset(word, 0, sizeof word);
+    word[2] = s->safe;
+    s->stated = s->safe;
+    log_put_fixed(s, word, LOG_PAD, 0, bytes / LOG_UNIT, 0);
+    log_put(s, NULL, bytes - LOG_UNIT);
+}
+
+MSC4203_PRIVATE int log_is_free(const struct msc4203_log_state *s, uint32_t segment)
+{
+    uint32_t sequence = s->segment[segment].sequence;
+    return sequence == 0 || log_before(sequence, s->unused);
+}
+
+MSC4203_PRIVATE void log_count_free(struct msc4203_log_state *s)
+{
+    uint32_t i;
+
+    s->free = 0;
+    for (i = 0; i < s->segments; i++)
+        s->free += (uint32_t)log_is_free(s, i);
+}
+
+/* Writes the header of the current segment, which says that what came before it ended at `end`
+ * units of segment `previous`, and how much of that was durable. */
+MSC4203_APART void log_put_header(struct msc4203_log_state *s, uint32_t previous, uint32_t end,
+                                  uint32_t durable)
+{
+    uint32_t word[LOG_HEADER_WORDS];
+    static const uint32_t none[2] = {0, 0};
+
+    memset(word, 0, sizeof word);
+    word[0] = LOG_HEADER_UNITS | (uint32_t)LOG_SEGMENT << 24;
+    word[4] = LOG_MAGIC_LOW;
+    word[5] = LOG_MAGIC_HIGH;
+    log_set64(word + 6, s->storage->bytes);
+    word[8] = s->segment_units;
+    word[9] = s->sector;
+    word[10] = s->messages;
+    word[11] = s->devices;
+    word[12] = s->items[LOG_REQUESTS];
+    word[13] = s->items[LOG_OPENINGS];
+    word[14] = s->message_bytes;
+    word[15] = s->key[0];
+    word[16] = s->key[1];
+    word[17] = s->sequence;
+    word[18] = s->stated = s->safe;
+    word[19] = previous;
+    word[20] = end;
+    word[21] = durable;
+    log_set64(word + 22, s->next);
+    word[24] = s->time;
+    word[25] = s->counter[LOG_REQUESTS];
+    word[26] = s->counter[LOG_OPENINGS];
+    word[27] = s->current;
+    word[28] = s->salt;
+    word[29] = s->previous_salt;
+    word[3] = log_fixed_sum(none, 0, 0, word, LOG_HEADER_WORDS);
+    log_swap(word, LOG_HEADER_WORDS);
+    s->end = s->durable = s->fill = 0;
+    log_put(s, word, sizeof word);
+    log_advance(s, LOG_HEADER_UNITS);
+}
+
+/* Erases a segment, if the storage asks for that. What is written next goes to its beginning. */
+MSC4203_PRIVATE void log_erase(struct msc4203_log_state *s, uint32_t segment)
+{
+    const msc4203_storage *storage = s->storage;
+    uint32_t at;
+
+    log_buffer_begin(s, log_address(s, segment << s->shift));
+    for (at = 0; storage->block != 0 && at < s->segment_units * LOG_UNIT && !s->error;
+         at += storage->block)
+        if (storage->erase(storage->context, s->buffer_at + at, storage->block) != 0)
+            log_fail(s);
+}
+
+/* Begins a segment: the next free one behind the current one, so that all wear evenly. */
+MSC4203_APART void log_begin_segment(struct msc4203_log_state *s, uint32_t previous, uint32_t end,
+                                     uint32_t durable)
+{
+    uint32_t i = s->current, n;
+
+    for (n = 0; n < s->segments; n++) {
+        i = i + 1 < s->segments ? i + 1 : 0;
+        if (log_is_free(s, i))
+            break;
+    }
+    if (n == s->segments)
+        log_fail(s); /* log_room() keeps some free, unless the log is wrong */
+    s->free--;
+    s->sequence = s->sequence + 1 != 0 ? s->sequence + 1 : 1;
+    memset(&s->segment[i], 0, sizeof s->segment[i]);
+    s->segment[i].sequence = s->sequence;
+    s->segment[i].salt = s->salt;
+    s->current = i;
+    log_erase(s, i);
+    log_put_header(s, previous, end, durable);
+}
+
+/* Ends the current segment, and goes on in the next one. */
+MSC4203_PRIVATE void log_next_segment(struct msc4203_log_state *s)
+{
+    if (s->fill != 0)
+        log_pad(s, s->sector - s->fill);
+    if (s->storage->memory == NULL)
+        log_write_out(s);
+    s->segment[s->current].end = s->end;
+    s->previous_salt = s->salt;
+    log_begin_segment(s, s->sequence, s->end, s->durable);
+}
+
+/* Makes room for a record of so many units where it can be whole. Returns its position. */
+MSC4203_APART uint32_t log_place(struct msc4203_log_state *s, uint32_t units)
+{
+    if (s->end + units > s->segment_units)
+        log_next_segment(s);
+    return s->current << s->shift | s->end;
+}
+
+/* Appends a record: its fixed part from word 4 on, and a body of so many pieces. Returns its
+ * position. After power loss it is there whole, or not at all, with all that came before it. */
+MSC4203_APART uint32_t log_append(struct msc4203_log_state *s, uint32_t *word, uint32_t kind,
+                                  uint32_t small, const msc4203_span *body, uint32_t pieces)
+{
+    uint32_t bytes = log_fixed(kind), i, units, position;
+    struct log_sum sum;
+
+    if (pieces != 0) {
+        log_sum_begin(&sum, s->key);
+        for (i = 0; i < pieces; i++)
+            log_sum_add(&sum, body[i].ptr, body[i].len);
+        word[2] = log_sum_end(&sum);
+        bytes += sum.bytes;
+    }
+    units = (bytes + LOG_UNIT - 1) / LOG_UNIT;
+    position = log_place(s, units);
+    log_put_fixed(s, word, kind, small, units, units * LOG_UNIT - bytes);
+    for (i = 0; i < pieces; i++)
+        log_put(s, body[i].ptr, body[i].len);
+    log_put(s, NULL, units * LOG_UNIT - bytes);
+    return position;
+}
+
+/* Makes all durable that has been written. A segment that was cleaned is free once a record says
+ * so that is itself durable, and was written when the copies of what was in it were: the next
+ * header or pad, or one that is written for that alone if `state` is not 0. */
+MSC4203_APART void log_sync(struct msc4203_log_state *s, int state)
+{
+    if (s->fill == 0 && state && s->stated != s->safe) {
+        log_place(s, s->sector / LOG_UNIT);
+        if (s->stated != s->safe)
+            log_pad(s, s->sector - s->fill);
+    }
+    if (s->fill != 0) {
+        s->debt += (int32_t)((s->sector - s->fill) / LOG_UNIT);
+        log_pad(s, s->sector - s->fill);
+    }
+    if (s->end != s->durable)
+        log_sync_storage(s);
+    if (s->error)
+        return;
+    s->durable = s->end;
+    if (s->unused != s->stated) {
+        s->unused = s->stated;
+        log_count_free(s);
+    }
+    s->safe = s->oldest;
+}
+
+/* ---- the index: entries ---- */
+
+MSC4203_PRIVATE uint64_t log_number(const struct msc4203_log_entry *e)
+{
+    return e->number | (uint64_t)(e->link >> 21) << 32;
+}
+
+MSC4203_PRIVATE void log_set_number(struct msc4203_log_entry *e, uint64_t number)
+{
+    e->number = (uint32_t)number;
+    e->link = (e->link & 0x1FFFFF) | (uint32_t)(number >> 32) << 21;
+}
+
+MSC4203_PRIVATE uint32_t log_link(const struct msc4203_log_entry *e)
+{
+    return e->link & 0x1FFFFF;
+}
+
+MSC4203_PRIVATE void log_set_link(struct msc4203_log_entry *e, uint32_t link)
+{
+    e->link = (e->link & ~(uint32_t)0x1FFFFF) | link;
+}
+
+MSC4203_PRIVATE uint32_t log_position(const struct msc4203_log_entry *e)
+{
+    return e->place & 0x1FFFFFFF;
+}
+
+MSC4203_PRIVATE uint32_t log_flags(const struct msc4203_log_entry *e)
+{
+    return e->place >> 29;
+}
+
+MSC4203_PRIVATE uint32_t log_device_of(const struct msc4203_log_entry *e)
+{
+    return e->device & 0x7FFFF;
+}
+
+MSC4203_PRIVATE void log_set_device(struct msc4203_log_entry *e, uint32_t device)
+{
+    e->device = (e->device & ~(uint32_t)0x7FFFF) | device;
+}
+
+MSC4203_PRIVATE uint32_t log_units(const struct msc4203_log_entry *e)
+{
+    return e->device >> 19;
+}
+
+/* The groups that an entry is in: of the first level, and of the second. */
+MSC4203_PRIVATE struct msc4203_log_group *log_group(const struct msc4203_log_state *s,
+                                                    uint32_t entry, int level)
+{
+    return level == 0 ? &s->group[entry / LOG_GROUP]
+                      : &s->group[s->entries / LOG_GROUP + 1 + entry / (LOG_GROUP * LOG_GROUP)];
+}
+
+MSC4203_PRIVATE uint32_t log_segment_bit(uint32_t segment)
+{
+    return (uint32_t)1 << (segment & 31);
+}
+
+/* Notes in its groups what an entry waits for, and in which segment it is. */
+MSC4203_PRIVATE void log_group_add(struct msc4203_log_state *s, uint32_t entry)
+{
+    const struct msc4203_log_entry *e = &s->entry[entry];
+    int level;
+
+    for (level = 0; level < 2; level++) {
+        log_group(s, entry, level)->channels |= e->channels;
+        log_group(s, entry, level)->segments |=
+            log_segment_bit(log_segment_of(s, log_position(e)));
+    }
+}
+
+/* Counts a group anew: what was taken out is still noted in it. */
+MSC4203_PRIVATE void log_group_count(struct msc4203_log_state *s, uint32_t first, int level)
+{
+    struct msc4203_log_group *group = log_group(s, first, level), *part = log_group(s, first, 0);
+    uint32_t i;
+
+    group->channels = group->segments = 0;
+    for (i = 0; i < LOG_GROUP; i++)
+        if (level == 0) {
+            if (s->entry[first + i].channels != 0) {
+                group->channels |= s->entry[first + i].channels;
+                group->segments |= log_segment_bit(
+                    log_segment_of(s, log_position(&s->entry[first + i])));
+            }
+        } else if (first + i * LOG_GROUP <= s->used) {
+            group->channels |= part[i].channels;
+            group->segments |= part[i].segments;
+        }
+}
+
+/* Whether an entry, or what a group notes of its entries, has one of `channels`; or, when these are
+ * 0, is in the segment of `bit`. */
+MSC4203_PRIVATE int log_may_have(const struct msc4203_log_group *group, uint32_t channels,
+                                 uint32_t bit)
+{
+    return (channels != 0 ? group->channels & channels : group->segments & bit) != 0;
+}
+
+/* Finds the first entry, from `i` on, that waits for one of `channels`, or, when these are 0, that
+ * waits for any and is in `segment`. Returns an index past the last one when there is none. Groups
+ * that have no such entry are passed over. */
+MSC4203_APART uint32_t log_seek(struct msc4203_log_state *s, uint32_t i, uint32_t channels,
+                                uint32_t segment)
+{
+    const uint32_t second = LOG_GROUP * LOG_GROUP, bit = log_segment_bit(segment);
+    uint32_t begun = UINT32_MAX; /* where the group begins that is searched from its beginning */
+
+    while (i <= s->used) {
+        const struct msc4203_log_entry *e = &s->entry[i];
+
+        if (i % LOG_GROUP == 0 && begun + LOG_GROUP == i) { /* that had none after all */
+            log_group_count(s, begun, 0);
+            log_group_count(s, begun - begun % second, 1);
+        }
+        if (i % second == 0 && !log_may_have(log_group(s, i, 1), channels, bit)) {
+            i += second;
+            continue;
+        }
+        if (i % LOG_GROUP == 0) {
+            begun = i;
+            if (!log_may_have(log_group(s, i, 0), channels, bit)) {
+                begun = UINT32_MAX;
+                i += LOG_GROUP;
+                continue;
+            }
+        }
+        if (channels != 0 ? (e->channels & channels) != 0
+                          : e->channels != 0 && log_segment_of(s, log_position(e)) == segment)
+            return i;
+        i++;
+    }
+    return i;
+}
+
+/* Finds the first entry with this number or a greater one; past the last one when there is none.
+ * Numbers grow by one at least from entry to entry, which bounds where one can be. Most often it is
+ * just there, since few numbers are missing. */
+MSC4203_APART uint32_t log_find(const struct msc4203_log_state *s, uint64_t number)
+{
+    uint32_t low = 1, high = s->used + 1, middle;
+    uint64_t at;
+
+    if (s->pack_from != 0) { /* what is between both parts has been moved */
+        if (s->pack_to != 0 && number <= log_number(&s->entry[s->pack_to]))
+            high = s->pack_to;
+        else
+            low = s->pack_from;
+    }
+    if (low >= high)
+        return high;
+    at = log_number(&s->entry[low]);
+    if (number <= at)
+        return low;
+    if (number - at < high - low)
+        high = low + (uint32_t)(number - at);
+    for (low++, middle = high - 1; low < high; middle = low + (high - low) / 2)
+        if (log_number(&s->entry[middle]) < number)
+            low = middle + 1;
+        else
+            high = middle;
+    return low;
+}
+
+/* ---- the index: devices ---- */
+
+/* The keyed digest of a device's ids: nobody can choose ids that meet. */
 MSC4203_PRIVATE void log_hash(const struct msc4203_log_state *s, const msc4203_span *user,
                               const msc4203_span *device, uint32_t hash[2])
 {
     msc4203_digest digest;
-    unsigned char bytes[16];
+    unsigned char out[16];
     uint32_t length = (uint32_t)user->len;
 
     log_swap(&length, 1);
-    msc4203_digest_init(&digest, s->key[0] | (uint64_t)s->key[1] << 32);
-    msc4203_digest_add(&digest, &length, 4);
+    msc4203_digest_init(&digest, log_number64(s->key));
+    msc4203_digest_add(&digest, &length, sizeof length);
     msc4203_digest_add(&digest, user->ptr, user->len);
     msc4203_digest_add(&digest, device->ptr, device->len);
-    msc4203_digest_end(&digest, bytes);
-    hash[0] = log_get(bytes);
-    hash[1] = log_get(bytes + 4);
+    msc4203_digest_end(&digest, out);
+    hash[0] = log_get(out);
+    hash[1] = log_get(out + 4);
 }
 
-/* ---- the storage ---- */
-
-/* After a failure nothing more is written until the log is opened anew. */
-MSC4203_APART void log_read(struct msc4203_log_state *s, uint64_t at, void *data, size_t bytes)
-{
-    if (bytes == 0)
-        return;
-    if (s->storage->memory != NULL) {
-        memcpy(data, s->storage->memory + at, bytes);
-    } else if (s->storage->read(s->storage->context, at, data, bytes) != 0) {
-        memset(data, 0, bytes);
-        s->error = 1;
-    }
-}
-
-MSC4203_APART void log_write(struct msc4203_log_state *s, uint64_t at, const void *data,
-                             size_t bytes)
-{
-    if (s->error || bytes == 0)
-        return;
-    if (s->storage->memory != NULL)
-        memcpy(s->storage->memory + at, data, bytes);
-    else if (s->storage->write(s->storage->context, at, data, bytes) != 0)
-        s->error = 1;
-}
-
-MSC4203_PRIVATE void log_sync(struct msc4203_log_state *s)
-{
-    if (!s->error && s->storage->sync != NULL && s->storage->sync(s->storage->context) != 0)
-        s->error = 1;
-}
-
-MSC4203_PRIVATE uint64_t log_at(const struct msc4203_log_state *s, uint32_t at)
-{
-    return s->ring_at + (uint64_t)(at - 1) * 8;
-}
-
-/* A place counts units from the ring's beginning in its first round on, modulo 2^32. */
-MSC4203_PRIVATE uint32_t log_place(const struct msc4203_log_state *s, uint32_t unit)
-{
-    uint32_t place = s->base + unit;
-    return unit < s->end - s->base ? place : place - s->units;
-}
-
-MSC4203_PRIVATE uint32_t log_unit(const struct msc4203_log_state *s, uint32_t place)
-{
-    uint32_t unit = place - s->base;
-    return unit < s->units ? unit : unit + s->units;
-}
-
-MSC4203_PRIVATE int log_before(uint32_t place, uint32_t other)
-{
-    return place - other >= LOG_IN_RING;
-}
-
-MSC4203_PRIVATE uint32_t log_free(const struct msc4203_log_state *s)
-{
-    return s->units - (s->end - s->safe);
-}
-
-/* The place behind `units` units, where a record may begin. */
-MSC4203_PRIVATE uint32_t log_behind(const struct msc4203_log_state *s, uint32_t place,
-                                    uint32_t units)
-{
-    uint32_t rest = s->base - (place += units);
-
-    if (rest >= LOG_IN_RING) /* of this round */
-        rest += s->units;
-    return rest < 2 ? place + rest : place;
-}
-
-/* Sets the ring's end to a place, at most a round away. */
-MSC4203_PRIVATE void log_end_at(struct msc4203_log_state *s, uint32_t place)
-{
-    s->end = place;
-    if (place - s->base >= s->units)
-        s->base += log_before(place, s->base) ? 0 - s->units : s->units;
-}
-
-/* ---- words of the index ---- */
-
-MSC4203_PRIVATE uint32_t log_device_words(const struct msc4203_log_state *s, uint32_t device)
-{
-    return s->device_at + DEVICE_WORDS * device;
-}
-
-MSC4203_PRIVATE uint32_t log_channel_words(uint32_t channel)
-{
-    return LOG_CHANNEL_0 + CHANNEL_WORDS * channel;
-}
-
-/* In memory alone. */
-MSC4203_PRIVATE uint32_t *log_device_memory(const struct msc4203_log_state *s, uint32_t device)
-{
-    return s->word + s->memory_at + MEMORY_DEVICE * device;
-}
-
-MSC4203_PRIVATE uint32_t *log_device_bucket(const struct msc4203_log_state *s, uint32_t hash)
-{
-    return log_device_memory(s, s->devices) + (hash & s->device_mask);
-}
-
-MSC4203_PRIVATE uint32_t *log_request_memory(const struct msc4203_log_state *s)
-{
-    return log_device_bucket(s, s->device_mask) + 1;
-}
-
-MSC4203_PRIVATE uint32_t *log_request_bucket(const struct msc4203_log_state *s, uint32_t hash)
-{
-    return log_request_memory(s) + s->requests + (hash & s->request_mask);
-}
-
-/* A journal record in the making; when there is none, room for anything. */
-MSC4203_PRIVATE uint32_t *log_buffer(const struct msc4203_log_state *s)
-{
-    return log_request_bucket(s, s->request_mask) + 1;
-}
-
-enum { LOG_BUFFER = 8 * LOG_JOURNAL };
-
-MSC4203_PRIVATE uint32_t *log_batch(const struct msc4203_log_state *s, uint32_t batch)
-{
-    return log_buffer(s) + 2 * LOG_JOURNAL + BATCH_WORDS * batch;
-}
-
-/* Units in open batches, by channel. */
-MSC4203_PRIVATE uint32_t *log_channel_memory(const struct msc4203_log_state *s)
-{
-    return log_batch(s, LOG_BATCHES);
-}
-
-MSC4203_PRIVATE uint32_t *log_cursor(const struct msc4203_log_state *s, uint32_t channel)
-{
-    return log_channel_memory(s) + MSC4203_CHANNELS + CURSOR_WORDS * channel;
-}
-
-MSC4203_PRIVATE uint64_t log_word64(const struct msc4203_log_state *s, uint32_t at)
-{
-    return s->word[at] | (uint64_t)s->word[at + 1] << 32;
-}
-
-/* ---- records ---- */
-
-/* Bytes of a record before its links, or its body. */
-MSC4203_PRIVATE uint32_t log_fixed(uint32_t type)
-{
-    return type <= LOG_COPY ? (uint32_t)LOG_FIXED : type == LOG_CHANNEL ? 24u : 16u;
-}
-
-/* The checksum of what is fixed, in the ring's order of bytes. */
-MSC4203_PRIVATE uint32_t log_fixed_crc(const struct msc4203_log_state *s, uint32_t place,
-                                       const uint32_t *words, uint32_t type)
-{
-    uint32_t crc;
-
-    log_swap(&place, 1);
-    crc = log_crc(log_crc(s->salt, &place, 4), words, 12);
-    return log_crc(crc, words + 4, log_fixed(type) - 16);
-}
-
-MSC4203_PRIVATE uint32_t log_pad(const struct log_message *m)
-{
-    return m->about >> 16 & 7;
-}
-
-MSC4203_PRIVATE uint32_t log_flags(const struct log_message *m)
-{
-    return m->about >> 24;
-}
-
-/* Of the lengths of its strings, the `i`th. */
-MSC4203_PRIVATE uint32_t log_length(const struct log_message *m, unsigned i)
-{
-    return m->length[i >> 1] >> 16 * (i & 1) & 0xFFFF;
-}
-
-MSC4203_PRIVATE uint64_t log_time(const struct log_message *m)
-{
-    return m->time[0] | (uint64_t)m->time[1] << 32;
-}
-
-/* Of a message: which of its links is a channel's. */
-MSC4203_PRIVATE uint32_t log_slot(uint32_t set, uint32_t channel)
-{
-    uint32_t slot = 1;
-
-    if (channel == 0)
-        return 0;
-    set &= ((uint32_t)2 << (channel - 1)) - 2; /* those before it, but /sync */
-    for (; set != 0; set &= set - 1)
-        slot++;
-    return slot;
-}
-
-/* Units that its links take. */
-MSC4203_PRIVATE uint32_t log_links(uint32_t set)
-{
-    return log_slot(set, MSC4203_CHANNELS);
-}
-
-/* Whether what a record says of its parts fits into it. */
-MSC4203_PRIVATE int log_is_sound(const struct log_message *m)
-{
-    uint32_t bytes = log_fixed(m->type) + log_pad(m);
-
-    if (m->type <= LOG_COPY)
-        bytes += 8 * log_links(m->set) + log_length(m, 2) + log_length(m, 3);
-    if (m->type <= LOG_COPY || m->type == LOG_CHANNEL)
-        bytes += log_length(m, 0) + log_length(m, 1);
-    return bytes <= m->units * 8 && (m->type != LOG_CHANNEL || log_length(m, 0) <= LOG_NAME_MAX);
-}
-
-/* Reads what is fixed of a record. Returns its type, or 0 when there is no valid one. */
-MSC4203_APART uint32_t log_load_at(struct msc4203_log_state *s, uint32_t place,
-                                   struct log_message *m)
-{
-    uint32_t unit = log_unit(s, place), room = s->units - unit, bytes, crc;
-
-    m->at = unit + 1;
-    m->type = 0;
-    if (room - 2 > s->units - 2)
-        return 0;
-    bytes = room < 8 ? room * 8 : (uint32_t)LOG_FIXED;
-    log_read(s, log_at(s, m->at), m, bytes);
-    log_swap(&m->head, 1);
-    m->type = m->head >> 24;
-    m->units = m->head & 0xFFFFFF;
-    log_swap(&m->head, 1);
-    if (m->type - 1 < LOG_FILLER && m->units >= 2 && m->units <= room &&
-        log_fixed(m->type) <= bytes &&
-        (m->type != LOG_PAIRS_OF || m->units - 3 <= LOG_PAIRS)) {
-        crc = log_fixed_crc(s, place, &m->head, m->type);
-        log_swap(&m->head, LOG_FIXED / 4);
-        m->number = m->number_words[0] | (uint64_t)m->number_words[1] << 32;
-        if (crc == m->crc && log_is_sound(m))
-            return m->type;
-    }
-    m->type = 0;
-    return 0;
-}
-
-/* Reads what is fixed of a message. Returns 0 when there is no valid one. */
-MSC4203_PRIVATE int log_load(struct msc4203_log_state *s, uint32_t at, struct log_message *m)
-{
-    return at - 1 < s->units && log_load_at(s, log_place(s, at - 1), m) != 0 &&
-           m->type <= LOG_COPY;
-}
-
-/* Works out a record's first words and checksum. */
-MSC4203_APART void log_seal(struct msc4203_log_state *s, struct log_message *m)
-{
-    uint32_t crc;
-
-    m->head = m->units | m->type << 24;
-    m->number_words[0] = (uint32_t)m->number;
-    m->number_words[1] = (uint32_t)(m->number >> 32);
-    log_swap(&m->head, LOG_FIXED / 4);
-    crc = log_fixed_crc(s, log_place(s, m->at - 1), &m->head, m->type);
-    log_swap(&m->head, LOG_FIXED / 4);
-    m->crc = crc;
-}
-
-/* Writes what is fixed of a record. */
-MSC4203_PRIVATE void log_store(struct msc4203_log_state *s, struct log_message *m)
-{
-    log_seal(s, m);
-    log_swap(&m->head, LOG_FIXED / 4);
-    log_write(s, log_at(s, m->at), m, log_fixed(m->type));
-    log_swap(&m->head, LOG_FIXED / 4);
-}
-
-/* Takes room for a record at the ring's end. */
-MSC4203_APART uint32_t log_append(struct msc4203_log_state *s, uint32_t units)
-{
-    uint32_t at = s->end - s->base, rest = s->units - at;
-
-    if (units > rest) {
-        struct log_message filler;
-
-        memset(&filler, 0, sizeof filler);
-        filler.at = at + 1;
-        filler.units = rest;
-        filler.type = LOG_FILLER;
-        filler.about = s->epoch & 0xFFFF;
-        s->end += rest;
-        log_store(s, &filler);
-        s->base = s->end;
-        at = 0;
-    }
-    s->end = log_behind(s, s->end, units);
-    log_end_at(s, s->end);
-    s->dirty = 1;
-    return at + 1;
-}
-
-/* Where a record's body begins, in bytes from the region's beginning, and how long it is. */
-MSC4203_APART uint64_t log_body(const struct msc4203_log_state *s, const struct log_message *m,
-                                uint32_t *bytes)
-{
-    uint32_t skip = log_fixed(m->type);
-
-    if (m->type <= LOG_COPY)
-        skip += 8 * log_links(m->set);
-    *bytes = m->units * 8 - skip - log_pad(m);
-    return log_at(s, m->at) + skip;
-}
-
-/* Copies bytes in the ring by way of the buffer, or, where there is no index, as in
- * msc4203_log_scan(), of a few bytes of stack; only reads them when `to` is 0. Returns their
- * checksum. */
-MSC4203_APART uint32_t log_transfer(struct msc4203_log_state *s, uint64_t from, uint64_t to,
-                                    uint32_t bytes)
-{
-    uint32_t few[8], *b = few, most = sizeof few, n, crc = s->salt;
-
-    if (s->word != NULL) {
-        b = log_buffer(s);
-        most = LOG_BUFFER;
-    }
-    for (; bytes != 0; bytes -= n, from += n) {
-        n = bytes < most ? bytes : most;
-        log_read(s, from, b, n);
-        crc = log_crc(crc, b, n);
-        if (to != 0) {
-            log_write(s, to, b, n);
-            to += n;
-        }
-    }
-    return crc;
-}
-
-/* ---- the journal ---- */
-
-/* Writes down the pairs so far; `last` makes the operation count. */
-MSC4203_APART void log_journal(struct msc4203_log_state *s, uint32_t last)
-{
-    uint32_t *b = log_buffer(s), words = 2 * ((uint32_t)s->pairs + 3);
-    uint32_t at = log_append(s, words / 2);
-
-    b[0] = words / 2 | (uint32_t)LOG_PAIRS_OF << 24;
-    b[1] = (s->epoch & 0xFFFF) | last << 24;
-    b[4] = s->durable;
-    b[5] = s->firm;
-    log_swap(b, words);
-    b[2] = log_crc(s->salt, b + 4, words * 4 - 16);
-    log_swap(b + 2, 1);
-    b[3] = log_fixed_crc(s, log_place(s, at - 1), b, LOG_PAIRS_OF);
-    log_swap(b + 3, 1);
-    log_write(s, log_at(s, at), b, words * 4);
-    s->pairs = 0;
-    s->parts = !last;
-}
-
-MSC4203_PRIVATE void log_note(struct msc4203_log_state *s, uint32_t address, uint32_t value)
-{
-    uint8_t *hint = &s->hint[address % sizeof s->hint];
-    uint32_t *pair;
-
-    if (s->healing)
-        return;
-    pair = log_buffer(s) + 6 + 2 * (uint32_t)*hint;
-    if (*hint < s->pairs && pair[0] == address) { /* what is counted changes again and again */
-        pair[1] = value;
-        return;
-    }
-    if (s->pairs == LOG_PAIRS)
-        log_journal(s, 0);
-    pair = log_buffer(s) + 6 + 2 * (uint32_t)s->pairs;
-    pair[0] = address;
-    pair[1] = value;
-    *hint = (uint8_t)s->pairs++;
-}
-
-MSC4203_APART void log_set(struct msc4203_log_state *s, uint32_t word, uint32_t value)
-{
-    if (s->word[word] == value)
-        return;
-    s->word[word] = value;
-    log_note(s, word, value);
-}
-
-MSC4203_PRIVATE void log_add(struct msc4203_log_state *s, uint32_t word, uint32_t by)
-{
-    log_set(s, word, s->word[word] + by);
-}
-
-MSC4203_APART void log_set_word64(struct msc4203_log_state *s, uint32_t word, uint64_t value)
-{
-    log_set(s, word, (uint32_t)value);
-    log_set(s, word + 1, (uint32_t)(value >> 32));
-}
-
-/* Ends an operation. */
-MSC4203_PRIVATE void log_end(struct msc4203_log_state *s)
-{
-    if (s->pairs != 0)
-        log_journal(s, 1);
-}
-
-/* Cells are the ring's 4-byte words, addressed from its beginning. */
-MSC4203_APART uint32_t log_link(const struct log_message *m, uint32_t channel, uint32_t which)
-{
-    return (m->at - 1) * 2 + LOG_FIXED / 4 + 2 * log_slot(m->set, channel) + which;
-}
-
-MSC4203_APART uint32_t log_cell(struct msc4203_log_state *s, uint32_t cell)
-{
-    const uint32_t *first = log_buffer(s) + 6, *pair = first + 2 * s->pairs;
-    uint32_t word;
-
-    cell = cell < s->units * 2 ? cell : 0; /* unreachable: a sound record's links are in it */
-    while (s->stale && pair != first)
-        if (*(pair -= 2) == (cell | LOG_IN_RING))
-            return pair[1];
-    log_read(s, s->ring_at + (uint64_t)cell * 4, &word, 4);
-    log_swap(&word, 1);
-    return word;
-}
-
-MSC4203_APART void log_cell_write(struct msc4203_log_state *s, uint32_t cell, uint32_t value)
-{
-    log_swap(&value, 1);
-    if (cell < s->units * 2) /* unreachable: else; pairs, too, have been looked at */
-        log_write(s, s->ring_at + (uint64_t)cell * 4, &value, 4);
-}
-
-/* Changes a cell: `now`, or after the journal is durable. What is not durable itself can be changed
- * now, whatever it is. */
-MSC4203_APART void log_put(struct msc4203_log_state *s, uint32_t cell, uint32_t value, int now)
-{
-    uint32_t place = log_place(s, cell / 2);
-
-    log_note(s, cell | LOG_IN_RING, value);
-    if (now || !log_before(place, s->durable))
-        log_cell_write(s, cell, value);
-    else
-        s->stale = 1;
-}
-
-/* Writes two words of a message, which have changed, and with them its checksum. */
-MSC4203_APART void log_put_words(struct msc4203_log_state *s, struct log_message *m,
-                                 const uint32_t *words)
-{
-    uint32_t cell = (m->at - 1) * 2, changed = cell + (uint32_t)(words - &m->head);
-
-    log_seal(s, m);
-    log_put(s, cell + 3, m->crc, 0);
-    log_put(s, changed, words[0], 0);
-    log_put(s, changed + 1, words[1], 0);
-}
-
-/* Writes the cells of the journal from `place` on to `end`; or, opening, changes the words of the
- * index too, and only cells that may not be durable. */
-MSC4203_APART void log_apply(struct msc4203_log_state *s, uint32_t place, uint32_t end, int opening)
-{
-    struct log_message m;
-
-    while (log_before(place, end) && log_load_at(s, place, &m) != 0) {
-        const uint32_t *pair = log_buffer(s) + 6, *stop = log_buffer(s) + 2 * m.units;
-
-        if (m.type == LOG_PAIRS_OF) {
-            log_read(s, log_at(s, m.at), log_buffer(s), m.units * 8);
-            log_swap(log_buffer(s), m.units * 2);
-            for (; pair != stop; pair += 2)
-                if (pair[0] < s->memory_at && opening)
-                    s->word[pair[0]] = pair[1];
-                else if (pair[0] - LOG_IN_RING < s->units * 2 &&
-                         (!opening || !log_before(place, s->firm)))
-                    log_cell_write(s, pair[0] - LOG_IN_RING, pair[1]);
-        }
-        place = log_behind(s, place, m.units);
-    }
-}
-
-/* Makes everything so far durable. */
-MSC4203_APART void log_flush(struct msc4203_log_state *s)
-{
-    uint32_t end, before = s->durable;
-
-    log_end(s);
-    if (!s->dirty || s->error)
-        return;
-    end = s->end;
-    log_sync(s);
-    if (s->error)
-        return;
-    s->durable = s->firm = end;
-    if (s->stale) {
-        log_apply(s, before, end, 0);
-        s->firm = before;
-    }
-    s->stale = 0;
-    log_journal(s, 1); /* tells that this was durable; its own turn comes with the next */
-    s->dirty = 0;
-}
-
-/* Counts a record that can't be read, if it is not that nothing can. */
-MSC4203_PRIVATE void log_damage(struct msc4203_log_state *s)
-{
-    s->damaged += !s->error;
-}
-
-/* ---- devices, chains ---- */
-
-/* Returns the device with this hash, plus 1; 0 when there is none. */
+/* Finds a device. Returns its index, from 1 on, or 0 when it has nothing in the log. */
 MSC4203_PRIVATE uint32_t log_device(const struct msc4203_log_state *s, const uint32_t hash[2])
 {
-    uint32_t device = *log_device_bucket(s, hash[0]);
+    uint32_t i = s->device_head[hash[0] & s->device_mask];
 
-    while (device != 0) {
-        const uint32_t *d = s->word + log_device_words(s, device - 1);
-        if (d[DEVICE_HASH] == hash[0] && d[DEVICE_HASH + 1] == hash[1])
-            break;
-        device = log_device_memory(s, device - 1)[1];
-    }
-    return device;
+    while (i != 0 && memcmp(s->device[i].hash, hash, sizeof s->device[i].hash) != 0)
+        i = s->device[i].next;
+    return i;
 }
 
-/* Tells whether a device (plus 1) has messages. */
-MSC4203_PRIVATE int log_is_used(const struct msc4203_log_state *s, uint32_t device)
-{
-    return device != 0 && s->word[log_device_words(s, device - 1) + CHAIN_COUNT] != 0;
-}
-
-/* The same, where the device is made when there is none; 0 when all are in use. */
+/* The same; a device that is not known is added. Returns 0 when there are too many. */
 MSC4203_PRIVATE uint32_t log_device_make(struct msc4203_log_state *s, const uint32_t hash[2])
 {
-    uint32_t device = log_device(s, hash), *memory, *bucket;
+    uint32_t i = log_device(s, hash), *head = &s->device_head[hash[0] & s->device_mask];
 
-    if (device != 0 || s->free_device == 0)
-        return device;
-    device = s->free_device;
-    memory = log_device_memory(s, device - 1);
-    bucket = log_device_bucket(s, hash[0]);
-    s->free_device = memory[1];
-    memory[0] = 0;
-    memory[1] = *bucket;
-    *bucket = device;
-    memset(s->word + log_device_words(s, device - 1), 0, DEVICE_WORDS * sizeof(uint32_t));
-    s->word[log_device_words(s, device - 1) + DEVICE_HASH] = hash[0];
-    s->word[log_device_words(s, device - 1) + DEVICE_HASH + 1] = hash[1];
-    return device;
-}
-
-/* Gives back a device that has no messages. */
-MSC4203_PRIVATE void log_device_free(struct msc4203_log_state *s, uint32_t device)
-{
-    uint32_t w = log_device_words(s, device - 1), *memory = log_device_memory(s, device - 1);
-    uint32_t *at = log_device_bucket(s, s->word[w + DEVICE_HASH]);
-
-    if (s->word[w + CHAIN_COUNT] != 0 || memory[0] != 0)
-        return;
-    while (*at != device) /* it was found there */
-        at = &log_device_memory(s, *at - 1)[1];
-    *at = memory[1];
-    memory[1] = s->free_device;
-    s->free_device = device;
-}
-
-/* Tells whether a set has a channel from `channel` on. */
-MSC4203_PRIVATE int log_has_more(uint32_t set, uint32_t channel)
-{
-    return channel < MSC4203_CHANNELS && set >> channel != 0;
-}
-
-/* For which channels a message waits. */
-MSC4203_PRIVATE uint32_t log_waiting(const struct msc4203_log_state *s,
-                                     const struct log_message *m)
-{
-    uint32_t set = m->waiting & m->set, c;
-
-    for (c = 1; log_has_more(set, c); c++) {
-        uint32_t w = log_channel_words(c);
-        if ((set >> c & 1) != 0 && (s->word[w + CHAIN_LAST] == 0 ||
-                                    m->number < log_word64(s, w + CHANNEL_NUMBER)))
-            set &= ~((uint32_t)1 << c);
-    }
-    if (set & 1) {
-        uint32_t device = log_device(s, m->hash), w = log_device_words(s, device - 1);
-        if (device == 0 || s->word[w + CHAIN_LAST] == 0 ||
-            m->number <= log_word64(s, w + DEVICE_SYNCED))
-            set &= ~(uint32_t)1;
-    }
-    return set;
-}
-
-/* The chains are known by their words in the index: of a device (channel 0) or of a channel. */
-MSC4203_PRIVATE int log_is_in(const struct msc4203_log_state *s, const struct log_message *m,
-                              uint32_t channel, uint32_t w)
-{
-    return channel != 0 ? (m->set >> channel & 1) != 0
-                        : m->hash[0] == s->word[w + DEVICE_HASH] &&
-                              m->hash[1] == s->word[w + DEVICE_HASH + 1];
-}
-
-/* Adds a message to a chain. `known`: where what is likely to be the last there is, and its set. */
-MSC4203_APART void log_chain_add(struct msc4203_log_state *s, const struct log_message *m,
-                                 uint32_t channel, uint32_t w, const uint32_t known[2])
-{
-    uint32_t last = s->word[w + CHAIN_LAST];
-    struct log_message before;
-
-    log_put(s, log_link(m, channel, LINK_PREVIOUS), last, 1);
-    before.at = last;
-    before.set = known[1];
-    if (last == 0)
-        log_set(s, w + CHAIN_FIRST, m->at);
-    else if (channel == 0 || last == known[0] || log_load(s, last, &before))
-        log_put(s, log_link(&before, channel, LINK_NEXT), m->at, 1);
+    if (i != 0)
+        return i;
+    i = s->device_free;
+    if (i != 0)
+        s->device_free = s->device[i].next;
+    else if (s->devices_used < s->devices)
+        i = ++s->devices_used;
     else
-        log_damage(s); /* found again, and mended, when it is to be read */
-    log_set(s, w + CHAIN_LAST, m->at);
+        return 0;
+    memset(&s->device[i], 0, sizeof s->device[i]);
+    s->device[i].hash[0] = hash[0];
+    s->device[i].hash[1] = hash[1];
+    s->device[i].next = *head;
+    *head = i;
+    return i;
 }
 
-/* Takes a message out of a chain. */
-MSC4203_APART void log_chain_remove(struct msc4203_log_state *s, const struct log_message *m,
-                                    uint32_t channel, uint32_t w)
+/* Forgets a device that has nothing any more. */
+MSC4203_PRIVATE void log_device_drop_empty(struct msc4203_log_state *s, uint32_t device)
 {
-    struct log_message other;
-    uint32_t previous = 0, next = 0;
+    struct msc4203_log_device *d = &s->device[device];
+    uint32_t *at = &s->device_head[d->hash[0] & s->device_mask];
 
-    if (m->at != s->word[w + CHAIN_FIRST])
-        previous = log_cell(s, log_link(m, channel, LINK_PREVIOUS));
-    if (m->at != s->word[w + CHAIN_LAST])
-        next = log_cell(s, log_link(m, channel, LINK_NEXT));
-    if (previous == 0)
-        log_set(s, w + CHAIN_FIRST, next);
-    else if (log_load(s, previous, &other))
-        log_put(s, log_link(&other, channel, LINK_NEXT), next, 0);
-    if (next == 0)
-        log_set(s, w + CHAIN_LAST, previous);
-    else if (previous != 0 && log_load(s, next, &other))
-        log_put(s, log_link(&other, channel, LINK_PREVIOUS), previous, 0);
-    if (previous == 0 && channel == 0) {
-        log_set_word64(s, w + DEVICE_SYNCED, m->number);
-    } else if (previous == 0) {
-        uint64_t number = m->number + 1;
-        if (next != 0 && log_load(s, next, &other) && other.number != 0)
-            number = other.number;
-        log_set_word64(s, w + CHANNEL_NUMBER, number);
-    }
-}
-
-/* The channels, of those for which a message seems to wait, on whose chains it is. */
-MSC4203_APART uint32_t log_linked(struct msc4203_log_state *s, const struct log_message *m,
-                                  uint32_t set)
-{
-    uint32_t device = log_device(s, m->hash), c;
-    struct log_message before;
-
-    set &= log_waiting(s, m);
-    for (c = 0; log_has_more(set, c); c++) {
-        uint32_t w = c != 0 ? log_channel_words(c) : log_device_words(s, device - 1), previous;
-
-        if ((set >> c & 1) == 0 || s->word[w + CHAIN_FIRST] == m->at)
-            continue;
-        previous = log_cell(s, log_link(m, c, LINK_PREVIOUS));
-        if (previous == s->word[w + CHAIN_LAST] || !log_load(s, previous, &before) ||
-            !log_is_in(s, &before, c, w) || before.number >= m->number ||
-            log_cell(s, log_link(&before, c, LINK_NEXT)) != m->at)
-            set &= ~((uint32_t)1 << c);
-    }
-    return set;
-}
-
-/* Keeps the newest time. */
-MSC4203_PRIVATE void log_keep_time(struct msc4203_log_state *s, const struct log_message *m)
-{
-    uint32_t time = m->time[0] >> 10 | m->time[1] << 22;
-
-    if (m->time[1] >> 10 != 0) /* it is later than 2109 */
-        time = UINT32_MAX;
-    if (time > s->word[LOG_TIME])
-        log_set(s, LOG_TIME, time);
-}
-
-/* Takes channels, for which it waits, out of a message's set. */
-MSC4203_APART void log_take(struct msc4203_log_state *s, struct log_message *m, uint32_t out)
-{
-    uint32_t left = log_waiting(s, m) & ~out, device = log_device(s, m->hash), c;
-    uint32_t w = log_device_words(s, device - 1);
-
-    s->moves++;
-    for (c = device != 0 ? 0 : 1; log_has_more(out, c); c++) {
-        uint32_t channel = log_channel_words(c);
-
-        if ((out >> c & 1) == 0)
-            continue;
-        log_add(s, channel + CHAIN_COUNT, UINT32_MAX);
-        log_add(s, channel + CHAIN_UNITS, 0 - m->units);
-        log_chain_remove(s, m, c, c != 0 ? channel : w);
-    }
-    if (log_waiting(s, m) != left) { /* it was not the first: the index does not tell */
-        m->waiting = left;
-        log_put_words(s, m, &m->set);
-    }
-    if (left != 0)
+    if (d->count != 0 || d->pending != 0)
         return;
-    log_add(s, LOG_LIVE, 0 - m->units);
-    log_add(s, LOG_MESSAGES, UINT32_MAX);
-    if (device != 0) {
-        log_add(s, w + CHAIN_COUNT, UINT32_MAX);
-        log_add(s, w + CHAIN_UNITS, 0 - m->units);
-        log_device_free(s, device);
-    }
+    while (*at != device)
+        at = &s->device[*at].next;
+    *at = d->next;
+    d->next = s->device_free;
+    s->device_free = device;
 }
 
-/* Gives a message its number, and puts it into its chains. */
-MSC4203_APART void log_give(struct msc4203_log_state *s, struct log_message *m, uint32_t device,
-                            uint64_t number, const uint32_t known[2])
+/* The first entry of a device's chain, from `i` on, that waits for /sync; 0 when there is none. */
+MSC4203_PRIVATE uint32_t log_chain_sync(const struct msc4203_log_state *s, uint32_t i)
 {
-    uint32_t w = log_device_words(s, device - 1), c;
-
-    m->number = number;
-    log_put_words(s, m, m->number_words);
-    if (s->word[w + CHAIN_COUNT] == 0) { /* what comes before is none of this device's */
-        log_note(s, w + DEVICE_HASH, m->hash[0]);
-        log_note(s, w + DEVICE_HASH + 1, m->hash[1]);
-        log_set_word64(s, w + DEVICE_DROP, 0);
-        log_set_word64(s, w + DEVICE_SYNCED, number - 1);
-        if (device > s->word[LOG_USED])
-            log_set(s, LOG_USED, device);
-    }
-    log_add(s, w + CHAIN_COUNT, 1);
-    log_add(s, w + CHAIN_UNITS, m->units);
-    for (c = 0; log_has_more(m->set, c); c++) {
-        uint32_t channel = log_channel_words(c);
-
-        if ((m->set >> c & 1) == 0)
-            continue;
-        if (c != 0 && s->word[channel + CHAIN_LAST] == 0)
-            log_set_word64(s, channel + CHANNEL_NUMBER, number);
-        log_chain_add(s, m, c, c != 0 ? channel : w, known);
-        log_add(s, channel + CHAIN_COUNT, 1);
-        log_add(s, channel + CHAIN_UNITS, m->units);
-    }
-    log_add(s, LOG_LIVE, m->units);
-    log_add(s, LOG_MESSAGES, 1);
+    while (i != 0 && (s->entry[i].channels & 1) == 0)
+        i = log_link(&s->entry[i]);
+    return i;
 }
 
-/* ---- images of the index ---- */
-
-/* Where an image is. */
-MSC4203_PRIVATE uint64_t log_image_at(const struct msc4203_log_state *s, uint32_t image)
+/* Puts an entry at the end of its device's chain. */
+MSC4203_PRIVATE void log_chain_add(struct msc4203_log_state *s, uint32_t i)
 {
-    return image & 1 ? 1024 + (s->ring_at - 1024) / 2 : 1024;
-}
+    uint32_t *chain = s->device[log_device_of(&s->entry[i])].chain;
 
-enum { LOG_HEADER_STATE = 13, LOG_LATE = 7 };
-
-/* The words of the log's state that are in an image's header. */
-MSC4203_PRIVATE void *log_header_state(struct msc4203_log_state *s)
-{
-    return (unsigned char *)s + offsetof(struct msc4203_log_state, devices);
-}
-
-/* How far the next image is. It is written in the course of three flushes, and needs no sync but
- * theirs: after the first its words, which the second makes durable; then its header, which the
- * third makes durable. */
-enum log_stage { LOG_NO_IMAGE = 0, LOG_IMAGE_WORDS = 1, LOG_IMAGE_HEADER = 2 };
-
-/* Writes the words of the next image. It takes the place of the last but one, so the last one must
- * be durable. All that it tells of must be durable when its header is. */
-MSC4203_APART void log_image_words(struct msc4203_log_state *s)
-{
-    s->words = log_device_words(s, s->word[LOG_USED]);
-    log_swap(s->word, s->words);
-    s->image_crc = log_crc(0xFFFFFFFFu, s->word, s->words * 4);
-    log_write(s, log_image_at(s, s->images + 1), s->word, s->words * 4);
-    log_swap(s->word, s->words);
-    memcpy(s->late, (unsigned char *)s + offsetof(struct msc4203_log_state, images),
-           sizeof s->late);
-    s->late[0]++;
-}
-
-/* Writes its header: from when that is durable on, opening begins there. */
-MSC4203_APART void log_image_header(struct msc4203_log_state *s)
-{
-    uint32_t b[LOG_HEADER], i;
-
-    memset(b, 0, sizeof b);
-    memcpy(b + 6, log_header_state(s), (LOG_HEADER_STATE - LOG_LATE) * sizeof *b);
-    memcpy(b + 6 + LOG_HEADER_STATE - LOG_LATE, s->late, sizeof s->late);
-    b[2] = 1;
-    b[4] = (uint32_t)s->storage->bytes;
-    b[5] = (uint32_t)(s->storage->bytes >> 32);
-    log_swap(b, LOG_HEADER);
-    memcpy(b, "msc4203", 8);
-    i = log_crc(log_crc(0xFFFFFFFFu, b, 12), b + 4, sizeof b - 16);
-    log_swap(&i, 1);
-    b[3] = i;
-    s->images = s->late[0];
-    log_write(s, s->images & 1 ? 512 : 0, b, sizeof b);
-}
-
-/* Writes an image at once. All before must be durable. */
-MSC4203_APART void log_image(struct msc4203_log_state *s)
-{
-    log_image_words(s);
-    log_image_header(s);
-    log_sync(s);
-    s->stage = LOG_NO_IMAGE;
-    if (!s->error)
-        s->imaged = s->durable = s->firm = s->end;
-}
-
-/* Goes on with the next image, after a flush; begins one when the last one is an eighth of the ring
- * behind. */
-MSC4203_PRIVATE void log_image_step(struct msc4203_log_state *s)
-{
-    if (s->stage == LOG_IMAGE_WORDS) {
-        log_image_header(s);
-        s->stage = LOG_IMAGE_HEADER;
-    } else if (s->stage == LOG_IMAGE_HEADER) {
-        s->imaged = s->late[1];
-        s->stage = LOG_NO_IMAGE;
-    } else if (s->end - s->imaged > s->units / 8) {
-        log_image_words(s);
-        s->stage = LOG_IMAGE_WORDS;
-    }
-}
-
-/* Both images anew: what lies before the ring's beginning is free now. */
-MSC4203_PRIVATE void log_images(struct msc4203_log_state *s)
-{
-    log_sync(s);
-    log_image(s);
-    log_image(s);
-    if (!s->error)
-        s->safe = s->tail;
-}
-
-/* ---- mending ---- */
-
-/* Puts a chain in order again, leaving out what can't be read. */
-MSC4203_APART void log_heal_chain(struct msc4203_log_state *s, uint32_t channel, uint32_t w)
-{
-    struct log_message good, back, m;
-    uint32_t at = s->word[w + CHAIN_FIRST], last = s->word[w + CHAIN_LAST];
-    uint32_t mask = (uint32_t)1 << channel;
-
-    good.at = back.at = 0;
-    good.number = 0;
-    if (last == 0) {
-        s->word[w + CHAIN_FIRST] = 0;
-        return;
-    }
-    if (at == 0)
-        s->word[w + CHAIN_FIRST] = last;
-    while (at != 0 && log_load(s, at, &m) && log_is_in(s, &m, channel, w) &&
-           m.number > good.number && (log_waiting(s, &m) & mask) != 0 &&
-           (good.at == 0 || log_cell(s, log_link(&m, channel, LINK_PREVIOUS)) == good.at)) {
-        good = m;
-        if (at == last)
-            return;
-        at = log_cell(s, log_link(&m, channel, LINK_NEXT));
-    }
-    back.number = (uint64_t)1 << 48;
-    for (at = last; at != 0 && log_load(s, at, &m) && log_is_in(s, &m, channel, w) &&
-                    m.number < back.number && m.number > good.number &&
-                    (log_waiting(s, &m) & mask) != 0;
-         at = log_cell(s, log_link(&m, channel, LINK_PREVIOUS))) {
-        if (back.at != 0)
-            log_put(s, log_link(&m, channel, LINK_NEXT), back.at, 1);
-        back = m;
-    }
-    log_damage(s);
-    if (good.at != 0 && back.at != 0)
-        log_put(s, log_link(&good, channel, LINK_NEXT), back.at, 1);
-    if (back.at != 0)
-        log_put(s, log_link(&back, channel, LINK_PREVIOUS), good.at, 1);
+    log_set_link(&s->entry[i], 0);
+    if (chain[CHAIN_FIRST] == 0)
+        chain[CHAIN_FIRST] = i;
     else
-        s->word[w + CHAIN_LAST] = good.at;
-    if (good.at == 0)
-        s->word[w + CHAIN_FIRST] = back.at;
+        log_set_link(&s->entry[chain[CHAIN_LAST]], i);
+    chain[CHAIN_LAST] = i;
+    if (chain[CHAIN_SYNC] == 0 && (s->entry[i].channels & 1) != 0)
+        chain[CHAIN_SYNC] = i;
 }
 
-/* Counts a message, unless it was counted on a chain of a lower channel. */
-MSC4203_PRIVATE void log_heal_message(struct msc4203_log_state *s, const struct log_message *m,
-                                      uint32_t channel)
+/* ---- the index: what waits ---- */
+
+/* Counts messages, and units, in each channel of a set. */
+MSC4203_PRIVATE void log_tally(struct msc4203_log_state *s, uint32_t set, uint32_t count,
+                               uint32_t units)
 {
-    uint32_t device, w;
+    struct msc4203_log_channel *channel = s->channel;
 
-    if (log_linked(s, m, ((uint32_t)1 << channel) - 1) != 0)
-        return;
-    log_keep_time(s, m);
-    s->word[LOG_LIVE] += m->units;
-    s->word[LOG_MESSAGES]++;
-    device = log_device(s, m->hash);
-    if (device == 0) { /* the journal that told of it is damaged */
-        device = log_device_make(s, m->hash);
-        if (device == 0)
-            return;
-        w = log_device_words(s, device - 1) + DEVICE_SYNCED;
-        s->word[w] = s->word[LOG_NEXT];
-        s->word[w + 1] = s->word[LOG_NEXT + 1];
-        if (device > s->word[LOG_USED])
-            s->word[LOG_USED] = device;
-    }
-    w = log_device_words(s, device - 1);
-    s->word[w + CHAIN_COUNT]++;
-    s->word[w + CHAIN_UNITS] += m->units;
-}
-
-/* Counts what is in a chain, and mends links back. */
-MSC4203_APART void log_heal_count(struct msc4203_log_state *s, uint32_t channel, uint32_t w)
-{
-    uint32_t at = s->word[w + CHAIN_FIRST], count = log_channel_words(channel) + CHAIN_COUNT;
-    uint32_t before = 0;
-    struct log_message m;
-
-    while (at != 0 && log_load(s, at, &m)) {
-        uint32_t cell = log_link(&m, channel, LINK_PREVIOUS);
-
-        if (log_cell(s, cell) != before)
-            log_put(s, cell, before, 1);
-        if (before == 0 && channel != 0) {
-            s->word[w + CHANNEL_NUMBER] = (uint32_t)m.number;
-            s->word[w + CHANNEL_NUMBER + 1] = (uint32_t)(m.number >> 32);
+    for (; set != 0; set >>= 1, channel++)
+        if (set & 1) {
+            channel->count += count;
+            channel->units += units;
         }
-        s->word[count]++;
-        s->word[count + 1] += m.units;
-        log_heal_message(s, &m, channel);
-        before = at;
-        at = at == s->word[w + CHAIN_LAST] ? 0 : log_cell(s, log_link(&m, channel, LINK_NEXT));
+}
+
+/* Counts a message's units where they are and whose they are; to take them out, their negative. */
+MSC4203_PRIVATE void log_tally_units(struct msc4203_log_state *s, const struct msc4203_log_entry *e,
+                                     uint32_t units)
+{
+    s->live += units;
+    s->segment[log_segment_of(s, log_position(e))].live += units;
+    s->device[log_device_of(e)].units += units;
+}
+
+/* Ends an entry that waits for nothing any more. In the middle of its device's chain it stays there
+ * until the entries are packed. */
+MSC4203_APART void log_end_entry(struct msc4203_log_state *s, uint32_t i)
+{
+    uint32_t device = log_device_of(&s->entry[i]), *chain = s->device[device].chain;
+
+    log_tally_units(s, &s->entry[i], 0 - log_units(&s->entry[i]));
+    s->waiting--;
+    s->device[device].count--;
+    for (i = chain[CHAIN_FIRST]; i != 0 && s->entry[i].channels == 0; i = log_link(&s->entry[i]))
+        log_set_device(&s->entry[i], 0);
+    chain[CHAIN_FIRST] = i;
+    log_device_drop_empty(s, device);
+}
+
+/* Takes channels out of what an entry waits for. */
+MSC4203_APART void log_take(struct msc4203_log_state *s, uint32_t i, uint32_t channels)
+{
+    struct msc4203_log_entry *e = &s->entry[i];
+    uint32_t *chain = s->device[log_device_of(e)].chain;
+
+    channels &= e->channels;
+    if (channels == 0)
+        return;
+    log_tally(s, channels, UINT32_MAX, 0 - log_units(e));
+    e->channels &= ~channels;
+    if (chain[CHAIN_SYNC] == i)
+        chain[CHAIN_SYNC] = log_chain_sync(s, i);
+    if (e->channels == 0)
+        log_end_entry(s, i);
+}
+
+/* Packing: goes through all entries in their order and moves those that wait to the front. What is
+ * behind `pack_to` and before `pack_from` has been moved. A chain goes the same way: the entry
+ * before this one in its chain is its tail so far, unless this is its first. */
+MSC4203_APART void log_pack_step(struct msc4203_log_state *s)
+{
+    uint32_t i = s->pack_from, device = log_device_of(&s->entry[i]), to, *chain;
+    struct msc4203_log_entry *e = &s->entry[i];
+
+    if (i > s->used) {
+        s->used = s->pack_to;
+        s->pack_from = 0;
+        return;
+    }
+    s->pack_from++;
+    if (device == 0)
+        return;
+    chain = s->device[device].chain;
+    to = e->channels != 0 ? ++s->pack_to : log_link(e);
+    if (chain[CHAIN_FIRST] == i)
+        chain[CHAIN_FIRST] = to;
+    else
+        log_set_link(&s->entry[chain[CHAIN_TAIL]], to);
+    if (chain[CHAIN_SYNC] == i)
+        chain[CHAIN_SYNC] = to;
+    if (chain[CHAIN_LAST] == i)
+        chain[CHAIN_LAST] = e->channels != 0 ? to : chain[CHAIN_TAIL];
+    if (e->channels != 0) {
+        chain[CHAIN_TAIL] = to;
+        if (to != i) {
+            s->entry[to] = *e;
+            e->channels = 0;
+            log_group_add(s, to);
+            s->clean_entry = log_clip(s->clean_entry, 0, to); /* it may have to be copied yet */
+        }
+    }
+    if (e->channels == 0)
+        log_set_device(e, 0);
+}
+
+/* Makes room for an entry behind the last one: packs a little with each, in time before they reach
+ * the entries of open batches, which are at the other end. */
+MSC4203_PRIVATE void log_pack(struct msc4203_log_state *s)
+{
+    uint32_t steps = 16;
+
+    while (s->waiting < s->used) {
+        if (s->pack_from == 0) {
+            if (s->pool - s->used > (s->entries - s->messages) / 2)
+                return;
+            s->pack_from = 1;
+            s->pack_to = 0;
+        }
+        if (steps-- == 0) {
+            if (s->used + 1 != s->pool)
+                return;
+            steps = 1;
+        }
+        log_pack_step(s);
     }
 }
 
-/* Rebuilds what is in memory alone. */
-MSC4203_APART void log_index(struct msc4203_log_state *s)
+/* Adds an entry with the next number. Its device, units and channels are in `from`. */
+MSC4203_APART void log_add(struct msc4203_log_state *s, const struct msc4203_log_entry *from,
+                           uint64_t number)
 {
-    uint32_t *memory = log_device_memory(s, 0);
-    uint32_t i, n = LOG_OPENINGS + 4 * s->openings;
+    struct msc4203_log_entry *e;
 
-    memset(memory, 0, (size_t)(log_cursor(s, MSC4203_CHANNELS) - memory) * sizeof *memory);
-    s->free_device = s->pending = s->need = 0;
-    if (s->word[LOG_REQUEST] >= s->requests)
-        s->word[LOG_REQUEST] = 0;
-    if (s->word[LOG_OPENING] >= s->openings)
-        s->word[LOG_OPENING] = 0;
-    if (s->word[LOG_USED] > s->devices)
-        s->word[LOG_USED] = s->devices;
-    for (i = s->devices; i != 0; i--) {
-        uint32_t w = log_device_words(s, i - 1), *at = &s->free_device;
+    log_pack(s);
+    e = &s->entry[++s->used];
+    *e = *from;
+    log_set_number(e, number);
+    log_chain_add(s, s->used);
+    log_group_add(s, s->used);
+    s->waiting++;
+    s->device[log_device_of(e)].count++;
+    log_tally(s, e->channels, 1, 0);
+}
 
-        if (i <= s->word[LOG_USED] && s->word[w + CHAIN_COUNT] != 0)
-            at = log_device_bucket(s, s->word[w + DEVICE_HASH]);
-        log_device_memory(s, i - 1)[1] = *at;
-        *at = i;
+/* ---- the index: open batches ---- */
+
+/* Whether one more message can wait. */
+MSC4203_PRIVATE int log_has_entry(const struct msc4203_log_state *s)
+{
+    return s->waiting + s->pending < s->messages && s->waiting + s->pending + 5 < s->pool;
+}
+
+/* Takes an entry for a message of an open batch; 0 when there is none: all those of open batches
+ * must have a place with those that wait, too. */
+MSC4203_PRIVATE uint32_t log_pool_take(struct msc4203_log_state *s)
+{
+    uint32_t i = s->pool_free;
+
+    if (!log_has_entry(s))
+        return 0;
+    if (i != 0) {
+        s->pool_free = log_link(&s->entry[i]);
+    } else {
+        while (s->pool == s->used + 1)
+            log_pack(s);
+        i = --s->pool;
     }
-    for (i = 0; i < s->requests; i++, n += 4) {
-        uint32_t *bucket = log_request_bucket(s, s->word[n + 2]);
+    memset(&s->entry[i], 0, sizeof s->entry[i]);
+    s->pending++;
+    return i;
+}
 
-        if ((s->word[n] | s->word[n + 1] | s->word[n + 2] | s->word[n + 3]) == 0)
-            continue;
-        log_request_memory(s)[i] = *bucket;
+MSC4203_PRIVATE void log_pool_give(struct msc4203_log_state *s, uint32_t i)
+{
+    s->entry[i].channels = 0;
+    log_set_link(&s->entry[i], s->pool_free);
+    s->pool_free = i;
+    if (--s->pending == 0) {
+        s->pool = s->entries + 1;
+        s->pool_free = 0;
+    }
+}
+
+/* Takes a message out of an open batch. Its entry stays, and waits for nothing. */
+MSC4203_PRIVATE void log_batch_take(struct msc4203_log_state *s, uint32_t i)
+{
+    struct msc4203_log_entry *e = &s->entry[i];
+    uint32_t device = log_device_of(e);
+
+    log_tally(s, e->channels, 0, 0 - log_units(e));
+    log_tally_units(s, e, 0 - log_units(e));
+    e->channels = 0;
+    s->device[device].pending--;
+    log_device_drop_empty(s, device);
+}
+
+/* Empties the place of a batch. Its turn stays: it tells the records of successive batches apart. */
+MSC4203_PRIVATE void log_batch_clear(struct msc4203_log_batch *b, uint32_t state)
+{
+    uint32_t turn = b->turn;
+
+    memset(b, 0, sizeof *b);
+    b->state = state;
+    b->turn = turn;
+}
+
+/* Which of its place's batches a record belongs to, as the record says. */
+MSC4203_PRIVATE uint32_t log_turn(const struct log_record *r)
+{
+    return r->word[r->kind == LOG_MESSAGE ? 8 : r->kind == LOG_COMMIT ? 6 : 2] >> 24;
+}
+
+/* Ends a batch without its messages. */
+MSC4203_APART void log_batch_end(struct msc4203_log_state *s, struct msc4203_log_batch *b,
+                                 uint32_t state)
+{
+    uint32_t i = b->first, next;
+
+    for (; i != 0; i = next) {
+        next = log_link(&s->entry[i]);
+        log_batch_take(s, i);
+        log_pool_give(s, i);
+    }
+    log_batch_clear(b, state);
+}
+
+/* Ends a batch with its messages: they get the numbers from `number` on. */
+MSC4203_APART void log_batch_commit(struct msc4203_log_state *s, struct msc4203_log_batch *b,
+                                    uint64_t number)
+{
+    uint32_t i = b->first, next;
+    struct msc4203_log_entry e;
+
+    for (; i != 0; i = next) {
+        e = s->entry[i];
+        next = log_link(&e);
+        log_pool_give(s, i);
+        s->device[log_device_of(&e)].pending--;
+        log_add(s, &e, number + e.number);
+    }
+    log_batch_clear(b, BATCH_FREE);
+}
+
+/* ---- what is remembered: requests, and openings ---- */
+
+/* Where the request or opening with this count is; one of the last ones. */
+MSC4203_PRIVATE uint32_t log_item_at(const struct msc4203_log_state *s, int which, uint32_t count)
+{
+    uint32_t behind = s->counter[which] - count;
+    return s->slot[which] >= behind ? s->slot[which] - behind
+                                    : s->slot[which] + s->items[which] - behind;
+}
+
+MSC4203_PRIVATE int log_is_remembered(const struct msc4203_log_state *s, int which, uint32_t count)
+{
+    return s->counter[which] - count < s->items[which];
+}
+
+MSC4203_PRIVATE uint32_t *log_request_bucket(const struct msc4203_log_state *s,
+                                             const struct msc4203_log_item *item)
+{
+    return &s->request_head[item->word[2] & s->request_mask];
+}
+
+/* Forgets what is in a place. */
+MSC4203_APART void log_forget(struct msc4203_log_state *s, int which, uint32_t i)
+{
+    struct msc4203_log_item *item = &s->item[which][i];
+
+    if (which == LOG_REQUESTS) {
+        uint32_t *at = log_request_bucket(s, item);
+        while (*at != 0 && *at != i + 1)
+            at = &s->request_next[*at - 1];
+        if (*at != 0)
+            *at = s->request_next[i];
+    }
+    memset(item, 0, sizeof *item);
+}
+
+/* Remembers a request or an opening, by its count. */
+MSC4203_APART void log_remember(struct msc4203_log_state *s, int which, uint32_t count,
+                                const uint32_t word[4])
+{
+    uint32_t n, i;
+
+    for (n = 0; log_before(s->counter[which], count); n++) {
+        if (n >= s->items[which]) { /* all of them are older */
+            s->counter[which] = count;
+            break;
+        }
+        s->counter[which]++;
+        s->slot[which] = s->slot[which] + 1 < s->items[which] ? s->slot[which] + 1 : 0;
+        log_forget(s, which, s->slot[which]);
+    }
+    if (!log_is_remembered(s, which, count))
+        return;
+    i = log_item_at(s, which, count);
+    log_forget(s, which, i);
+    memcpy(s->item[which][i].word, word, sizeof s->item[which][i].word);
+    if (which == LOG_REQUESTS) {
+        uint32_t *bucket = log_request_bucket(s, &s->item[which][i]);
+        s->request_next[i] = *bucket;
         *bucket = i + 1;
     }
 }
 
-/* After damage: every chain without what can't be read, and the counts from what there is. */
-MSC4203_APART void log_heal(struct msc4203_log_state *s)
+/* Whether what a segment has noted, the count of the last one in it, is still remembered. */
+MSC4203_PRIVATE int log_is_noted(const struct msc4203_log_state *s, int which, uint32_t last)
 {
-    uint32_t i, w, open = 0;
-    struct log_message m;
-
-    s->healing = 1;
-    s->moves++;
-    for (i = 0; i < LOG_BATCHES; i++)
-        open |= (uint32_t)(log_batch(s, i)[BATCH_OPEN] != 0) << i;
-    for (i = 1; i <= s->devices; i++) {
-        w = log_device_words(s, i - 1);
-        s->word[w + CHAIN_COUNT] |= s->word[w + CHAIN_LAST];
-        if (s->word[w + CHAIN_LAST] != 0 && log_load(s, s->word[w + CHAIN_LAST], &m) &&
-            log_device(s, m.hash) == 0) { /* the journal that told whose it is is damaged */
-            memcpy(s->word + w + DEVICE_HASH, m.hash, sizeof m.hash);
-            if (i > s->word[LOG_USED])
-                s->word[LOG_USED] = i;
-            log_index(s);
-        }
-    }
-    log_index(s);
-    for (i = 1; i < MSC4203_CHANNELS; i++)
-        log_heal_chain(s, i, log_channel_words(i));
-    for (i = 0; i < s->word[LOG_USED]; i++) {
-        w = log_device_words(s, i);
-        log_heal_chain(s, 0, w);
-        s->word[w + CHAIN_COUNT] = s->word[w + CHAIN_UNITS] = 0;
-    }
-    s->word[LOG_LIVE] = s->word[LOG_MESSAGES] = 0;
-    for (i = 0; i < MSC4203_CHANNELS; i++) {
-        w = log_channel_words(i);
-        s->word[w + CHAIN_COUNT] = s->word[w + CHAIN_UNITS] = 0;
-    }
-    for (i = 0; i < s->word[LOG_USED]; i++)
-        log_heal_count(s, 0, log_device_words(s, i));
-    for (i = 1; i < MSC4203_CHANNELS; i++) {
-        w = log_channel_words(i);
-        log_heal_count(s, i, w);
-        if (s->word[w + CHANNEL_RECORD] != 0 &&
-            (log_load_at(s, log_place(s, s->word[w + CHANNEL_RECORD] - 1), &m) != LOG_CHANNEL ||
-             log_flags(&m) != i)) {
-            s->word[w + CHANNEL_RECORD] = s->word[w + CHANNEL_RECORD_UNITS] = 0;
-            log_damage(s);
-        }
-        s->word[LOG_LIVE] += s->word[w + CHANNEL_RECORD_UNITS];
-    }
-    log_index(s);
-    for (i = 0; i < LOG_BATCHES; i++) /* whoever has one open is told */
-        log_batch(s, i)[BATCH_OPEN] = open >> i & 1 ? 2 : 0;
-    s->healing = 0;
+    return last != 0 && log_is_remembered(s, which, last);
 }
 
-/* The same while the log is in use. */
-MSC4203_PRIVATE void log_heal_now(struct msc4203_log_state *s)
+/* Notes that a segment has a request or opening of this count. */
+MSC4203_PRIVATE void log_note_item(struct msc4203_log_state *s, uint32_t position, int which,
+                                   uint32_t count)
 {
-    log_flush(s);
-    if (s->error)
+    struct msc4203_log_segment *segment = &s->segment[log_segment_of(s, position)];
+    uint32_t *last = which == LOG_REQUESTS ? &segment->request : &segment->opening;
+
+    if (*last == 0 || log_before(*last, count))
+        *last = count;
+}
+
+/* Writes again the `n` requests or openings, at most LOG_ITEMS, from count `first` on. */
+MSC4203_APART void log_write_items(struct msc4203_log_state *s, int which, uint32_t first,
+                                   uint32_t n)
+{
+    uint32_t word[8], i;
+    struct msc4203_log_item item[LOG_ITEMS];
+    msc4203_span body;
+
+    memset(word, 0, sizeof word);
+    memset(item, 0, sizeof item);
+    for (i = 0; i < n; i++)
+        if (log_is_remembered(s, which, first + i))
+            item[i] = s->item[which][log_item_at(s, which, first + i)];
+    log_swap(item[0].word, n * 4);
+    word[4] = first;
+    word[5] = n;
+    body.ptr = (const char *)item;
+    body.len = n * sizeof item[0];
+    log_note_item(s, log_append(s, word, LOG_REMEMBER, (uint32_t)which, &body, 1), which,
+                  first + n - 1);
+}
+
+/* ---- making room ---- */
+
+/* Units that all messages together may take. Copied one after the other, they leave less than the
+ * largest of them free in each segment, and less than half of it. Other segments are needed to copy
+ * them to, and because what is freed is free two syncs later: the fewer sectors a segment has, the
+ * more of them. What is remembered, and each named channel's record, has its room too. */
+MSC4203_PRIVATE uint32_t log_capacity(const struct msc4203_log_state *s, uint32_t largest)
+{
+    uint32_t usable = s->segment_units - LOG_HEADER_UNITS;
+    uint32_t most = largest > s->channel_units_max ? largest : s->channel_units_max;
+    uint32_t each = most < usable / 2 ? usable - most : usable / 2;
+    uint32_t all = s->segments > s->low ? (s->segments - s->low) * each : 0;
+    uint32_t kept = (s->items[LOG_REQUESTS] + s->items[LOG_OPENINGS]) * 2 +
+                    (s->named + 1u) * s->channel_units_max;
+
+    return all > kept ? all - kept : 0;
+}
+
+/* Whether so many units more fit. */
+MSC4203_PRIVATE int log_fits(const struct msc4203_log_state *s, uint32_t units)
+{
+    return s->live + units <= log_capacity(s, units > s->largest ? units : s->largest);
+}
+
+/* The segment with the next sequence number after this one; `segments` when there is none. */
+MSC4203_PRIVATE uint32_t log_after(const struct msc4203_log_state *s, uint32_t sequence)
+{
+    uint32_t i, found = s->segments;
+
+    for (i = 0; i < s->segments; i++)
+        if (s->segment[i].sequence != 0 && log_before(sequence, s->segment[i].sequence) &&
+            (found == s->segments ||
+             log_before(s->segment[i].sequence, s->segment[found].sequence)))
+            found = i;
+    return found;
+}
+
+/* Notes that a message can't be read; it counts once. */
+MSC4203_PRIVATE int log_mark_damaged(struct msc4203_log_state *s, struct msc4203_log_entry *e)
+{
+    if (!s->error && (log_flags(e) & LOG_DAMAGED) == 0) {
+        e->place |= (uint32_t)LOG_DAMAGED << 29;
+        s->damaged++;
+    }
+    return MSC4203_E_DAMAGED;
+}
+
+/* Writes a message again, at the end, as it is now. One that was damaged stays so, without its
+ * strings: with them the copy would look like one that the power failed in. */
+MSC4203_APART void log_copy(struct msc4203_log_state *s, uint32_t i)
+{
+    struct msc4203_log_entry *e = &s->entry[i];
+    struct log_record r;
+    uint32_t units, position;
+    uint64_t from;
+
+    if (log_load(s, log_position(e), &r) == 0 || !log_is_whole(s, &r)) {
+        (void)log_mark_damaged(s, e);
+        memset(&r, 0, sizeof r);
+        r.word[10] = s->device[log_device_of(e)].hash[0];
+        r.word[11] = s->device[log_device_of(e)].hash[1];
+    }
+    from = log_address(s, log_position(e)) + r.fixed;
+    r.word[7] = (r.word[7] & 0xFFFF) | (uint32_t)(log_number(e) >> 32) << 16;
+    r.word[8] = (uint32_t)log_number(e);
+    r.word[9] = e->channels;
+    units = (LOG_MESSAGE_FIXED + r.bytes + LOG_UNIT - 1) / LOG_UNIT;
+    position = log_place(s, units);
+    log_put_fixed(s, r.word, LOG_COPY, log_flags(e), units,
+                  units * LOG_UNIT - LOG_MESSAGE_FIXED - r.bytes);
+    log_put_from(s, from, r.bytes);
+    log_put(s, NULL, units * LOG_UNIT - LOG_MESSAGE_FIXED - r.bytes);
+    log_tally_units(s, e, 0 - log_units(e));
+    e->place = position | log_flags(e) << 29;
+    log_tally_units(s, e, log_units(e));
+    log_group_add(s, i);
+}
+
+/* A part of a channel's record: given, or as it is in the record now. */
+struct log_part {
+    const msc4203_span *given;
+    uint64_t at;
+    uint32_t bytes;
+};
+
+MSC4203_APART void log_sum_part(struct msc4203_log_state *s, struct log_sum *sum,
+                                  const struct log_part *part)
+{
+    unsigned char piece[64];
+    uint32_t done, n;
+
+    if (part->given != NULL) {
+        log_sum_add(sum, part->given->ptr, part->bytes);
         return;
-    log_heal(s);
-    log_images(s);
-}
-
-/* ---- moving on what waits at the ring's beginning ---- */
-
-/* Bytes of the longest record of a channel: in a small log, of the longest message. */
-MSC4203_PRIVATE uint32_t log_record_max(const struct msc4203_log_state *s)
-{
-    return s->message_bytes < LOG_RECORD_MAX ? s->message_bytes : (uint32_t)LOG_RECORD_MAX;
-}
-
-/* Units of the longest record but journals. Names are short of what is in reserve for links. */
-MSC4203_PRIVATE uint32_t log_longest(const struct msc4203_log_state *s)
-{
-    return s->message_bytes / 8 + LOG_FIXED / 8 + MSC4203_CHANNELS + 1;
-}
-
-/* Units that writing the record of a channel can take, with the filler before it. */
-MSC4203_PRIVATE uint32_t log_channel_max(const struct msc4203_log_state *s)
-{
-    return (log_record_max(s) + LOG_NAME_MAX + 31) / 8 * 2;
-}
-
-/* What must be free for moving on to be possible. */
-MSC4203_PRIVATE uint32_t log_floor(const struct msc4203_log_state *s)
-{
-    return 2 * log_longest(s) + 64;
-}
-
-/* Units that messages can take: the rest is for acknowledging and for moving on. */
-MSC4203_PRIVATE uint32_t log_capacity(const struct msc4203_log_state *s)
-{
-    uint32_t rest = log_floor(s) + log_longest(s) + log_channel_max(s) + 4 * LOG_JOURNAL +
-                    s->units / 256 + 32;
-    return rest < s->units ? s->units - rest : 0;
-}
-
-/* Counts a message of an open batch to its channels: so many units more. */
-MSC4203_PRIVATE void log_count_open(const struct msc4203_log_state *s, const struct log_message *m,
-                                    uint32_t units)
-{
-    uint32_t c;
-
-    for (c = 0; log_has_more(m->set, c); c++)
-        if ((m->set >> c & 1) != 0)
-            log_channel_memory(s)[c] += units;
-}
-
-/* Forgets an open batch. `state` is 0, or 2 when whoever has it open must be told. */
-MSC4203_APART void log_batch_end(struct msc4203_log_state *s, uint32_t *b, uint32_t state)
-{
-    uint32_t at = b[BATCH_FIRST], i;
-    struct log_message m;
-
-    if (b[BATCH_OPEN] == 1)
-        s->need -= b[BATCH_NEED];
-    for (i = 0; b[BATCH_OPEN] == 1 && i < b[BATCH_COUNT] && log_load(s, at, &m); i++) {
-        uint32_t device = log_device(s, m.hash);
-
-        s->pending -= m.units;
-        log_count_open(s, &m, 0 - m.units);
-        if (device != 0) {
-            log_device_memory(s, device - 1)[0] -= m.units;
-            log_device_free(s, device);
-        }
-        at = log_cell(s, log_link(&m, 0, LINK_NEXT));
     }
-    b[BATCH_OPEN] = state;
-}
-
-/* Tells whether a record is still needed: for a message, by which channels. */
-MSC4203_PRIVATE uint32_t log_is_kept(struct msc4203_log_state *s, const struct log_message *m)
-{
-    if (m->type == LOG_CHANNEL)
-        return s->word[log_channel_words(log_flags(m) & 31) + CHANNEL_RECORD] == m->at;
-    if (m->type - 1 >= LOG_COPY)
-        return 0;
-    if (m->number == 0) {
-        uint32_t *b = log_batch(s, log_flags(m) & (LOG_BATCHES - 1));
-        if (log_flags(m) < LOG_BATCHES && b[BATCH_OPEN] == 1 && b[BATCH_COUNT] != 0 &&
-            !log_before(log_place(s, m->at - 1), log_place(s, b[BATCH_FIRST] - 1)))
-            log_batch_end(s, b, 2);
-        return 0;
+    for (done = 0; done < part->bytes; done += n) {
+        n = part->bytes - done < sizeof piece ? part->bytes - done : (uint32_t)sizeof piece;
+        log_read(s, part->at + done, piece, n);
+        log_sum_add(sum, piece, n);
     }
-    return log_linked(s, m, ~(uint32_t)0);
 }
 
-/* Copies a record to the ring's end, where nothing knows of it yet; a message, for `channels`. */
-MSC4203_APART void log_copy(struct msc4203_log_state *s, const struct log_message *m,
-                            uint32_t channels)
+MSC4203_APART uint32_t log_parts_sum(struct msc4203_log_state *s, const struct log_part part[2])
 {
-    struct log_message copy = *m;
-    uint32_t skip = log_fixed(m->type);
+    struct log_sum sum;
 
-    copy.at = log_append(s, m->units);
-    copy.from = m->at;
-    copy.about = (m->about & 0xFFFF0000u) | (s->epoch & 0xFFFF);
-    if (m->type != LOG_CHANNEL) {
-        copy.type = LOG_COPY;
-        copy.waiting = channels;
+    log_sum_begin(&sum, s->key);
+    log_sum_part(s, &sum, &part[0]);
+    log_sum_part(s, &sum, &part[1]);
+    return log_sum_end(&sum);
+}
+
+MSC4203_PRIVATE void log_put_part(struct msc4203_log_state *s, const struct log_part *part)
+{
+    if (part->given != NULL)
+        log_put(s, part->given->ptr, part->bytes);
+    else
+        log_put_from(s, part->at, part->bytes);
+}
+
+/* Loads a channel's record. When it is not as it was written, that counts once. */
+MSC4203_APART int log_load_channel(struct msc4203_log_state *s, uint32_t channel,
+                                   struct log_record *r)
+{
+    uint32_t bit = (uint32_t)1 << channel;
+
+    if (log_load(s, s->channel[channel].position, r) != 0 && r->kind == LOG_CHANNEL &&
+        log_is_whole(s, r))
+        return 1;
+    s->damaged += !s->error & ((s->damaged_channels & bit) == 0);
+    s->damaged_channels |= s->error ? 0 : bit;
+    return 0;
+}
+
+/* The name and the record of a channel: what is given, and where that is NULL what it has. (There
+ * is no name without a record.) */
+MSC4203_APART void log_channel_parts(struct msc4203_log_state *s, uint32_t channel,
+                                     const msc4203_span *name, const msc4203_span *record,
+                                     struct log_part part[2])
+{
+    struct log_record r;
+
+    memset(part, 0, 2 * sizeof *part);
+    if (name != NULL) {
+        part[0].given = name;
+        part[0].bytes = (uint32_t)name->len;
+    } else if (s->channel[channel].position != 0 && log_load_channel(s, channel, &r)) {
+        part[0].at = log_address(s, r.position) + LOG_CHANNEL_FIXED;
+        part[0].bytes = r.word[7] & 0xFFFF;
+        part[1].at = part[0].at + part[0].bytes;
+        part[1].bytes = r.word[7] >> 16;
     }
-    log_transfer(s, log_at(s, m->at) + skip, log_at(s, copy.at) + skip, m->units * 8 - skip);
-    log_store(s, &copy);
+    if (record != NULL) {
+        part[1].given = record;
+        part[1].bytes = (uint32_t)record->len;
+    }
 }
 
-/* Puts a durable copy in the place of what it was copied from. Reads the links of the old one,
- * which nothing has changed since: an image follows before anything else does. */
-MSC4203_APART void log_switch(struct msc4203_log_state *s, const struct log_message *copy)
+/* Writes a channel's record: with this name and record, or what it has where they are NULL. */
+MSC4203_APART void log_write_channel(struct msc4203_log_state *s, uint32_t channel,
+                                     const msc4203_span *name, const msc4203_span *record,
+                                     uint32_t flags)
 {
-    struct log_message old = *copy, other;
-    uint32_t c;
+    struct msc4203_log_channel *c = &s->channel[channel];
+    uint32_t word[8], units, bytes;
+    struct log_part part[2];
 
-    s->moves++;
-    old.at = copy->from;
-    for (c = 0; copy->type == LOG_COPY && log_has_more(copy->waiting, c); c++) {
-        uint32_t w = log_channel_words(c), previous = 0, next = 0;
+    log_channel_parts(s, channel, name, record, part);
+    s->damaged_channels &= ~((uint32_t)1 << channel);
+    if (name != NULL) {
+        part[0].given = name;
+        part[0].bytes = (uint32_t)name->len;
+    }
+    if (record != NULL) {
+        part[1].given = record;
+        part[1].bytes = (uint32_t)record->len;
+    }
+    memset(word, 0, sizeof word);
+    word[2] = log_parts_sum(s, part);
+    word[4] = s->held[2 * channel];
+    word[5] = (s->held[2 * channel + 1] & 0xFFFF) | c->done[1] << 16;
+    word[6] = c->done[0];
+    word[7] = part[0].bytes | part[1].bytes << 16;
+    bytes = LOG_CHANNEL_FIXED + part[0].bytes + part[1].bytes;
+    units = (bytes + LOG_UNIT - 1) / LOG_UNIT;
+    c->position = log_place(s, units);
+    log_put_fixed(s, word, LOG_CHANNEL, channel | flags, units, units * LOG_UNIT - bytes);
+    log_put_part(s, &part[0]);
+    log_put_part(s, &part[1]);
+    log_put(s, NULL, units * LOG_UNIT - bytes);
+    if (flags & LOG_GIVEN_BACK)
+        c->position = 0;
+}
 
-        if ((copy->waiting >> c & 1) == 0)
+MSC4203_PRIVATE void log_append_abort(struct msc4203_log_state *s, uint32_t batch)
+{
+    uint32_t word[4];
+
+    memset(word, 0, sizeof word);
+    word[2] = s->batch[batch].turn << 24;
+    log_append(s, word, LOG_ABORT, batch, NULL, 0);
+}
+
+/* Before what is in the oldest segment is copied: gives up open batches that have a message there,
+ * and writes again the records of channels. */
+MSC4203_PRIVATE void log_clean_begin(struct msc4203_log_state *s)
+{
+    uint32_t i;
+
+    for (i = 0; i < LOG_BATCHES; i++) {
+        struct msc4203_log_batch *b = &s->batch[i];
+        if (b->first == 0 ||
+            log_segment_of(s, log_position(&s->entry[b->first])) != s->clean_segment)
             continue;
-        if (c == 0) {
-            uint32_t device = log_device(s, copy->hash);
-            if (device == 0)
-                continue;
-            w = log_device_words(s, device - 1);
-        }
-        if (s->word[w + CHAIN_FIRST] == old.at)
-            s->word[w + CHAIN_FIRST] = copy->at;
-        else
-            previous = log_cell(s, log_link(&old, c, LINK_PREVIOUS));
-        if (s->word[w + CHAIN_LAST] == old.at)
-            s->word[w + CHAIN_LAST] = copy->at;
-        else
-            next = log_cell(s, log_link(&old, c, LINK_NEXT));
-        log_cell_write(s, log_link(copy, c, LINK_PREVIOUS), previous);
-        log_cell_write(s, log_link(copy, c, LINK_NEXT), next);
-        if (previous != 0 && log_load(s, previous, &other))
-            log_cell_write(s, log_link(&other, c, LINK_NEXT), copy->at);
-        if (next != 0 && log_load(s, next, &other))
-            log_cell_write(s, log_link(&other, c, LINK_PREVIOUS), copy->at);
+        log_batch_end(s, b, BATCH_GIVEN_UP);
+        log_append_abort(s, i);
     }
-    if (copy->type == LOG_CHANNEL) {
-        c = log_channel_words(log_flags(copy) & 31) + CHANNEL_RECORD;
-        s->word[c] = copy->at;
-    }
-    s->tail = log_behind(s, log_place(s, old.at - 1), copy->units);
+    for (i = 1; i < MSC4203_CHANNELS; i++)
+        if (s->channel[i].position != 0 &&
+            log_segment_of(s, s->channel[i].position) == s->clean_segment)
+            log_write_channel(s, i, NULL, NULL, LOG_COPIED);
+    s->clean_entry = 1;
+    s->clean_unit = LOG_HEADER_UNITS;
+    s->clean_items = 0;
 }
 
-/* Moves the ring's beginning on, by a sixteenth of the ring if that is possible. Returns how many
- * units that was. */
+/* Writes again what was remembered in the record at the place where cleaning is, and goes on to the
+ * next one. Requests of successive commits are put together. Returns the units gone on. */
+MSC4203_PRIVATE uint32_t log_clean_items(struct msc4203_log_state *s)
+{
+    uint32_t position = s->clean_segment << s->shift | s->clean_unit, units, n = 0, first = 0;
+    struct log_record r;
+    int which = LOG_REQUESTS;
+
+    units = log_load(s, position, &r);
+    if (units != 0 && r.kind == LOG_COMMIT && (r.word[8] | r.word[9] | r.word[10] | r.word[11])) {
+        first = r.word[7];
+        n = 1;
+    } else if (units != 0 && r.kind == LOG_REMEMBER) {
+        which = (int)(r.small & 1);
+        first = r.word[4];
+        n = r.word[5];
+    }
+    s->clean_unit += units != 0 ? units : 1;
+    if (s->clean_items != 0 && n != 0 && which == LOG_REQUESTS &&
+        first == s->clean_first + s->clean_items && s->clean_items + n <= LOG_ITEMS &&
+        s->clean_unit < s->segment[s->clean_segment].end) {
+        s->clean_items += n;
+        return units;
+    }
+    if (s->clean_items != 0 && (n != 0 || s->clean_unit >= s->segment[s->clean_segment].end)) {
+        log_write_items(s, LOG_REQUESTS, s->clean_first, s->clean_items);
+        s->clean_items = 0;
+    }
+    if (n == 0 || !log_is_remembered(s, which, first + n - 1))
+        return units != 0 ? units : 1;
+    if (which == LOG_OPENINGS || s->clean_unit >= s->segment[s->clean_segment].end) {
+        log_write_items(s, which, first, n < LOG_ITEMS ? n : (uint32_t)LOG_ITEMS);
+    } else {
+        s->clean_first = first;
+        s->clean_items = n;
+    }
+    return units;
+}
+
+/* One step of cleaning the oldest segment. Returns how much it did, in units. */
 MSC4203_APART uint32_t log_clean_step(struct msc4203_log_state *s)
 {
-    uint32_t start = s->end, place = s->tail, end;
-    uint32_t budget = log_free(s), seen = 0, copies = 0, healed = 0, kept;
-    struct log_message m;
+    struct msc4203_log_segment *segment;
+    uint32_t i;
 
-    while (place != start && seen <= s->units / 16 && !s->error) {
-        if (log_load_at(s, place, &m) == 0)
-            m.units = 1;
-        kept = log_is_kept(s, &m);
-        if ((m.type == 0 || (m.type <= LOG_COPY && m.number != 0 && kept != log_waiting(s, &m))) &&
-            !healed++) {
-            log_damage(s);
-            log_heal(s);
-            kept = log_is_kept(s, &m);
-        }
-        if (kept != 0) {
-            uint32_t cost = m.units, rest = s->units - (s->end - s->base);
-
-            if (cost > rest)
-                cost += rest;
-            if (cost + 32 > budget)
-                break;
-            budget -= cost;
-            copies++;
-            log_copy(s, &m, kept);
-        }
-        seen += m.units;
-        place = log_behind(s, place, m.units);
+    if (s->clean_entry == 0) {
+        s->clean_segment = log_after(s, s->oldest - 1);
+        log_clean_begin(s);
     }
-    if (copies != 0) {
-        log_sync(s);
-        for (end = s->end; start != end && !s->error;
-             start = log_behind(s, start, m.units)) {
-            if (log_load_at(s, start, &m) == 0)
-                s->error = 1;
-            else if (m.type == LOG_COPY || m.type == LOG_CHANNEL)
-                log_switch(s, &m);
-        }
+    segment = &s->segment[s->clean_segment];
+    if (segment->live != 0) {
+        i = log_seek(s, s->clean_entry, 0, s->clean_segment);
+        s->clean_entry = i + 1;
+        log_copy(s, i);
+        return log_units(&s->entry[i]);
     }
-    s->tail = place;
-    if (seen != 0)
-        log_images(s);
-    return seen;
+    if (s->clean_unit < segment->end &&
+        (log_is_noted(s, LOG_REQUESTS, segment->request) ||
+         log_is_noted(s, LOG_OPENINGS, segment->opening)))
+        return log_clean_items(s);
+    s->clean_entry = 0;
+    s->oldest = s->segment[log_after(s, s->oldest)].sequence;
+    return LOG_GROUP;
 }
 
-/* Sees to it that `units` can be appended, beside what open batches need, and `floor` stays. */
-MSC4203_APART int log_room(struct msc4203_log_state *s, uint32_t units, uint32_t floor)
+/* Whether what is in the oldest segment can be copied without beginning another one. */
+MSC4203_PRIVATE int log_oldest_fits(const struct msc4203_log_state *s)
 {
-    uint32_t seen = 0, step = 1;
+    uint32_t i = log_after(s, s->oldest - 1), units = s->segment[i].live + LOG_GROUP, c;
 
-    units += floor + s->need;
-    if (log_free(s) >= units)
-        return MSC4203_OK;
-    log_flush(s);
-    while (log_free(s) < units && step != 0 && seen <= s->units + s->units / 8 && !s->error)
-        seen += step = log_clean_step(s);
-    if (s->error)
-        return MSC4203_E_STORAGE;
-    return log_free(s) < units ? MSC4203_E_QUEUE_FULL : MSC4203_OK;
+    for (c = 1; c < MSC4203_CHANNELS; c++)
+        if (s->channel[c].position != 0 && log_segment_of(s, s->channel[c].position) == i)
+            units += s->channel_units_max;
+    return units < s->segment_units - s->end;
 }
 
-/* ---- finding messages ---- */
-
-/* Finds the first visible message after number `after` in a channel, or of a device (plus 1). */
-MSC4203_APART int log_seek(struct msc4203_log_state *s, uint32_t channel, uint32_t device,
-                           uint64_t after, struct log_message *m)
+/* Before something is written that takes `units` at most: makes room while few segments are free, or
+ * will be after the next syncs. More is cleaned than is written, in small steps. When very few are
+ * free, whole segments are cleaned, and what was copied is synced: a copy needs one segment at most,
+ * and what says that the old ones are free may need another one. */
+MSC4203_APART void log_room(struct msc4203_log_state *s, uint32_t units)
 {
-    uint32_t w = channel != 0 ? log_channel_words(channel) : log_device_words(s, device - 1);
-    uint32_t *cursor = log_cursor(s, channel), at, previous = 0, tries;
-    uint64_t number = 0;
+    uint32_t oldest, soon;
 
-    for (tries = 0; tries < 2; tries++) { /* unreachable: as below */
-        at = s->word[w + CHAIN_FIRST];
-        if (tries == 0 && cursor[0] != 0 && cursor[3] == s->moves && cursor[1] == (uint32_t)after &&
-            cursor[2] == (uint32_t)(after >> 32) && log_load(s, cursor[0], m) &&
-            log_is_in(s, m, channel, w)) {
-            previous = cursor[0];
-            at = previous == s->word[w + CHAIN_LAST]
-                     ? 0 : log_cell(s, log_link(m, channel, LINK_NEXT));
+    s->debt += (int32_t)units;
+    for (s->debt *= 8; s->debt > 0 && s->oldest != s->sequence && s->free > s->free_min &&
+                       s->free + (s->oldest - s->unused) <= s->low && !s->error;)
+        s->debt -= (int32_t)log_clean_step(s);
+    s->debt = 0;
+    while (s->free < s->free_min && !s->error) {
+        soon = s->free + (s->oldest - s->unused);
+        if (soon <= s->low &&
+            (log_oldest_fits(s) ||
+             (soon <= s->free_min && (s->end == s->durable || s->free > s->free_min / 2)))) {
+            for (oldest = s->oldest; oldest == s->oldest;)
+                log_clean_step(s);
+        } else if (s->oldest != s->unused) { /* unreachable: else; see below */
+            log_sync(s, 0);
+            log_sync(s, 1);
+        } else {
+            log_fail(s); /* unreachable: the limit of what may wait leaves room for this */
         }
-        while (at != 0) {
-            if (!log_load(s, at, m) || !log_is_in(s, m, channel, w) ||
-                (m->number <= number && m->number != 0) ||
-                (previous != 0 &&
-                 log_cell(s, log_link(m, channel, LINK_PREVIOUS)) != previous))
-                break;
-            if (m->number == 0 || m->number >= s->settled)
-                return MSC4203_END; /* 0: its number is not written down yet */
-            if (m->number > after) {
-                cursor[0] = at;
-                cursor[1] = (uint32_t)m->number;
-                cursor[2] = (uint32_t)(m->number >> 32);
-                cursor[3] = s->moves;
-                return MSC4203_ITEM;
-            }
-            number = m->number;
-            previous = at;
-            at = at == s->word[w + CHAIN_LAST]
-                     ? 0 : log_cell(s, log_link(m, channel, LINK_NEXT));
-        }
-        if (s->error)
-            return MSC4203_E_STORAGE;
-        if (at == 0 && (previous == 0 || previous == s->word[w + CHAIN_LAST]))
-            return MSC4203_END;
-        previous = 0;
-        number = 0;
-        log_heal_now(s);
     }
-    return MSC4203_E_DAMAGED; /* unreachable: what was mended can be followed */
 }
 
-/* Checks a channel and a device, as next(), done() and move() take them. *number is the device plus
- * 1, or 0. */
-MSC4203_PRIVATE int log_check(const struct msc4203_log_state *s, uint32_t channel,
-                              const msc4203_device *device, uint32_t *number)
-{
-    uint32_t hash[2];
-
-    *number = 0;
-    if (s->error)
-        return MSC4203_E_STORAGE;
-    if (channel >= MSC4203_CHANNELS || (channel == 0) != (device != NULL))
-        return MSC4203_E_USAGE;
-    if (device != NULL) {
-        log_hash(s, &device->user_id, &device->device_id, hash);
-        *number = log_device(s, hash);
-        if (*number != 0 && s->word[log_device_words(s, *number - 1) + CHAIN_COUNT] == 0)
-            *number = 0;
-    }
-    return MSC4203_OK;
-}
+/* ---- the queue: reading ---- */
 
 MSC4203_PRIVATE struct msc4203_log_state *log_of(void *context)
 {
     return &((msc4203_log *)context)->priv;
 }
 
-/* Where the strings of a message begin that were read to `text`. */
-MSC4203_PRIVATE void log_strings(const struct log_message *m, const char *text, uint32_t bytes,
-                                 msc4203_span *strings)
+/* Ends a call that only read: a failure to read is this call's alone. */
+MSC4203_PRIVATE int log_has_read(struct msc4203_log_state *s, int result)
 {
-    uint32_t at = 0;
-    unsigned i;
+    if (s->error)
+        result = MSC4203_E_STORAGE;
+    s->error = 0;
+    return result;
+}
 
-    for (i = 0; i < 5; i++) {
-        strings[i].ptr = at != 0 ? text + at : text; /* it may be NULL */
-        strings[i].len = i < 4 ? log_length(m, i) : bytes - at;
-        at += (uint32_t)strings[i].len;
+MSC4203_PRIVATE int log_has_written(const struct msc4203_log_state *s)
+{
+    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+}
+
+/* Checks a channel and a device, as next(), done() and move() take them. *index is the device's, or
+ * 0 when it has nothing here. */
+MSC4203_PRIVATE int log_check(const struct msc4203_log_state *s, uint32_t channel,
+                              const msc4203_device *device, uint32_t *index)
+{
+    uint32_t hash[2];
+
+    *index = 0;
+    if (s->error || s->phase == PHASE_CLOSED)
+        return MSC4203_E_STORAGE;
+    if (channel >= MSC4203_CHANNELS || (channel == 0) != (device != NULL))
+        return MSC4203_E_USAGE;
+    if (device != NULL) {
+        log_hash(s, &device->user_id, &device->device_id, hash);
+        *index = log_device(s, hash);
     }
+    return MSC4203_OK;
+}
+
+/* Whether the log can be changed; if it can't, the result for that. */
+MSC4203_PRIVATE int log_is_closed(const struct msc4203_log_state *s)
+{
+    return s->error || s->phase != PHASE_OPEN ? MSC4203_E_STORAGE : MSC4203_OK;
+}
+
+/* The first visible entry behind number `after` that waits for a channel (and a device); 0 when
+ * there is none. */
+MSC4203_APART uint32_t log_first(struct msc4203_log_state *s, uint32_t channel, uint32_t device,
+                                 uint64_t after)
+{
+    uint32_t i, at;
+
+    if (channel == 0) {
+        i = device != 0 ? s->device[device].chain[CHAIN_SYNC] : 0;
+        if (i != 0 && log_number(&s->entry[i]) <= after) { /* go on from there, if it is known */
+            at = log_find(s, after);
+            if (at <= s->used && log_number(&s->entry[at]) == after &&
+                log_device_of(&s->entry[at]) == device)
+                i = at;
+        }
+        while (i != 0 && (log_number(&s->entry[i]) <= after || !(s->entry[i].channels & 1)))
+            i = log_link(&s->entry[i]);
+    } else {
+        if (s->channel[channel].count == 0)
+            return 0;
+        if (after < log_number64(s->channel[channel].done))
+            after = log_number64(s->channel[channel].done);
+        i = log_seek(s, log_find(s, after + 1), (uint32_t)1 << channel, 0);
+        if (i > s->used)
+            i = 0;
+    }
+    return i != 0 && log_number(&s->entry[i]) < s->settled ? i : 0;
+}
+
+/* The strings of a message, whose body is at `text`; it may be absent. */
+MSC4203_PRIVATE void log_strings(const struct log_record *r, const char *text, msc4203_item *item)
+{
+    msc4203_span *const span[5] = {&item->sender, &item->type, &item->user_id, &item->device_id,
+                                   &item->content};
+    uint32_t at = 0, length, i;
+
+    for (i = 0; i < 5; i++, at += length) {
+        length = i < 4 ? r->word[4 + i / 2] >> (i % 2) * 16 & 0xFFFF : r->bytes - at;
+        length = log_clip(length, 0, r->bytes - at);
+        span[i]->ptr = at != 0 ? text + at : text;
+        span[i]->len = length;
+    }
+}
+
+/* Reads the message of an entry. */
+MSC4203_APART int log_message(struct msc4203_log_state *s, uint32_t i, void *memory, size_t bytes,
+                              msc4203_message *message)
+{
+    struct msc4203_log_entry *e = &s->entry[i];
+    struct log_record r;
+    unsigned char *text = (unsigned char *)memory;
+    uint32_t units, rest;
+    int at_once;
+
+    memset(message, 0, sizeof *message);
+    message->number = log_number(e);
+    message->channels = e->channels;
+    message->delivered = log_flags(e) & LOG_FOR_SYNC & ~e->channels;
+    message->item.kind = MSC4203_TO_DEVICE;
+    if (log_flags(e) & LOG_DAMAGED)
+        return MSC4203_E_DAMAGED;
+    units = log_units(e) + 1 > 4 ? log_units(e) + 1 : 4; /* as a record that was moved may have */
+    rest = s->segment_units - log_unit_of(s, log_position(e));
+    if (units > rest)
+        units = rest;
+    at_once = s->storage->memory == NULL && bytes >= units * LOG_UNIT;
+    if (at_once)
+        log_read(s, log_address(s, log_position(e)), text, units * LOG_UNIT);
+    if (log_load_from(s, log_position(e), at_once ? text : NULL, &r) == 0 ||
+        r.kind > LOG_MOVED || (at_once && r.units > units))
+        return log_mark_damaged(s, e);
+    message->time_ms = r.word[6] | (uint64_t)(r.word[7] & 0xFFFF) << 32;
+    message->bytes = r.bytes;
+    if (r.bytes > bytes)
+        return MSC4203_E_TOO_LARGE;
+    if (at_once)
+        memmove(text, text + r.fixed, r.bytes); /* callers may use what is behind the strings */
+    else
+        log_read(s, log_address(s, r.position) + r.fixed, text, r.bytes);
+    if (log_sum_of(s, text, r.bytes) != r.word[2])
+        return log_mark_damaged(s, e);
+    log_strings(&r, (const char *)text, &message->item);
+    return MSC4203_ITEM;
 }
 
 MSC4203_PRIVATE int log_next(void *context, uint32_t channel, const msc4203_device *device,
                              uint64_t after, void *memory, size_t bytes, msc4203_message *message)
 {
     struct msc4203_log_state *s = log_of(context);
-    struct log_message m;
-    uint32_t number, size;
-    uint64_t at;
-    int result = log_check(s, channel, device, &number);
+    uint32_t index, i;
+    int result = log_check(s, channel, device, &index);
 
     memset(message, 0, sizeof *message);
     if (result != MSC4203_OK)
         return result;
-    if (channel == 0 && number == 0)
+    i = log_first(s, channel, index, after);
+    return log_has_read(s, i == 0 ? MSC4203_END : log_message(s, i, memory, bytes, message));
+}
+
+MSC4203_PRIVATE int log_opening(void *context, uint32_t back, uint64_t *random, uint64_t *first)
+{
+    struct msc4203_log_state *s = log_of(context);
+    const struct msc4203_log_item *item;
+
+    if (back >= s->items[LOG_OPENINGS])
         return MSC4203_END;
-    for (;;) {
-        result = log_seek(s, channel, number, after, &m);
-        if (result != MSC4203_ITEM)
-            break;
-        after = message->number = m.number;
-        message->time_ms = log_time(&m);
-        message->channels = log_waiting(s, &m);
-        message->delivered = m.set & ~message->channels & 1;
-        at = log_body(s, &m, &size);
-        message->bytes = size;
-        if (size > bytes)
-            return MSC4203_E_TOO_LARGE;
-        log_read(s, at, memory, size);
-        if (s->error)
-            break;
-        if (log_crc(s->salt, memory, size) != m.body) {
-            log_damage(s);
-            return MSC4203_E_DAMAGED;
-        }
-        message->item.kind = MSC4203_TO_DEVICE;
-        log_strings(&m, (const char *)memory, size, &message->item.sender);
-        if (channel != 0 || (queue_same(&device->user_id, &message->item.user_id) &&
-                             queue_same(&device->device_id, &message->item.device_id)))
-            return MSC4203_ITEM;
-    }
-    if (s->error)
-        result = MSC4203_E_STORAGE;
-    s->error = 0; /* nothing was changed: it may be tried again */
-    return result;
-}
-
-/* ---- batches ---- */
-
-MSC4203_PRIVATE int log_begin(void *context, uint32_t *batch)
-{
-    struct msc4203_log_state *s = log_of(context);
-    uint32_t i;
-
-    if (s->error)
-        return MSC4203_E_STORAGE;
-    for (i = 0; i < LOG_BATCHES; i++) {
-        uint32_t *b = log_batch(s, i);
-        if (b[BATCH_OPEN] == 0) {
-            memset(b, 0, BATCH_WORDS * sizeof(uint32_t));
-            b[BATCH_OPEN] = 1;
-            *batch = i + 1;
-            return MSC4203_OK;
-        }
-    }
-    return MSC4203_E_QUEUE_FULL;
-}
-
-/* Returns an open batch, or NULL and why not in *result. */
-MSC4203_PRIVATE uint32_t *log_open_batch(struct msc4203_log_state *s, uint32_t batch, int *result)
-{
-    uint32_t *b = log_batch(s, batch - 1);
-
-    *result = MSC4203_OK;
-    if (s->error)
-        *result = MSC4203_E_STORAGE;
-    else if (batch - 1 >= LOG_BATCHES)
-        *result = MSC4203_E_USAGE;
-    else if (b[BATCH_OPEN] != 1)
-        *result = MSC4203_E_BATCH;
-    return *result == MSC4203_OK ? b : NULL;
-}
-
-/* Begins to fill in a message without a number, with `bytes` of body. */
-MSC4203_PRIVATE void log_begin_message(struct msc4203_log_state *s, struct log_message *m,
-                                       uint32_t set, uint32_t flags, uint32_t bytes)
-{
-    bytes += LOG_FIXED + 8 * log_links(set);
-    m->units = (bytes + 7) >> 3;
-    m->about = (s->epoch & 0xFFFF) | ((0 - bytes) & 7) << 16 | flags << 24;
-    m->type = LOG_MESSAGE;
-    m->set = m->waiting = set;
-    m->number = 0;
-    m->from = 0;
-}
-
-/* Takes the lengths of a message's strings. Returns their sum, UINT32_MAX when it is too large. */
-MSC4203_PRIVATE uint32_t log_measure(const struct msc4203_log_state *s,
-                                     const msc4203_span *strings, struct log_message *m)
-{
-    uint32_t bytes = 0;
-    unsigned i;
-
-    for (i = 0; i < 5; i++) {
-        if (strings[i].len > s->message_bytes - bytes || (i < 4 && strings[i].len > 65535))
-            return UINT32_MAX;
-        bytes += (uint32_t)strings[i].len;
-        if (i < 4)
-            m->length[i >> 1] |= (uint32_t)strings[i].len << 16 * (i & 1);
-    }
-    return bytes;
-}
-
-/* Whether a message may wait where it is to: quotas. */
-MSC4203_PRIVATE int log_quota(const struct msc4203_log_state *s, const struct log_message *m,
-                              uint32_t device)
-{
-    uint32_t w = log_device_words(s, device - 1) + CHAIN_UNITS, c;
-
-    if (s->device_units != 0 &&
-        s->word[w] + log_device_memory(s, device - 1)[0] + m->units > s->device_units)
-        return MSC4203_E_QUOTA;
-    for (c = 1; s->channel_units != 0 && log_has_more(m->set, c); c++)
-        if ((m->set >> c & 1) != 0 &&
-            s->word[log_channel_words(c) + CHAIN_UNITS] + log_channel_memory(s)[c] + m->units >
-                s->channel_units)
-            return MSC4203_E_QUOTA;
-    return MSC4203_OK;
-}
-
-/* Writes zeros: fewer than 256. */
-MSC4203_PRIVATE void log_zeros(struct msc4203_log_state *s, uint64_t at, uint32_t bytes)
-{
-    static const unsigned char zeros[256] = {0};
-
-    log_write(s, at, zeros, bytes);
-}
-
-/* Writes a message without a number to the ring's end. */
-MSC4203_APART void log_write_message(struct msc4203_log_state *s, const msc4203_span *strings,
-                                     struct log_message *m)
-{
-    uint32_t links = 8 * log_links(m->set);
-    uint64_t at;
-    unsigned i;
-
-    m->at = log_append(s, m->units);
-    at = log_at(s, m->at) + LOG_FIXED;
-    m->body = s->salt;
-    log_zeros(s, at, links);
-    at += links;
-    for (i = 0; i < 5; i++) {
-        log_write(s, at, strings[i].ptr, strings[i].len);
-        m->body = log_crc(m->body, strings[i].ptr, strings[i].len);
-        at += strings[i].len;
-    }
-    log_zeros(s, at, log_pad(m));
-    log_store(s, m);
-}
-
-MSC4203_PRIVATE int log_push(void *context, uint32_t batch, const msc4203_message *message)
-{
-    struct msc4203_log_state *s = log_of(context);
-    const msc4203_span *strings = &message->item.sender;
-    struct log_message m;
-    uint32_t *b, device, need, bytes;
-    int result;
-
-    b = log_open_batch(s, batch, &result);
-    if (b == NULL)
-        return result;
-    if (message->channels == 0)
-        return MSC4203_E_USAGE;
-    memset(&m, 0, sizeof m);
-    bytes = log_measure(s, strings, &m);
-    if (bytes == UINT32_MAX)
-        return MSC4203_E_TOO_LARGE;
-    log_begin_message(s, &m, message->channels, batch - 1, bytes);
-    need = 20 + 8 * log_links(m.set);
-    if (s->word[LOG_LIVE] + s->pending + s->need + need + m.units > log_capacity(s))
-        return MSC4203_E_QUEUE_FULL;
-    result = log_room(s, m.units + need, log_floor(s) + 4 * LOG_JOURNAL);
-    if (result != MSC4203_OK)
-        return result;
-    if (b[BATCH_OPEN] != 1)
-        return MSC4203_E_BATCH;
-    log_hash(s, &strings[2], &strings[3], m.hash);
-    device = log_device_make(s, m.hash);
-    if (device == 0)
-        return MSC4203_E_QUEUE_FULL;
-    result = log_quota(s, &m, device);
-    if (result != MSC4203_OK) {
-        log_device_free(s, device);
-        return result;
-    }
-    m.time[0] = (uint32_t)message->time_ms;
-    m.time[1] = (uint32_t)(message->time_ms >> 32);
-    log_write_message(s, strings, &m);
-    if (b[BATCH_COUNT]++ == 0)
-        b[BATCH_FIRST] = m.at;
-    else
-        log_cell_write(s, (b[BATCH_LAST] - 1) * 2 + LOG_FIXED / 4 + LINK_NEXT, m.at);
-    b[BATCH_LAST] = m.at;
-    b[BATCH_NEED] += need;
-    s->need += need;
-    s->pending += m.units;
-    log_device_memory(s, device - 1)[0] += m.units;
-    log_count_open(s, &m, m.units);
-    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+    item = &s->item[LOG_OPENINGS][log_item_at(s, LOG_OPENINGS, s->counter[LOG_OPENINGS] - back)];
+    *random = log_number64(item->word);
+    *first = log_number64(item->word + 2);
+    return *first == 0 ? MSC4203_END : MSC4203_OK;
 }
 
 /* A request as words; returns 0 when it has no id. */
 MSC4203_PRIVATE int log_request(const msc4203_request *request, uint32_t id[4])
 {
-    id[0] = id[1] = id[2] = id[3] = 0;
+    memset(id, 0, 4 * sizeof id[0]);
     if (request != NULL) {
         id[0] = log_get(request->who);
         id[1] = log_get(request->who + 4);
@@ -6553,1057 +6631,2092 @@ MSC4203_PRIVATE int log_request(const msc4203_request *request, uint32_t id[4])
 MSC4203_PRIVATE int log_known(void *context, const msc4203_request *request)
 {
     struct msc4203_log_state *s = log_of(context);
-    uint32_t id[4], at;
+    struct msc4203_log_item id;
+    uint32_t at;
 
-    if (s->error)
+    if (s->error || s->phase == PHASE_CLOSED)
         return MSC4203_E_STORAGE;
-    if (!log_request(request, id))
+    if (!log_request(request, id.word))
         return MSC4203_OK;
-    for (at = *log_request_bucket(s, id[2]); at != 0;
-         at = log_request_memory(s)[at - 1])
-        if (memcmp(s->word + (LOG_OPENINGS + 4 * s->openings) + 4 * (at - 1), id, sizeof id) == 0)
+    for (at = *log_request_bucket(s, &id); at != 0; at = s->request_next[at - 1])
+        if (memcmp(s->item[LOG_REQUESTS][at - 1].word, id.word, sizeof id.word) == 0)
             return MSC4203_KNOWN;
     return MSC4203_OK;
-}
-
-/* Forgets the request in a place of the index. */
-MSC4203_PRIVATE void log_forget(struct msc4203_log_state *s, uint32_t which)
-{
-    uint32_t w = (LOG_OPENINGS + 4 * s->openings) + 4 * which, i;
-    uint32_t *at = log_request_bucket(s, s->word[w + 2]);
-
-    while (*at != 0 && *at != which + 1)
-        at = &log_request_memory(s)[*at - 1];
-    if (*at != 0)
-        *at = log_request_memory(s)[which];
-    for (i = 0; i < 4; i++)
-        log_set(s, w + i, 0);
-}
-
-MSC4203_PRIVATE void log_remember(struct msc4203_log_state *s, const msc4203_request *request)
-{
-    uint32_t id[4], which = s->word[LOG_REQUEST], i, *bucket;
-
-    if (!log_request(request, id))
-        return;
-    log_forget(s, which);
-    for (i = 0; i < 4; i++)
-        log_set(s, (LOG_OPENINGS + 4 * s->openings) + 4 * which + i, id[i]);
-    bucket = log_request_bucket(s, id[2]);
-    log_request_memory(s)[which] = *bucket;
-    *bucket = which + 1;
-    log_set(s, LOG_REQUEST, which + 1 == s->requests ? 0 : which + 1);
-}
-
-MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_request *request,
-                               uint64_t *first)
-{
-    struct msc4203_log_state *s = log_of(context);
-    uint64_t number = log_word64(s, LOG_NEXT);
-    uint32_t *b, at, i, next, before[2] = {0, 0};
-    struct log_message m;
-    int result;
-
-    *first = number;
-    b = log_open_batch(s, batch, &result);
-    if (b == NULL) {
-        if (result == MSC4203_E_BATCH)
-            log_batch(s, batch - 1)[BATCH_OPEN] = 0;
-        return result;
-    }
-    result = log_known(context, request);
-    if (result == MSC4203_OK && b[BATCH_COUNT] == 0)
-        result = log_room(s, LOG_JOURNAL, log_floor(s) + 2 * LOG_JOURNAL);
-    if (result == MSC4203_OK && number + b[BATCH_COUNT] - s->settled >= LOG_SKIP)
-        result = MSC4203_E_QUEUE_FULL; /* until the next flush */
-    if (result != MSC4203_OK) {
-        log_batch_end(s, b, 0);
-        return result;
-    }
-    at = b[BATCH_FIRST];
-    for (i = 0; i < b[BATCH_COUNT] && !s->error; i++, at = next) {
-        uint32_t device;
-
-        if (!log_load(s, at, &m) || (device = log_device(s, m.hash)) == 0) {
-            s->error = 1;
-            break;
-        }
-        next = log_cell(s, log_link(&m, 0, LINK_NEXT));
-        s->pending -= m.units;
-        log_device_memory(s, device - 1)[0] -= m.units;
-        log_count_open(s, &m, 0 - m.units);
-        log_give(s, &m, device, number + i, before);
-        log_keep_time(s, &m);
-        before[0] = m.at;
-        before[1] = m.set;
-    }
-    log_set_word64(s, LOG_NEXT, number + b[BATCH_COUNT]);
-    log_remember(s, request);
-    log_end(s);
-    s->need -= b[BATCH_NEED];
-    b[BATCH_OPEN] = 0;
-    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
-}
-
-MSC4203_PRIVATE int log_abort(void *context, uint32_t batch)
-{
-    struct msc4203_log_state *s = log_of(context);
-
-    if (batch - 1 >= LOG_BATCHES || log_batch(s, batch - 1)[BATCH_OPEN] == 0)
-        return MSC4203_E_USAGE;
-    log_batch_end(s, log_batch(s, batch - 1), 0);
-    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
-}
-
-MSC4203_PRIVATE int log_flush_all(void *context)
-{
-    struct msc4203_log_state *s = log_of(context);
-    int syncs;
-
-    log_end(s);
-    syncs = s->dirty;
-    log_flush(s);
-    if (!s->error)
-        s->settled = log_word64(s, LOG_NEXT);
-    if (!s->error && syncs)
-        log_image_step(s);
-    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
-}
-
-/* ---- taking out ---- */
-
-/* Ends an operation that may have changed links. */
-MSC4203_PRIVATE int log_finish(struct msc4203_log_state *s, int result)
-{
-    log_end(s);
-    if (s->stale)
-        log_flush(s);
-    return s->error ? MSC4203_E_STORAGE : result;
-}
-
-/* Between two steps of a long operation: ends the one, and makes room for the other. */
-MSC4203_PRIVATE int log_step(struct msc4203_log_state *s)
-{
-    int result = log_finish(s, MSC4203_OK);
-
-    return result != MSC4203_OK ? result : log_room(s, 2 * LOG_JOURNAL, log_floor(s));
-}
-
-MSC4203_PRIVATE int log_step_due(const struct msc4203_log_state *s)
-{
-    return s->parts || s->pairs > LOG_PAIRS / 3;
-}
-
-/* Takes out what is done on a channel. */
-MSC4203_PRIVATE int log_sweep(struct msc4203_log_state *s, uint32_t channel)
-{
-    uint32_t w = log_channel_words(channel), healed = 0;
-    uint64_t done = log_word64(s, w + CHANNEL_DONE), number = 0;
-    struct log_message m;
-    int result = MSC4203_OK;
-
-    while (s->word[w + CHAIN_FIRST] != 0 && result == MSC4203_OK) {
-        if (!log_load(s, s->word[w + CHAIN_FIRST], &m) || !log_is_in(s, &m, channel, w) ||
-            (m.number <= number && m.number != 0)) { /* a damaged link may lead back */
-            if (healed++)
-                break;
-            log_heal_now(s);
-            number = 0;
-            continue;
-        }
-        if (m.number == 0 || m.number > done)
-            break;
-        number = m.number;
-        log_take(s, &m, (uint32_t)1 << channel);
-        if (log_step_due(s))
-            result = log_step(s);
-    }
-    return log_finish(s, result);
-}
-
-/* Takes out what a device's /sync has had: numbers up to `through`, accepted before `before`. */
-MSC4203_PRIVATE int log_sync_sweep(struct msc4203_log_state *s, uint32_t device, uint64_t through,
-                                   uint64_t before, uint64_t *taken)
-{
-    uint32_t w = log_device_words(s, device - 1);
-    struct log_message m;
-    int result = MSC4203_OK;
-
-    m.number = 0; /* a damaged link may lead back */
-    while (result == MSC4203_OK && s->word[w + CHAIN_FIRST] != 0) {
-        result = log_seek(s, 0, device, m.number, &m);
-        if (result != MSC4203_ITEM || m.number > through || log_time(&m) >= before)
-            break;
-        log_take(s, &m, 1);
-        ++*taken;
-        result = log_step_due(s) ? log_step(s) : MSC4203_OK;
-    }
-    return log_finish(s, result == MSC4203_ITEM || result == MSC4203_END ? MSC4203_OK : result);
-}
-
-/* Takes out, of a chain, what dropped devices had: a device (plus 1), or each when it is 0. *kept
- * counts what stays because it is in flight. */
-MSC4203_PRIVATE int log_drop_sweep(struct msc4203_log_state *s, uint32_t channel, uint32_t device,
-                                   uint32_t *kept)
-{
-    uint32_t w = channel != 0 ? log_channel_words(channel) : log_device_words(s, device - 1), at;
-    uint64_t number = 0;
-    struct log_message m;
-    int result = log_step(s), healed = 0;
-
-    at = s->word[w + CHAIN_FIRST]; /* not before: the step may have moved it on */
-    while (at != 0 && result == MSC4203_OK && (device == 0 || log_is_used(s, device))) {
-        uint32_t next, out, owner, c, moves;
-
-        if (!log_load(s, at, &m) || !log_is_in(s, &m, channel, w) || m.number <= number) {
-            if (healed++)
-                break;
-            log_heal_now(s);
-            at = s->word[w + CHAIN_FIRST];
-            number = 0;
-            continue;
-        }
-        number = m.number;
-        next = at == s->word[w + CHAIN_LAST] ? 0 : log_cell(s, log_link(&m, channel, LINK_NEXT));
-        owner = log_device(s, m.hash);
-        if (owner != 0 &&
-            m.number <= log_word64(s, log_device_words(s, owner - 1) + DEVICE_DROP)) {
-            out = log_waiting(s, &m);
-            for (c = 1; log_has_more(out, c); c++)
-                if (m.number <= log_word64(s, log_channel_words(c) + CHANNEL_HELD)) {
-                    *kept += out >> c & 1;
-                    out &= ~((uint32_t)1 << c);
-                }
-            if (out != 0)
-                log_take(s, &m, out);
-        }
-        moves = s->moves;
-        if (log_step_due(s))
-            result = log_step(s);
-        if (moves == s->moves) {
-            at = next;
-        } else {
-            at = s->word[w + CHAIN_FIRST];
-            number = 0;
-        }
-    }
-    return log_finish(s, result);
-}
-
-/* The same of all chains: what drop() began, and a crash may have interrupted, or what was in
- * flight and is no more. */
-MSC4203_APART int log_drops(struct msc4203_log_state *s, uint32_t device)
-{
-    uint32_t i, kept = 0, some = 0;
-    int result = MSC4203_OK;
-
-    for (i = 1; i <= s->word[LOG_USED] && result == MSC4203_OK; i++) {
-        uint32_t w = log_device_words(s, i - 1);
-        if ((device == 0 || device == i) && s->word[w + CHAIN_COUNT] != 0 &&
-            log_word64(s, w + DEVICE_DROP) != 0) {
-            result = log_drop_sweep(s, 0, i, &kept);
-            some = 1;
-        }
-    }
-    for (i = 1; i < MSC4203_CHANNELS && some != 0 && result == MSC4203_OK; i++)
-        result = log_drop_sweep(s, i, device, &kept);
-    if (device != 0 && kept == 0 && result == MSC4203_OK) /* or each opening would look again */
-        log_set_word64(s, log_device_words(s, device - 1) + DEVICE_DROP, 0);
-    return log_finish(s, result);
-}
-
-/* Reads a channel's record, what is fixed of it. */
-MSC4203_PRIVATE int log_load_channel(struct msc4203_log_state *s, uint32_t channel,
-                                     struct log_message *m)
-{
-    uint32_t at = s->word[log_channel_words(channel) + CHANNEL_RECORD];
-    return at != 0 && log_load_at(s, log_place(s, at - 1), m) == LOG_CHANNEL;
-}
-
-/* Writes a channel's name (NULL: the one it has) and record. */
-MSC4203_APART void log_write_channel(struct msc4203_log_state *s, uint32_t channel,
-                                     const msc4203_span *name, const msc4203_span *record)
-{
-    struct log_message m, old;
-    uint32_t w = log_channel_words(channel), bytes, size = 0;
-    unsigned char *text = (unsigned char *)log_buffer(s); /* nothing is in the making */
-    uint64_t at;
-
-    memset(&m, 0, sizeof m);
-    if (name != NULL) {
-        size = (uint32_t)name->len;
-        memcpy(text, name->ptr, size);
-    } else if (log_load_channel(s, channel, &old)) {
-        size = log_length(&old, 0);
-        log_read(s, log_at(s, old.at) + 24, text, size);
-    }
-    m.length[0] = size | (uint32_t)record->len << 16;
-    bytes = 24 + size + (uint32_t)record->len;
-    m.units = (bytes + 7) >> 3;
-    m.about = (s->epoch & 0xFFFF) | ((0 - bytes) & 7) << 16 | channel << 24;
-    m.type = LOG_CHANNEL;
-    m.body = log_crc(log_crc(s->salt, text, size), record->ptr, record->len);
-    m.at = log_append(s, m.units);
-    at = log_at(s, m.at) + 24;
-    log_write(s, at, text, size);
-    log_write(s, at + size, record->ptr, record->len);
-    log_zeros(s, at + size + record->len, log_pad(&m));
-    log_store(s, &m);
-    log_add(s, LOG_LIVE, m.units - s->word[w + CHANNEL_RECORD_UNITS]);
-    log_set(s, w + CHANNEL_RECORD, m.at);
-    log_set(s, w + CHANNEL_RECORD_UNITS, m.units);
-}
-
-MSC4203_PRIVATE int log_done(void *context, uint32_t channel, const msc4203_device *device,
-                             uint64_t through, const msc4203_span *record)
-{
-    struct msc4203_log_state *s = log_of(context);
-    uint32_t number, w = log_channel_words(channel);
-    uint64_t taken = 0;
-    int result = log_check(s, channel, device, &number);
-
-    if (result != MSC4203_OK)
-        return result;
-    if (record != NULL && (channel == 0 || record->len > log_record_max(s)))
-        return channel == 0 ? MSC4203_E_USAGE : MSC4203_E_TOO_LARGE;
-    result = log_room(s, 2 * LOG_JOURNAL + (record != NULL ? log_channel_max(s) : 0),
-                      log_floor(s));
-    if (result != MSC4203_OK)
-        return result;
-    if (through >= s->settled)
-        through = s->settled - 1;
-    if (channel == 0)
-        return number == 0 ? MSC4203_OK : log_sync_sweep(s, number, through, UINT64_MAX, &taken);
-    if (record != NULL)
-        log_write_channel(s, channel, NULL, record);
-    if (through > log_word64(s, w + CHANNEL_DONE))
-        log_set_word64(s, w + CHANNEL_DONE, through);
-    return log_sweep(s, channel);
-}
-
-MSC4203_PRIVATE int log_hold(void *context, uint32_t channel, uint64_t through,
-                             const msc4203_span *record)
-{
-    struct msc4203_log_state *s = log_of(context);
-    uint32_t w = log_channel_words(channel);
-    uint64_t held;
-    int result;
-
-    if (s->error)
-        return MSC4203_E_STORAGE;
-    if (channel == 0 || channel >= MSC4203_CHANNELS)
-        return MSC4203_E_USAGE;
-    held = log_word64(s, w + CHANNEL_HELD);
-    if (record->len > log_record_max(s))
-        return MSC4203_E_TOO_LARGE;
-    result = log_room(s, log_channel_max(s) + LOG_JOURNAL,
-                      log_floor(s) + 2 * LOG_JOURNAL);
-    if (result != MSC4203_OK)
-        return result;
-    log_write_channel(s, channel, NULL, record);
-    if (through >= s->settled)
-        through = s->settled - 1;
-    log_set_word64(s, w + CHANNEL_HELD, through);
-    log_end(s);
-    if (through < held)
-        result = log_drops(s, 0);
-    return s->error ? MSC4203_E_STORAGE : result;
-}
-
-/* Writes what a message has again, for other channels. Returns 0 when it is damaged; what was
- * written then has no number, and belongs to no batch. */
-MSC4203_APART int log_again(struct msc4203_log_state *s, const struct log_message *old,
-                            struct log_message *m)
-{
-    uint32_t bytes, links = 8 * log_links(m->set), crc;
-    uint64_t from = log_body(s, old, &bytes), to;
-
-    m->at = log_append(s, m->units);
-    to = log_at(s, m->at) + LOG_FIXED;
-    log_zeros(s, to, links);
-    crc = log_transfer(s, from, to + links, bytes);
-    log_zeros(s, to + links + bytes, log_pad(m));
-    log_store(s, m);
-    return crc == old->body;
-}
-
-/* Gives a message's contents a new number in `channels`, and takes it out of `channel`. */
-MSC4203_APART int log_move_on(struct msc4203_log_state *s, uint32_t channel,
-                              struct log_message *old, uint32_t channels, uint64_t *moved)
-{
-    uint32_t device = log_device(s, old->hash), bytes, left;
-    uint32_t before[2] = {0, 0};
-    uint64_t next = log_word64(s, LOG_NEXT);
-    struct log_message m = *old;
-
-    if (channels != 0) {
-        log_body(s, old, &bytes);
-        log_begin_message(s, &m, channels, LOG_BATCHES, bytes);
-        if (device == 0 || !log_again(s, old, &m))
-            return s->error ? MSC4203_E_STORAGE : MSC4203_E_DAMAGED;
-        log_give(s, &m, device, next, before);
-        log_set_word64(s, LOG_NEXT, next + 1);
-        if (moved != NULL)
-            *moved = next;
-    }
-    if (channel == 0) {
-        left = log_waiting(s, old) & ~(uint32_t)1;
-        if (left != 0) { /* others keep it: it says that /sync has not had it */
-            old->waiting = left;
-            old->set &= ~(uint32_t)1;
-            log_put_words(s, old, &old->set);
-        }
-    }
-    log_take(s, old, (uint32_t)1 << channel);
-    return log_finish(s, MSC4203_OK);
-}
-
-MSC4203_PRIVATE int log_move(void *context, uint32_t channel, const msc4203_device *device,
-                             uint64_t number, uint32_t channels, uint64_t *moved)
-{
-    struct msc4203_log_state *s = log_of(context);
-    uint32_t which, units;
-    int again, result = log_check(s, channel, device, &which);
-    struct log_message old;
-
-    if (moved != NULL)
-        *moved = 0;
-    if (result != MSC4203_OK)
-        return result;
-    if (number == 0 || (channel == 0 && which == 0))
-        return MSC4203_END;
-    if (log_word64(s, LOG_NEXT) - s->settled >= LOG_SKIP)
-        return MSC4203_E_QUEUE_FULL; /* until the next flush */
-    for (again = 0;; again = 1) { /* making room may have moved it */
-        result = log_seek(s, channel, which, number - 1, &old);
-        if (result == MSC4203_ITEM && old.number != number)
-            result = MSC4203_END;
-        if (result != MSC4203_ITEM)
-            return result;
-        if (again)
-            break;
-        units = old.units + log_links(channels);
-        if (log_waiting(s, &old) != (uint32_t)1 << channel && channels != 0 &&
-            s->word[LOG_LIVE] + s->pending + s->need + units > log_capacity(s))
-            return MSC4203_E_QUEUE_FULL;
-        result = log_room(s, units + 3 * LOG_JOURNAL, log_floor(s));
-        if (result != MSC4203_OK)
-            return result;
-    }
-    return log_move_on(s, channel, &old, channels, moved);
-}
-
-MSC4203_PRIVATE int log_drop(void *context, const msc4203_device *device, const uint8_t *who)
-{
-    struct msc4203_log_state *s = log_of(context);
-    uint32_t number, i, id[2];
-    int result = log_check(s, 0, device, &number);
-
-    if (result == MSC4203_OK)
-        result = log_room(s, 2 * LOG_JOURNAL, log_floor(s));
-    if (result != MSC4203_OK)
-        return result;
-    log_flush(s);
-    if (who != NULL) {
-        id[0] = log_get(who);
-        id[1] = log_get(who + 4);
-        for (i = 0; i < s->requests && result == MSC4203_OK; i++)
-            if (memcmp(s->word + (LOG_OPENINGS + 4 * s->openings) + 4 * i, id, sizeof id) == 0) {
-                log_forget(s, i);
-                if (log_step_due(s))
-                    result = log_step(s);
-            }
-    }
-    if (number != 0 && result == MSC4203_OK) {
-        log_set_word64(s, log_device_words(s, number - 1) + DEVICE_DROP,
-                       log_word64(s, LOG_NEXT) - 1);
-        result = log_drops(s, number);
-    }
-    log_end(s);
-    return s->error ? MSC4203_E_STORAGE : result;
-}
-
-MSC4203_PRIVATE int log_expire(void *context, uint64_t before_ms, uint64_t *expired)
-{
-    struct msc4203_log_state *s = log_of(context);
-    uint64_t taken = 0;
-    uint32_t i;
-    int result = s->error ? MSC4203_E_STORAGE : MSC4203_OK;
-
-    for (i = 1; i <= s->word[LOG_USED] && result == MSC4203_OK; i++)
-        if (s->word[log_device_words(s, i - 1) + CHAIN_FIRST] != 0) {
-            result = log_room(s, 2 * LOG_JOURNAL, log_floor(s));
-            if (result == MSC4203_OK)
-                result = log_sync_sweep(s, i, s->settled - 1, before_ms, &taken);
-        }
-    if (expired != NULL)
-        *expired = taken;
-    return result;
-}
-
-/* ---- channels, openings, counts ---- */
-
-/* Tells whether a channel has this name. */
-MSC4203_PRIVATE int log_is_named(struct msc4203_log_state *s, uint32_t channel,
-                                 const msc4203_span *name)
-{
-    struct log_message m;
-
-    if (!log_load_channel(s, channel, &m) || log_length(&m, 0) != name->len)
-        return 0;
-    log_read(s, log_at(s, m.at) + 24, log_buffer(s), name->len);
-    return memcmp(log_buffer(s), name->ptr, name->len) == 0;
-}
-
-MSC4203_PRIVATE int log_channel(void *context, const msc4203_span *name, int make,
-                                uint32_t *channel)
-{
-    struct msc4203_log_state *s = log_of(context);
-    msc4203_span none = {NULL, 0};
-    uint32_t c, found = 0;
-    int result;
-
-    if (s->error)
-        return MSC4203_E_STORAGE;
-    if (name->len == 0 || name->len > LOG_NAME_MAX)
-        return MSC4203_E_USAGE;
-    for (c = MSC4203_CHANNEL_FIRST; c < MSC4203_CHANNEL_PARKED; c++) {
-        uint32_t w = log_channel_words(c);
-
-        if (s->word[w + CHANNEL_RECORD] != 0) {
-            if (log_is_named(s, c, name)) {
-                *channel = c;
-                return MSC4203_OK;
-            }
-        } else if (found == 0 && s->word[w + CHAIN_COUNT] == 0 &&
-                   log_channel_memory(s)[c] == 0) {
-            found = c;
-        }
-    }
-    if (!make)
-        return MSC4203_END;
-    if (found == 0)
-        return MSC4203_E_QUEUE_FULL;
-    result = log_room(s, log_channel_max(s) + LOG_JOURNAL, log_floor(s) + 2 * LOG_JOURNAL);
-    if (result != MSC4203_OK)
-        return result;
-    log_write_channel(s, found, name, &none);
-    log_end(s);
-    *channel = found;
-    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
-}
-
-MSC4203_PRIVATE int log_release(void *context, uint32_t channel)
-{
-    struct msc4203_log_state *s = log_of(context);
-    uint32_t w = log_channel_words(channel);
-    int result;
-
-    if (s->error)
-        return MSC4203_E_STORAGE;
-    if (channel == 0 || channel >= MSC4203_CHANNELS)
-        return MSC4203_E_USAGE;
-    if (s->word[w + CHAIN_COUNT] != 0 || log_channel_memory(s)[channel] != 0)
-        return MSC4203_E_BUSY;
-    result = log_room(s, 2 * LOG_JOURNAL, log_floor(s));
-    if (result != MSC4203_OK)
-        return result;
-    log_add(s, LOG_LIVE, 0 - s->word[w + CHANNEL_RECORD_UNITS]);
-    log_set(s, w + CHANNEL_RECORD, 0);
-    log_set(s, w + CHANNEL_RECORD_UNITS, 0);
-    log_set_word64(s, w + CHANNEL_HELD, 0);
-    log_end(s);
-    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
-}
-
-MSC4203_PRIVATE int log_record(void *context, uint32_t channel, void *memory, size_t bytes,
-                               msc4203_span *name, msc4203_span *record)
-{
-    struct msc4203_log_state *s = log_of(context);
-    struct log_message m;
-    size_t size;
-    int failed;
-
-    if (s->error)
-        return MSC4203_E_STORAGE;
-    if (channel == 0 || channel >= MSC4203_CHANNELS)
-        return MSC4203_E_USAGE;
-    if (s->word[log_channel_words(channel) + CHANNEL_RECORD] == 0)
-        return MSC4203_END;
-    if (!log_load_channel(s, channel, &m)) {
-        failed = s->error;
-        s->error = 0;
-        return failed ? MSC4203_E_STORAGE : MSC4203_E_DAMAGED;
-    }
-    size = log_length(&m, 0) + log_length(&m, 1);
-    if (size > bytes)
-        return MSC4203_E_TOO_LARGE;
-    log_read(s, log_at(s, m.at) + 24, memory, size);
-    failed = s->error;
-    s->error = 0;
-    if (failed || log_crc(s->salt, memory, size) != m.body)
-        return failed ? MSC4203_E_STORAGE : MSC4203_E_DAMAGED;
-    if (name != NULL) {
-        name->ptr = (const char *)memory;
-        name->len = log_length(&m, 0);
-    }
-    if (record != NULL) {
-        record->ptr = (const char *)memory;
-        if (size != 0)
-            record->ptr += log_length(&m, 0);
-        record->len = log_length(&m, 1);
-    }
-    return MSC4203_OK;
-}
-
-MSC4203_PRIVATE int log_opening(void *context, uint32_t back, uint64_t *random, uint64_t *first)
-{
-    struct msc4203_log_state *s = log_of(context);
-    uint32_t at = s->word[LOG_OPENING];
-
-    if (back >= s->openings)
-        return MSC4203_END;
-    at = at > back ? at - back - 1 : at + s->openings - back - 1;
-    *random = log_word64(s, LOG_OPENINGS + 4 * at);
-    *first = log_word64(s, LOG_OPENINGS + 4 * at + 2);
-    return *first == 0 ? MSC4203_END : MSC4203_OK;
 }
 
 MSC4203_PRIVATE int log_count(void *context, uint32_t channel, const msc4203_device *device,
                               msc4203_counts *counts)
 {
     struct msc4203_log_state *s = log_of(context);
-    uint32_t w = log_channel_words(channel), number = 0, first, failed;
-    struct log_message m;
-    int result = s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+    uint32_t index = 0, first = 0;
+    struct log_record r;
+    int result;
 
     memset(counts, 0, sizeof *counts);
-    if (device != NULL)
-        result = log_check(s, 0, device, &number);
     if (channel >= MSC4203_CHANNELS)
-        result = MSC4203_E_USAGE;
-    if (result != MSC4203_OK || (device != NULL && number == 0))
+        return MSC4203_E_USAGE;
+    if (device == NULL && s->phase != PHASE_CLOSED)
+        result = s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+    else
+        result = log_check(s, 0, device, &index);
+    if (result != MSC4203_OK || (device != NULL && index == 0))
         return result;
     if (device != NULL) {
-        w = log_device_words(s, number - 1);
-        counts->messages = s->word[w + CHAIN_COUNT];
-        counts->bytes = (uint64_t)s->word[w + CHAIN_UNITS] * 8;
+        counts->messages = s->device[index].count;
+        counts->bytes = log_bytes(s->device[index].units);
+        first = s->device[index].chain[CHAIN_SYNC];
     } else {
-        counts->messages = s->word[w + CHAIN_COUNT];
-        counts->bytes = (uint64_t)s->word[w + CHAIN_UNITS] * 8;
-        counts->through = log_word64(s, w + CHANNEL_HELD);
+        counts->messages = s->channel[channel].count;
+        counts->bytes = log_bytes(s->channel[channel].units);
         if (channel == 0) {
             counts->through = s->settled - 1;
-            counts->time_ms = (uint64_t)s->word[LOG_TIME] << 10;
+            counts->time_ms = (uint64_t)s->time << 10;
+        } else {
+            counts->through = log_number64(s->held + 2 * channel);
+            if (counts->messages != 0)
+                first = log_seek(s, log_find(s, log_number64(s->channel[channel].done) + 1),
+                                 (uint32_t)1 << channel, 0);
         }
     }
-    first = channel == 0 && device == NULL ? 0 : s->word[w + CHAIN_FIRST];
-    if (first != 0 && log_load(s, first, &m)) {
-        counts->first = m.number;
-        counts->time_ms = log_time(&m);
+    if (first != 0) {
+        counts->first = log_number(&s->entry[first]);
+        if (log_load(s, log_position(&s->entry[first]), &r) != 0)
+            counts->time_ms = r.word[6] | (uint64_t)(r.word[7] & 0xFFFF) << 32;
     }
-    failed = s->error;
-    s->error = 0;
-    return failed ? MSC4203_E_STORAGE : MSC4203_OK;
+    return log_has_read(s, MSC4203_OK);
 }
 
-/* ---- making and opening ---- */
-
-MSC4203_PRIVATE uint32_t log_mask(uint32_t n)
+MSC4203_PRIVATE int log_record_of(void *context, uint32_t channel, void *memory, size_t bytes,
+                                  msc4203_span *name, msc4203_span *record)
 {
-    uint32_t mask = 1;
-    while (mask < n)
-        mask = mask << 1 | 1;
-    return mask >> 1;
+    struct msc4203_log_state *s = log_of(context);
+    struct log_record r;
+    uint32_t names;
+
+    if (s->error || s->phase == PHASE_CLOSED)
+        return MSC4203_E_STORAGE;
+    if (channel == 0 || channel >= MSC4203_CHANNELS)
+        return MSC4203_E_USAGE;
+    if (s->channel[channel].position == 0)
+        return MSC4203_END;
+    if (!log_load_channel(s, channel, &r))
+        return log_has_read(s, MSC4203_E_DAMAGED);
+    if (r.bytes > bytes)
+        return MSC4203_E_TOO_LARGE;
+    log_read(s, log_address(s, r.position) + r.fixed, memory, r.bytes);
+    names = r.word[7] & 0xFFFF;
+    if (name != NULL) {
+        name->ptr = (const char *)memory;
+        name->len = names;
+    }
+    if (record != NULL) {
+        record->ptr = r.bytes != 0 ? (const char *)memory + names : (const char *)memory;
+        record->len = r.word[7] >> 16;
+    }
+    return log_has_read(s, MSC4203_OK);
 }
 
-/* Lays the region and the index out. Returns 0 when the region is too small, or too large. */
-MSC4203_PRIVATE int log_layout(struct msc4203_log_state *s, const msc4203_log_config *config,
-                               uint64_t bytes)
+/* ---- the queue: putting in ---- */
+
+MSC4203_PRIVATE int log_begin(void *context, uint32_t *batch)
 {
-    s->devices = config->devices;
-    s->requests = config->requests;
-    s->openings = config->openings;
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t i;
+    int result = log_is_closed(s);
+
+    if (result != MSC4203_OK)
+        return result;
+    for (i = 0; i < LOG_BATCHES && s->batch[i].state != BATCH_FREE; i++)
+        ;
+    if (i == LOG_BATCHES)
+        return MSC4203_E_QUEUE_FULL;
+    s->batch[i].state = BATCH_OPEN;
+    s->batch[i].turn = (s->batch[i].turn + 1) & 255;
+    *batch = i + 1;
+    return MSC4203_OK;
+}
+
+/* The state of a batch as a result. */
+MSC4203_PRIVATE int log_batch_state(const struct msc4203_log_state *s, uint32_t batch)
+{
+    int result = log_is_closed(s);
+
+    if (result != MSC4203_OK)
+        return result;
+    if (batch - 1 >= LOG_BATCHES || s->batch[batch - 1].state == BATCH_FREE)
+        return MSC4203_E_USAGE;
+    return s->batch[batch - 1].state == BATCH_OPEN ? MSC4203_OK : MSC4203_E_BATCH;
+}
+
+/* Whether so many units more may wait for these channels and this device. */
+MSC4203_PRIVATE int log_quota(const struct msc4203_log_state *s, uint32_t channels,
+                              uint32_t device, uint32_t units)
+{
+    uint32_t c;
+
+    if (s->device_units != 0 && s->device[device].units + units > s->device_units)
+        return MSC4203_E_QUOTA;
+    for (c = 1; s->channel_units != 0 && c < MSC4203_CHANNELS; c++)
+        if ((channels >> c & 1) != 0 && s->channel[c].units + units > s->channel_units)
+            return MSC4203_E_QUOTA;
+    return MSC4203_OK;
+}
+
+/* Writes a message into a batch, and keeps it as entry `i`. */
+MSC4203_PRIVATE void log_push_message(struct msc4203_log_state *s, uint32_t batch, uint32_t i,
+                                      uint32_t device, const msc4203_message *message,
+                                      uint32_t units)
+{
+    struct msc4203_log_batch *b = &s->batch[batch];
+    struct msc4203_log_entry *e = &s->entry[i];
+    const msc4203_item *item = &message->item;
+    uint32_t word[12], time = (uint32_t)(message->time_ms >> 10);
+    msc4203_span body[5];
+
+    body[0] = item->sender;
+    body[1] = item->type;
+    body[2] = item->user_id;
+    body[3] = item->device_id;
+    body[4] = item->content;
+    word[4] = (uint32_t)item->sender.len | (uint32_t)item->type.len << 16;
+    word[5] = (uint32_t)item->user_id.len | (uint32_t)item->device_id.len << 16;
+    word[6] = (uint32_t)message->time_ms;
+    word[7] = (uint32_t)(message->time_ms >> 32) & 0xFFFF;
+    word[8] = b->count | b->turn << 24;
+    word[9] = message->channels;
+    word[10] = s->device[device].hash[0];
+    word[11] = s->device[device].hash[1];
+    e->place = log_append(s, word, LOG_MESSAGE, batch, body, 5) |
+               (uint32_t)(message->channels & 1) << 29; /* LOG_FOR_SYNC */
+    e->number = b->count++;
+    e->device = device | units << 19;
+    e->channels = message->channels;
+    if (b->last != 0)
+        log_set_link(&s->entry[b->last], i);
+    else
+        b->first = i;
+    b->last = i;
+    if (time > b->time)
+        b->time = time;
+    s->device[device].pending++;
+    log_tally(s, e->channels, 0, units);
+    log_tally_units(s, e, units);
+    if (units > s->largest)
+        s->largest = units;
+}
+
+MSC4203_PRIVATE int log_push(void *context, uint32_t batch, const msc4203_message *message)
+{
+    struct msc4203_log_state *s = log_of(context);
+    const msc4203_item *item = &message->item;
+    uint32_t hash[2], device, units, i = 0;
+    uint64_t bytes = (uint64_t)item->sender.len + item->type.len + item->user_id.len +
+                     item->device_id.len + item->content.len;
+    int result = log_batch_state(s, batch);
+
+    if (result != MSC4203_OK)
+        return result;
+    if (message->channels == 0)
+        return MSC4203_E_USAGE;
+    if (bytes > s->message_bytes || item->sender.len > 0xFFFF || item->type.len > 0xFFFF ||
+        item->user_id.len > 0xFFFF || item->device_id.len > 0xFFFF)
+        return MSC4203_E_TOO_LARGE;
+    units = ((uint32_t)bytes + LOG_MESSAGE_FIXED + LOG_UNIT - 1) / LOG_UNIT;
+    if (!log_fits(s, units))
+        return MSC4203_E_QUEUE_FULL;
+    log_room(s, units);
+    result = log_batch_state(s, batch); /* making room may have given it up */
+    if (result != MSC4203_OK)
+        return result;
+    log_hash(s, &item->user_id, &item->device_id, hash);
+    device = log_device_make(s, hash);
+    if (device == 0)
+        return MSC4203_E_QUEUE_FULL;
+    result = log_quota(s, message->channels, device, units);
+    if (result == MSC4203_OK && (i = log_pool_take(s)) == 0)
+        result = MSC4203_E_QUEUE_FULL;
+    if (result != MSC4203_OK) {
+        log_device_drop_empty(s, device);
+        return result;
+    }
+    log_push_message(s, batch - 1, i, device, message, units);
+    return log_has_written(s);
+}
+
+/* Ends a batch for which nothing is kept. */
+MSC4203_PRIVATE void log_give_up(struct msc4203_log_state *s, uint32_t batch)
+{
+    struct msc4203_log_batch *b = &s->batch[batch];
+
+    if (b->count != 0 && !s->error) {
+        log_room(s, 1);
+        log_append_abort(s, batch);
+    }
+    log_batch_end(s, b, BATCH_FREE);
+}
+
+MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_request *request,
+                               uint64_t *first)
+{
+    struct msc4203_log_state *s = log_of(context);
+    struct msc4203_log_batch *b;
+    uint32_t word[12];
+    int result = log_batch_state(s, batch);
+
+    *first = s->next;
+    if (result == MSC4203_OK) {
+        log_room(s, 3);
+        result = log_batch_state(s, batch);
+    }
+    if ((result == MSC4203_OK || result == MSC4203_E_BATCH) &&
+        log_known(context, request) == MSC4203_KNOWN)
+        result = MSC4203_KNOWN;
+    if (result == MSC4203_OK && s->next + s->batch[batch - 1].count > LOG_NUMBER_MAX)
+        result = MSC4203_E_QUEUE_FULL;
+    if (result != MSC4203_OK) {
+        if (result != MSC4203_E_USAGE && batch - 1 < LOG_BATCHES)
+            log_give_up(s, batch - 1);
+        return s->error ? MSC4203_E_STORAGE : result;
+    }
+    b = &s->batch[batch - 1];
+    memset(word, 0, sizeof word);
+    word[2] = b->time;
+    log_set64(word + 4, s->next);
+    word[6] = b->count | b->turn << 24;
+    if (log_request(request, word + 8)) {
+        word[7] = s->counter[LOG_REQUESTS] + 1;
+        log_remember(s, LOG_REQUESTS, word[7], word + 8);
+    }
+    if (b->count != 0 || word[7] != 0) {
+        if (b->time > s->time)
+            s->time = b->time;
+        log_place(s, log_fixed(LOG_COMMIT) / LOG_UNIT); /* no header is to know of it before */
+        s->next += b->count;
+        log_batch_commit(s, b, *first);
+        log_append(s, word, LOG_COMMIT, batch - 1, NULL, 0);
+        if (s->counter[LOG_REQUESTS] != 0)
+            log_note_item(s, s->current << s->shift, LOG_REQUESTS, s->counter[LOG_REQUESTS]);
+    }
+    log_batch_clear(b, BATCH_FREE);
+    return log_has_written(s);
+}
+
+MSC4203_PRIVATE int log_abort(void *context, uint32_t batch)
+{
+    struct msc4203_log_state *s = log_of(context);
+    int result = log_batch_state(s, batch);
+
+    if (result == MSC4203_E_USAGE || s->phase != PHASE_OPEN)
+        return result;
+    log_give_up(s, batch - 1);
+    return log_has_written(s);
+}
+
+MSC4203_PRIVATE int log_flush(void *context)
+{
+    struct msc4203_log_state *s = log_of(context);
+    int result = log_is_closed(s);
+
+    if (result != MSC4203_OK)
+        return result;
+    log_sync(s, 0);
+    if (!s->error)
+        s->settled = s->next;
+    return log_has_written(s);
+}
+
+/* ---- the queue: taking out ---- */
+
+/* Takes /sync out of a device's messages with numbers up to `through`. Returns how many. */
+MSC4203_PRIVATE uint32_t log_take_synced(struct msc4203_log_state *s, uint32_t device,
+                                         uint64_t through)
+{
+    uint32_t taken = 0, i, word[8];
+
+    i = s->device[device].chain[CHAIN_SYNC];
+    if (i == 0 || log_number(&s->entry[i]) > through)
+        return 0;
+    memset(word, 0, sizeof word);
+    word[4] = s->device[device].hash[0];
+    word[5] = s->device[device].hash[1];
+    log_set64(word + 6, through);
+    log_append(s, word, LOG_SYNCED, 0, NULL, 0);
+    for (; i != 0 && log_number(&s->entry[i]) <= through; taken++) {
+        log_take(s, i, 1);
+        i = s->device[device].chain[CHAIN_SYNC];
+    }
+    return taken;
+}
+
+/* Takes a channel out of all its messages with numbers up to `through`. */
+MSC4203_PRIVATE void log_take_done(struct msc4203_log_state *s, uint32_t channel, uint64_t through)
+{
+    uint32_t bit = (uint32_t)1 << channel, *done = s->channel[channel].done;
+    uint32_t i = log_find(s, log_number64(done) + 1);
+
+    while (s->channel[channel].count != 0) {
+        i = log_seek(s, i, bit, 0);
+        if (log_number(&s->entry[i]) > through)
+            break;
+        log_take(s, i, bit);
+    }
+    if (through > log_number64(done))
+        log_set64(done, through);
+}
+
+MSC4203_PRIVATE int log_done(void *context, uint32_t channel, const msc4203_device *device,
+                             uint64_t through, const msc4203_span *record)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t index, i, word[8];
+    int result = log_check(s, channel, device, &index);
+
+    if (result == MSC4203_OK)
+        result = log_is_closed(s);
+    if (result == MSC4203_OK && record != NULL && channel == 0)
+        result = MSC4203_E_USAGE;
+    if (result == MSC4203_OK && record != NULL && record->len > s->record_max)
+        result = MSC4203_E_TOO_LARGE;
+    if (result != MSC4203_OK)
+        return result;
+    log_room(s, record != NULL ? LOG_NAMED_UNITS + (uint32_t)record->len / LOG_UNIT : 2);
+    if (through >= s->settled)
+        through = s->settled - 1;
+    if (channel == 0) {
+        if (index != 0)
+            log_take_synced(s, index, through);
+        return log_has_written(s);
+    }
+    if (record == NULL) {
+        i = log_first(s, channel, 0, 0);
+        if (i == 0 || log_number(&s->entry[i]) > through)
+            return log_has_written(s);
+    }
+    log_take_done(s, channel, through);
+    if (record != NULL) {
+        log_write_channel(s, channel, NULL, record, 0);
+    } else {
+        memset(word, 0, sizeof word);
+        log_set64(word + 4, through);
+        log_append(s, word, LOG_DONE, channel, NULL, 0);
+    }
+    return log_has_written(s);
+}
+
+/* Lets go of what is in flight behind number `through`: takes it out where its device was dropped.
+ * Returns how many that are. */
+MSC4203_PRIVATE uint32_t log_let_go(struct msc4203_log_state *s, uint32_t channel,
+                                    uint64_t through)
+{
+    uint32_t bit = (uint32_t)1 << channel, found = 0, i;
+    uint64_t held = log_number64(s->held + 2 * channel);
+
+    if (through >= held)
+        return 0;
+    for (i = log_find(s, through + 1);; i++) {
+        i = log_seek(s, i, bit, 0);
+        if (i > s->used || log_number(&s->entry[i]) > held)
+            return found;
+        if (log_flags(&s->entry[i]) & LOG_SPARED) {
+            found++;
+            log_take(s, i, bit);
+        }
+    }
+}
+
+MSC4203_PRIVATE int log_hold(void *context, uint32_t channel, uint64_t through,
+                             const msc4203_span *record)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t releases;
+    int result = log_is_closed(s);
+
+    if (result == MSC4203_OK && (channel == 0 || channel >= MSC4203_CHANNELS))
+        result = MSC4203_E_USAGE;
+    if (result == MSC4203_OK && record->len > s->record_max)
+        result = MSC4203_E_TOO_LARGE;
+    if (result != MSC4203_OK)
+        return result;
+    log_room(s, LOG_NAMED_UNITS + (uint32_t)record->len / LOG_UNIT);
+    if (through >= s->settled)
+        through = s->settled - 1;
+    releases = log_let_go(s, channel, through);
+    log_set64(s->held + 2 * channel, through);
+    log_write_channel(s, channel, NULL, record, releases != 0 ? (uint32_t)LOG_RELEASES : 0);
+    return log_has_written(s);
+}
+
+/* Writes a message again under a new number, for other channels. */
+MSC4203_APART void log_write_moved(struct msc4203_log_state *s, uint32_t channel, uint32_t i,
+                                     const struct log_record *old, uint32_t channels)
+{
+    struct msc4203_log_entry e = s->entry[i];
+    uint32_t word[16], units = (old->bytes + LOG_MOVED_FIXED + LOG_UNIT - 1) / LOG_UNIT;
+    uint32_t spare = units * LOG_UNIT - LOG_MOVED_FIXED - old->bytes;
+    uint64_t from = log_address(s, log_position(&e)) + old->fixed;
+
+    memcpy(word, old->word, sizeof word);
+    word[7] = (word[7] & 0xFFFF) | (uint32_t)(s->next >> 32) << 16;
+    word[8] = (uint32_t)s->next;
+    word[9] = channels;
+    log_set64(word + 12, log_number(&e));
+    word[14] = channel;
+    word[15] = 0;
+    e.place = log_place(s, units) | (channels & 1) << 29;
+    log_put_fixed(s, word, LOG_MOVED, channels & 1, units, spare);
+    log_put_from(s, from, old->bytes);
+    log_put(s, NULL, spare);
+    e.channels = channels; /* its units count as those of a copy, which it will be */
+    log_tally_units(s, &e, log_units(&e));
+    log_tally(s, channels, 0, log_units(&e));
+    log_add(s, &e, s->next++);
+}
+
+/* Takes a channel out of the message with this number, which was moved away from it. */
+MSC4203_PRIVATE void log_take_moved(struct msc4203_log_state *s, uint32_t channel, uint64_t number)
+{
+    uint32_t i = log_find(s, number);
+
+    if (channel == 0)
+        s->entry[i].place &= ~((uint32_t)LOG_FOR_SYNC << 29); /* it has not had it */
+    log_take(s, i, (uint32_t)1 << channel);
+}
+
+MSC4203_PRIVATE int log_move(void *context, uint32_t channel, const msc4203_device *device,
+                             uint64_t number, uint32_t channels, uint64_t *moved)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t index, i, word[8], alone;
+    struct log_record old;
+    int result = log_check(s, channel, device, &index);
+
+    if (moved != NULL)
+        *moved = 0;
+    if (result == MSC4203_OK)
+        result = log_is_closed(s);
+    if (result != MSC4203_OK)
+        return result;
+    i = number == 0 ? 0 : log_first(s, channel, index, number - 1);
+    log_room(s, i == 0 ? 1 : log_units(&s->entry[i]) + 1);
+    i = number == 0 ? 0 : log_first(s, channel, index, number - 1);
+    if (i == 0 || log_number(&s->entry[i]) != number)
+        return MSC4203_END;
+    if (channels != 0) {
+        alone = s->entry[i].channels == (uint32_t)1 << channel;
+        if (!alone && (!log_has_entry(s) || !log_fits(s, log_units(&s->entry[i]))))
+            return MSC4203_E_QUEUE_FULL;
+        if (s->next >= LOG_NUMBER_MAX)
+            return MSC4203_E_QUEUE_FULL;
+        if ((log_flags(&s->entry[i]) & LOG_DAMAGED) != 0 ||
+            log_load(s, log_position(&s->entry[i]), &old) == 0 || !log_is_whole(s, &old))
+            return s->error ? MSC4203_E_STORAGE : log_mark_damaged(s, &s->entry[i]);
+        if (moved != NULL)
+            *moved = s->next;
+        log_write_moved(s, channel, i, &old, channels);
+    } else {
+        memset(word, 0, sizeof word);
+        log_set64(word + 4, number);
+        log_append(s, word, LOG_TAKEN, channel, NULL, 0);
+    }
+    log_take_moved(s, channel, number);
+    return log_has_written(s);
+}
+
+/* Takes out what a device has but for what is in flight, up to the numbers in `held` for each
+ * channel. Returns how many messages stay for that; only counts them when `take` is 0. */
+MSC4203_PRIVATE uint32_t log_take_dropped(struct msc4203_log_state *s, uint32_t device, int take)
+{
+    uint32_t i, next, keep, c, spared = 0;
+
+    for (i = s->device[device].chain[CHAIN_FIRST]; i != 0; i = next) {
+        uint64_t number = log_number(&s->entry[i]);
+
+        next = log_link(&s->entry[i]);
+        if (s->entry[i].channels == 0)
+            continue;
+        for (keep = 0, c = 1; c < MSC4203_CHANNELS; c++)
+            if ((s->entry[i].channels >> c & 1) != 0 && number <= log_number64(s->held + 2 * c))
+                keep |= (uint32_t)1 << c;
+        spared += keep != 0;
+        if (!take)
+            continue;
+        if (keep != 0)
+            s->entry[i].place |= (uint32_t)LOG_SPARED << 29;
+        log_take(s, i, ~keep);
+    }
+    return spared;
+}
+
+/* Forgets the requests of a sender. Returns how many; only counts them when `forget` is 0. */
+MSC4203_PRIVATE uint32_t log_forget_who(struct msc4203_log_state *s, const uint32_t who[2],
+                                        int forget)
+{
+    uint32_t i, found = 0;
+
+    for (i = 0; i < s->items[LOG_REQUESTS]; i++)
+        if (memcmp(s->item[LOG_REQUESTS][i].word, who, 2 * sizeof who[0]) == 0) {
+            found++;
+            if (forget)
+                log_forget(s, LOG_REQUESTS, i);
+        }
+    return found;
+}
+
+MSC4203_PRIVATE int log_drop(void *context, const msc4203_device *device, const uint8_t *who)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t index, word[12], spared = 0;
+    msc4203_span held;
+    int result = log_check(s, 0, device, &index);
+
+    if (result == MSC4203_OK)
+        result = log_is_closed(s);
+    if (result != MSC4203_OK)
+        return result;
+    log_room(s, 3 + MSC4203_CHANNELS * 8 / LOG_UNIT);
+    log_check(s, 0, device, &index); /* making room may have given up all that it had */
+    memset(word, 0, sizeof word);
+    if (who != NULL) {
+        word[8] = log_get(who);
+        word[9] = log_get(who + 4);
+    }
+    if ((word[8] | word[9]) == 0 || log_forget_who(s, word + 8, 0) == 0) {
+        word[8] = word[9] = 0;
+        if (index == 0)
+            return log_has_written(s);
+    }
+    log_hash(s, &device->user_id, &device->device_id, word + 4);
+    log_set64(word + 6, s->next - 1);
+    if (index != 0)
+        spared = log_take_dropped(s, index, 0);
+    held.ptr = (const char *)s->held;
+    held.len = MSC4203_CHANNELS * 2 * sizeof s->held[0];
+    if ((word[8] | word[9]) != 0)
+        log_forget_who(s, word + 8, 1);
+    if (spared != 0)
+        log_swap(s->held, MSC4203_CHANNELS * 2);
+    log_append(s, word, LOG_DROPPED, 0, &held, spared != 0);
+    if (spared != 0)
+        log_swap(s->held, MSC4203_CHANNELS * 2);
+    if (index != 0)
+        log_take_dropped(s, index, 1);
+    return log_has_written(s);
+}
+
+MSC4203_PRIVATE int log_expire(void *context, uint64_t before_ms, uint64_t *expired)
+{
+    struct msc4203_log_state *s = log_of(context);
+    uint32_t device, i;
+    uint64_t taken = 0, through;
+    struct log_record r;
+    int result = log_is_closed(s);
+
+    for (device = 1; result == MSC4203_OK && device <= s->devices_used; device++) {
+        log_room(s, 2);
+        if (s->device[device].count == 0)
+            continue;
+        i = s->device[device].chain[CHAIN_SYNC];
+        for (through = 0; i != 0 && log_number(&s->entry[i]) < s->settled;
+             i = log_chain_sync(s, log_link(&s->entry[i]))) {
+            if (log_load(s, log_position(&s->entry[i]), &r) != 0 &&
+                (r.word[6] | (uint64_t)(r.word[7] & 0xFFFF) << 32) >= before_ms)
+                break;
+            through = log_number(&s->entry[i]);
+        }
+        if (s->error == 0 && through != 0)
+            taken += log_take_synced(s, device, through);
+        result = log_has_written(s);
+    }
+    if (expired != NULL)
+        *expired = taken;
+    return result;
+}
+
+/* ---- the queue: channels ---- */
+
+/* Whether a channel has this name. */
+MSC4203_APART int log_is_named(struct msc4203_log_state *s, uint32_t channel,
+                                 const msc4203_span *name)
+{
+    struct log_record r;
+    unsigned char piece[64];
+    uint32_t done, n;
+
+    if (s->channel[channel].position == 0 ||
+        !log_load_channel(s, channel, &r) || (r.word[7] & 0xFFFF) != name->len)
+        return 0;
+    for (done = 0; done < name->len; done += n) {
+        n = name->len - done < sizeof piece ? (uint32_t)(name->len - done)
+                                            : (uint32_t)sizeof piece;
+        log_read(s, log_address(s, r.position) + r.fixed + done, piece, n);
+        if (memcmp(piece, name->ptr + done, n) != 0)
+            return 0;
+    }
+    return 1;
+}
+
+MSC4203_PRIVATE void log_count_named(struct msc4203_log_state *s)
+{
+    uint32_t c;
+
+    for (s->named = 0, c = 1; c < MSC4203_CHANNEL_PARKED; c++)
+        s->named = (uint8_t)(s->named + (s->channel[c].position != 0));
+}
+
+MSC4203_PRIVATE int log_channel(void *context, const msc4203_span *name, int make,
+                                uint32_t *channel)
+{
+    struct msc4203_log_state *s = log_of(context);
+    msc4203_span empty;
+    uint32_t c;
+    int result;
+
+    if (s->error || s->phase == PHASE_CLOSED)
+        return MSC4203_E_STORAGE;
+    if (name->len == 0 || name->len > LOG_NAME_MAX)
+        return MSC4203_E_USAGE;
+    for (c = MSC4203_CHANNEL_FIRST; c < MSC4203_CHANNEL_PARKED; c++)
+        if (log_is_named(s, c, name)) {
+            *channel = c;
+            return log_has_read(s, MSC4203_OK);
+        }
+    result = log_has_read(s, make ? log_is_closed(s) : MSC4203_END);
+    if (result != MSC4203_OK)
+        return result;
+    if (!log_fits(s, s->channel_units_max))
+        return MSC4203_E_QUEUE_FULL;
+    log_room(s, s->channel_units_max);
+    for (c = MSC4203_CHANNEL_FIRST; c < MSC4203_CHANNEL_PARKED; c++)
+        if (s->channel[c].position == 0 && s->channel[c].units == 0)
+            break;
+    if (c == MSC4203_CHANNEL_PARKED)
+        return MSC4203_E_QUEUE_FULL;
+    memset(&empty, 0, sizeof empty);
+    log_write_channel(s, c, name, &empty, 0);
+    log_count_named(s);
+    *channel = c;
+    return log_has_written(s);
+}
+
+MSC4203_PRIVATE int log_release(void *context, uint32_t channel)
+{
+    struct msc4203_log_state *s = log_of(context);
+    msc4203_span empty;
+    int result = log_is_closed(s);
+
+    if (result != MSC4203_OK)
+        return result;
+    if (channel == 0 || channel >= MSC4203_CHANNELS)
+        return MSC4203_E_USAGE;
+    if (s->channel[channel].units != 0)
+        return MSC4203_E_BUSY;
+    if (s->channel[channel].position == 0)
+        return MSC4203_OK;
+    log_room(s, s->channel_units_max);
+    memset(&empty, 0, sizeof empty);
+    log_set64(s->held + 2 * channel, 0);
+    log_write_channel(s, channel, &empty, &empty, LOG_GIVEN_BACK);
+    log_count_named(s);
+    return log_has_written(s);
+}
+
+/* ---- geometry and memory ---- */
+
+/* Whether `large` is a multiple of `small`, by additions: small machines have no division. */
+MSC4203_PRIVATE int log_is_multiple(uint32_t large, uint32_t small)
+{
+    uint32_t x = small;
+
+    while (x < large)
+        x += small;
+    return x == large;
+}
+
+/* Sets how a log with this configuration is laid out in a region: the segments, the smallest size
+ * of which there are at most LOG_SEGMENTS_MAX, and that holds the largest message. */
+MSC4203_APART int log_shape(struct msc4203_log_state *s, const msc4203_storage *storage,
+                            const msc4203_log_config *config)
+{
+    uint32_t sector = storage->sector != 0 ? storage->sector : 4096, step, bytes, need, halvings;
+    uint64_t region = storage->bytes;
+
+    s->storage = storage;
+    if (sector < LOG_UNIT)
+        sector = LOG_UNIT;
+    if (config->sector > sector && log_is_multiple(config->sector, sector))
+        sector = config->sector;
+    if (region > (uint64_t)8 << 30 || sector % LOG_UNIT != 0 || sector > (uint32_t)1 << 24 ||
+        config->sector > sector || storage->block > (uint32_t)1 << 27)
+        return MSC4203_E_REGION;
+    step = storage->block != 0 ? storage->block : sector;
+    if (!log_is_multiple(step, sector))
+        return MSC4203_E_REGION;
+    for (bytes = step; step < LOG_STEP; step += bytes)
+        ;
     s->message_bytes = config->message_bytes;
-    if (s->devices - 1 >= 1 << 24 || s->requests - 1 >= 1 << 24 || s->openings - 1 >= 1 << 24 ||
-        s->message_bytes > 1 << 26)
+    if (s->message_bytes == 0)
+        s->message_bytes = region < 73984 * 16 ? (uint32_t)(region >> 4) - 256 : 73728;
+    if (s->message_bytes > (LOG_UNITS_MAX - 5) * LOG_UNIT || region < 4096)
+        return MSC4203_E_REGION;
+    s->message_units = (s->message_bytes + LOG_MOVED_FIXED + LOG_UNIT - 1) / LOG_UNIT;
+    need = log_clip((s->message_units + LOG_HEADER_UNITS) * LOG_UNIT, LOG_SEGMENT_MIN, UINT32_MAX);
+    while (region >> 16 > step) /* at most some thousand steps */
+        step += step;
+    for (bytes = step; bytes < need || bytes < (region + LOG_SEGMENTS_MAX - 1) >> 7; bytes += step)
+        ; /* that is, divided by LOG_SEGMENTS_MAX */
+    for (s->segments = 0; region >= bytes; region -= bytes)
+        s->segments++;
+    s->segment_units = bytes / LOG_UNIT;
+    for (s->shift = 0; (uint32_t)1 << s->shift < s->segment_units; s->shift++)
+        ;
+    if (s->segments < LOG_SEGMENTS_MIN || s->segments > (uint32_t)1 << (29 - s->shift))
+        return MSC4203_E_REGION;
+    s->sector = sector;
+    halvings = s->segments / 4;
+    for (step = sector; step < bytes && halvings != 0; step += step)
+        halvings /= 2;
+    s->free_min = LOG_FREE_MIN + (bytes < 2 * sector ? 3u : bytes < 8 * sector ? 2u : 0u);
+    s->low = s->free_min + 2 + s->segments / 8 + halvings;
+    s->record_max = (s->segment_units - LOG_HEADER_UNITS) * (LOG_UNIT / 2) - LOG_CHANNEL_FIXED -
+                    LOG_NAME_MAX;
+    if (s->record_max > LOG_RECORD_MAX)
+        s->record_max = LOG_RECORD_MAX;
+    s->channel_units_max =
+        (LOG_CHANNEL_FIXED + LOG_NAME_MAX + s->record_max + LOG_UNIT - 1) / LOG_UNIT;
+    return MSC4203_OK;
+}
+
+/* Sets how much a log keeps in memory. */
+MSC4203_APART int log_sizes(struct msc4203_log_state *s, const msc4203_log_config *config)
+{
+    uint64_t region = s->storage->bytes;
+
+    s->messages = config->messages;
+    if (s->messages == 0)
+        s->messages = log_clip((uint32_t)(region >> 9), 64, LOG_MESSAGES_MAX);
+    s->devices = config->devices;
+    if (s->devices == 0)
+        s->devices = log_clip(1024, 1, s->messages);
+    s->items[LOG_REQUESTS] = config->requests;
+    if (s->items[LOG_REQUESTS] == 0)
+        s->items[LOG_REQUESTS] = log_clip((uint32_t)(region >> 9), 16, 4096);
+    s->items[LOG_OPENINGS] = config->openings;
+    if (s->items[LOG_OPENINGS] == 0)
+        s->items[LOG_OPENINGS] = log_clip((uint32_t)(region >> 12), 4, 1000);
+    s->largest = s->message_units;
+    if (s->messages > LOG_MESSAGES_MAX || s->devices > LOG_DEVICES_MAX ||
+        s->items[LOG_REQUESTS] > region >> 6 || s->items[LOG_OPENINGS] > region >> 6 ||
+        log_capacity(s, s->message_units) < s->message_units + 4 * s->channel_units_max)
+        return MSC4203_E_REGION;
+    s->largest = 0;
+    s->entries = s->messages + s->messages / 16 * 3 + 18;
+    for (s->request_mask = 1; s->request_mask < s->items[LOG_REQUESTS]; s->request_mask *= 2)
+        ;
+    s->request_mask = s->request_mask / 2 != 0 ? s->request_mask / 2 - 1 : 0;
+    for (s->device_mask = 1; s->device_mask < s->devices; s->device_mask *= 2)
+        ;
+    s->device_mask = s->device_mask / 2 != 0 ? s->device_mask / 2 - 1 : 0;
+    return MSC4203_OK;
+}
+
+/* Takes so many bytes of the caller's memory. */
+MSC4203_PRIVATE void *log_part_of(unsigned char *memory, size_t *used, size_t count, size_t size)
+{
+    size_t at = *used;
+
+    *used += count * size;
+    return memory != NULL ? memory + at : NULL;
+}
+
+/* Lays the index out in the caller's memory. Returns the bytes that it needs, without the buffer,
+ * which goes last. */
+MSC4203_APART size_t log_layout(struct msc4203_log_state *s, void *memory)
+{
+    unsigned char *m = (unsigned char *)memory;
+    size_t used = 0, groups = s->entries / LOG_GROUP + s->entries / (LOG_GROUP * LOG_GROUP) + 3;
+
+    s->segment = (struct msc4203_log_segment *)log_part_of(m, &used, s->segments,
+                                                           sizeof *s->segment);
+    s->channel = (struct msc4203_log_channel *)log_part_of(m, &used, MSC4203_CHANNELS,
+                                                           sizeof *s->channel);
+    s->held = (uint32_t *)log_part_of(m, &used, MSC4203_CHANNELS, 4 * sizeof *s->held);
+    s->batch = (struct msc4203_log_batch *)log_part_of(m, &used, LOG_BATCHES, sizeof *s->batch);
+    s->item[0] = (struct msc4203_log_item *)log_part_of(m, &used, s->items[0],
+                                                        sizeof *s->item[0]);
+    s->item[1] = (struct msc4203_log_item *)log_part_of(m, &used, s->items[1],
+                                                        sizeof *s->item[1]);
+    s->request_next = (uint32_t *)log_part_of(m, &used, s->items[0], sizeof *s->request_next);
+    s->request_head = (uint32_t *)log_part_of(m, &used, s->request_mask + 1u,
+                                              sizeof *s->request_head);
+    s->device_head = (uint32_t *)log_part_of(m, &used, s->device_mask + 1u,
+                                             sizeof *s->device_head);
+    s->device = (struct msc4203_log_device *)log_part_of(m, &used, s->devices + 1u,
+                                                         sizeof *s->device);
+    s->group = (struct msc4203_log_group *)log_part_of(m, &used, groups, sizeof *s->group);
+    s->entry = (struct msc4203_log_entry *)log_part_of(m, &used, s->entries + 1u,
+                                                       sizeof *s->entry);
+    s->buffer = (unsigned char *)log_part_of(m, &used, 0, 0);
+    return used;
+}
+
+/* Bytes of the smallest buffer: whole sectors. */
+MSC4203_PRIVATE uint32_t log_buffer_min(const struct msc4203_log_state *s)
+{
+    uint32_t bytes = s->sector;
+
+    if (s->storage->memory != NULL)
         return 0;
-    s->device_mask = log_mask(s->devices);
-    s->request_mask = log_mask(s->requests);
-    s->device_at = LOG_OPENINGS + 4 * (s->openings + s->requests);
-    s->memory_at = log_device_words(s, s->devices);
-    s->ring_at = 1024 + 2 * (((uint64_t)s->memory_at * 4 + 511) & ~(uint64_t)511);
-    if (bytes < s->ring_at || bytes - s->ring_at >= (uint64_t)1 << 33)
-        return 0;
-    s->units = (uint32_t)((bytes - s->ring_at) >> 3);
-    return log_capacity(s) > log_longest(s);
+    while (bytes < LOG_STEP)
+        bytes += s->sector;
+    return bytes;
 }
 
-/* The configuration with the defaults filled in. */
-MSC4203_PRIVATE void log_defaults(const msc4203_log_config *config, uint64_t bytes,
-                                  msc4203_log_config *full)
-{
-    msc4203_log_config none = {0, 0, 0, 0};
+/* ---- opening: finding the segments ---- */
 
-    *full = config != NULL ? *config : none;
-    if (full->devices == 0)
-        full->devices = 1024;
-    if (full->requests == 0)
-        full->requests = bytes >> 10 < 4096 ? (uint32_t)(bytes >> 10) : 4096;
-    if (full->openings == 0)
-        full->openings = bytes >> 11 < 1000 ? (uint32_t)(bytes >> 11) : 1000;
-    if (full->message_bytes == 0)
-        full->message_bytes = bytes >> 3 < 73728 ? (uint32_t)(bytes >> 3) : 73728;
+/* Reads the header of a segment that may begin at a place. Returns whether there is one, which is
+ * no copy of another segment's. */
+MSC4203_APART int log_header(struct msc4203_log_state *s, uint64_t at,
+                             uint32_t word[LOG_HEADER_WORDS])
+{
+    static const uint32_t none[2] = {0, 0};
+
+    log_read(s, at, word, LOG_HEADER_UNITS * LOG_UNIT);
+    log_swap(word, LOG_HEADER_WORDS);
+    return !s->error && word[27] < LOG_SEGMENTS_MAX && word[8] < (uint32_t)1 << 24 &&
+           log_bytes(word[27] * word[8]) == at && word[4] == LOG_MAGIC_LOW &&
+           word[5] == LOG_MAGIC_HIGH &&
+           word[0] == (LOG_HEADER_UNITS | (uint32_t)LOG_SEGMENT << 24) &&
+           log_fixed_sum(none, 0, 0, word, LOG_HEADER_WORDS) == word[3];
 }
 
-MSC4203_PRIVATE size_t log_memory_bytes(const struct msc4203_log_state *s)
+/* Whether there is a segment of the same log elsewhere in the region. A message may hold what looks
+ * like a header: one that is not at the region's beginning must not be alone. */
+MSC4203_APART int log_has_other(struct msc4203_log_state *s, uint64_t at, const uint32_t key[2],
+                                  uint32_t segment_bytes)
 {
-    const uint32_t *word = s->word;
-    return (size_t)(log_cursor(s, MSC4203_CHANNELS) - word) * sizeof *word;
+    uint32_t word[LOG_HEADER_WORDS];
+    uint64_t other;
+
+    for (other = 0; other + segment_bytes <= s->storage->bytes;
+         other += segment_bytes)
+        if (other != at && log_header(s, other, word) && memcmp(word + 15, key, 8) == 0)
+            return 1;
+    return 0;
 }
 
-MSC4203_API size_t msc4203_log_memory(msc4203_log *log, const msc4203_log_config *config,
-                                      uint64_t bytes)
+/* Finds the log in a region, and its configuration. */
+MSC4203_APART int log_inspect(struct msc4203_log_state *s, const msc4203_storage *storage,
+                              msc4203_log_config *config)
 {
-    msc4203_log_config full;
-    uint32_t word = 0;
-
-    log_defaults(config, bytes, &full);
-    log->priv.word = &word; /* only to count from */
-    return log_layout(&log->priv, &full, bytes) ? log_memory_bytes(&log->priv) : 0;
-}
-
-/* Reads the header of an image; returns its number, 0 when there is none. */
-MSC4203_PRIVATE uint32_t log_header(struct msc4203_log_state *s, uint32_t which, uint32_t *b)
-{
-    log_read(s, which & 1 ? 512 : 0, b, LOG_HEADER * 4);
-    if (memcmp(b, "msc4203", 8) != 0 ||
-        log_crc(log_crc(0xFFFFFFFFu, b, 12), b + 4, LOG_HEADER * 4 - 16) != log_get(b + 3))
-        return 0;
-    log_swap(b, LOG_HEADER);
-    memcpy(log_header_state(s), b + 6, LOG_HEADER_STATE * sizeof *b);
-    return b[2] == 1 ? s->images : 0;
-}
-
-/* Finds the newest header, and lays everything out. */
-MSC4203_APART int log_inspect(struct msc4203_log_state *s, const msc4203_storage *storage)
-{
-    uint32_t b[LOG_HEADER], odd;
-    msc4203_log_config config;
+    uint32_t word[LOG_HEADER_WORDS], step = LOG_STEP;
+    uint64_t at;
 
     memset(s, 0, sizeof *s);
     s->storage = storage;
-    if (storage->bytes < 1024)
-        return MSC4203_E_FORMAT;
-    odd = log_header(s, 1, b);
-    if (log_header(s, 0, b) <= odd && log_header(s, 1, b) == 0)
-        return s->error ? MSC4203_E_STORAGE : MSC4203_E_FORMAT;
+    memset(config, 0, sizeof *config);
+    for (at = 0; at + LOG_STEP <= storage->bytes && !s->error; at += step) {
+        if (log_header(s, at, word) &&
+            (at == 0 || log_has_other(s, at, word + 15, word[8] * LOG_UNIT)))
+            break;
+    }
     if (s->error)
         return MSC4203_E_STORAGE;
-    memcpy(&config, log_header_state(s), sizeof config);
-    log_swap(s->key, 2);
-    s->salt = log_crc(0xFFFFFFFFu, s->key, 8);
-    log_swap(s->key, 2);
-    if ((b[4] | (uint64_t)b[5] << 32) != storage->bytes)
+    if (at + LOG_STEP > storage->bytes)
+        return MSC4203_E_FORMAT;
+    config->bytes = log_number64(word + 6);
+    config->sector = word[9];
+    config->messages = word[10];
+    config->devices = word[11];
+    config->requests = word[12];
+    config->openings = word[13];
+    config->message_bytes = word[14];
+    s->key[0] = word[15];
+    s->key[1] = word[16];
+    if (config->bytes != storage->bytes)
         return MSC4203_E_REGION;
-    return log_layout(s, &config, storage->bytes) ? MSC4203_OK : MSC4203_E_FORMAT;
+    if (log_shape(s, storage, config) != MSC4203_OK || log_sizes(s, config) != MSC4203_OK ||
+        s->segment_units != word[8] || s->sector != word[9])
+        return MSC4203_E_REGION;
+    return MSC4203_OK;
+}
+
+/* The first unit behind `at` where there is a record again; the segment's end when there is none. */
+MSC4203_APART uint32_t log_skip(struct msc4203_log_state *s, uint32_t segment, uint32_t at)
+{
+    struct log_record r;
+
+    do
+        at++;
+    while (at < s->segment[segment].end && log_load(s, segment << s->shift | at, &r) == 0);
+    return at;
+}
+
+/* Whether a record of a segment, from a unit on, was written when more than `durable` units of the
+ * segment were durable. */
+MSC4203_APART int log_states_durable(struct msc4203_log_state *s, uint32_t segment, uint32_t unit,
+                                     uint32_t durable)
+{
+    struct log_record r;
+
+    for (; unit < s->segment[segment].end;
+         unit = r.kind != 0 ? unit + r.units : log_skip(s, segment, unit)) {
+        if (log_load(s, segment << s->shift | unit, &r) == 0)
+            r.kind = 0;
+        else if ((r.word[1] & 0xFFFFFF) > durable)
+            return 1;
+    }
+    return 0;
+}
+
+/* Whether anything shows that what is before a place was durable. A record of its segment says
+ * so, or the header of the segment that came behind it; or anything in a later one was durable. */
+MSC4203_APART int log_was_durable(struct msc4203_log_state *s, uint32_t segment, uint32_t unit)
+{
+    uint32_t word[LOG_HEADER_WORDS], i, sequence = s->segment[segment].sequence;
+
+    if (log_states_durable(s, segment, unit, unit))
+        return 1;
+    for (i = log_after(s, sequence); i < s->segments; i = log_after(s, s->segment[i].sequence)) {
+        if (!log_header(s, log_address(s, i << s->shift), word))
+            return 1; /* it was found by its records, so these were durable */
+        if (word[21] != 0 && (word[19] != sequence || word[21] > unit))
+            return 1;
+        if (log_states_durable(s, i, LOG_HEADER_UNITS, 0))
+            return 1;
+    }
+    return 0;
+}
+
+/* Whether a segment without a header is the one with this sequence number: it has a record with the
+ * checksum for that, which was durable or, if that is not known, written when something in the
+ * segment was. */
+MSC4203_APART int log_is_segment(struct msc4203_log_state *s, uint32_t segment, uint32_t sequence,
+                                 uint32_t salt, int was_durable)
+{
+    struct log_record r;
+    uint32_t at;
+    int is = 0;
+
+    if (s->segment[segment].sequence != 0)
+        return 0;
+    s->segment[segment].sequence = sequence;
+    s->segment[segment].salt = salt;
+    for (at = LOG_HEADER_UNITS; at < s->segment_units && !is && !s->error; at++)
+        is = log_load(s, segment << s->shift | at, &r) != 0 &&
+             (was_durable || (r.word[1] & 0xFFFFFF) != 0);
+    s->segment[segment].end = s->segment_units;
+    if (is)
+        s->damaged++;
+    else
+        s->segment[segment].sequence = 0;
+    return is;
+}
+
+/* The segment with this sequence number; `segments` when there is none. */
+MSC4203_PRIVATE uint32_t log_segment_with(const struct msc4203_log_state *s, uint32_t sequence)
+{
+    uint32_t i = log_after(s, sequence - 1);
+
+    return i < s->segments && s->segment[i].sequence == sequence ? i : s->segments;
+}
+
+/* Takes segments whose sequence numbers are behind `after` and before `before` for void. */
+MSC4203_PRIVATE void log_make_void(struct msc4203_log_state *s, uint32_t after, uint32_t before)
+{
+    uint32_t i;
+
+    for (i = 0; i < s->segments; i++)
+        if (s->segment[i].sequence != 0 && log_before(after, s->segment[i].sequence) &&
+            log_before(s->segment[i].sequence, before))
+            s->segment[i].sequence = 0;
+}
+
+/* Goes back from the newest segment: each says where the one before it ended, and which are void
+ * since they were written in vain. Where one is missing that was never durable the log ended before
+ * it. What is older than the oldest that is needed is free. */
+MSC4203_APART void log_go_back(struct msc4203_log_state *s)
+{
+    uint32_t word[LOG_HEADER_WORDS], at, i, k, before, end, salt;
+    int was_durable;
+
+    for (at = s->sequence; log_before(s->oldest, at); at = before) {
+        before = at - 1;
+        end = s->segment_units;
+        i = log_segment_with(s, at);
+        salt = i < s->segments ? s->segment[i].salt : s->salt;
+        memset(word, 0, sizeof word);
+        if (i < s->segments && log_header(s, log_address(s, i << s->shift), word)) {
+            before = at - log_clip(at - word[19], 1, (uint64_t)1 << 30);
+            end = log_clip(word[20], 0, end);
+            salt = word[29];
+            log_make_void(s, before, at);
+        }
+        if (log_before(before, s->oldest))
+            break;
+        k = log_segment_with(s, before);
+        was_durable = k == s->segments && (i == s->segments || word[21] != 0 ||
+                                           log_after(s, s->oldest - 1) == i || /* else all is lost */
+                                           log_was_durable(s, i, 0));
+        if (k == s->segments)
+            for (k = 0; k < s->segments && !log_is_segment(s, k, before, salt, was_durable); k++)
+                ;
+        if (k < s->segments) {
+            s->segment[k].end = end;
+        } else if (was_durable) {
+            s->damaged++; /* all of it is lost */
+        } else {
+            log_make_void(s, before, s->sequence + 1);
+            while (log_before(s->oldest, before) && log_segment_with(s, before) == s->segments)
+                before--;
+            s->current = log_after(s, before - 1);
+        }
+    }
+    log_make_void(s, s->oldest - ((uint32_t)1 << 30), s->oldest);
+}
+
+/* Goes through the newest segment, as far as it can be followed: to what it says of the oldest one,
+ * and to see whether it ends with the end of an index, of which *image is then the first segment's
+ * sequence number, else 0. */
+MSC4203_APART void log_look_through(struct msc4203_log_state *s, uint32_t *image)
+{
+    struct log_record r;
+    uint32_t at, units;
+
+    *image = 0;
+    for (at = LOG_HEADER_UNITS; at < s->segment_units;
+         at = units != 0 ? at + units : log_skip(s, s->current, at)) {
+        units = log_load(s, s->current << s->shift | at, &r);
+        if ((units == 0 || !log_is_whole(s, &r)) &&
+            (*image != 0 || !log_was_durable(s, s->current, at)))
+            break; /* nothing is written behind the end of an index */
+        if (units == 0)
+            continue;
+        if (r.kind == LOG_PAD && log_before(s->oldest, r.word[2]))
+            s->oldest = r.word[2];
+        else if (r.kind != LOG_PAD)
+            *image = r.kind == LOG_IMAGE && r.small != 0 ? r.word[7] : 0;
+    }
+    s->image_end = at;
+}
+
+/* Reads the headers of all segments but one, and takes what the newest one says. */
+MSC4203_APART void log_read_headers(struct msc4203_log_state *s, uint32_t but)
+{
+    uint32_t word[LOG_HEADER_WORDS], i;
+
+    s->sequence = 0;
+    for (i = 0; i < s->segments && !s->error; i++) {
+        if (i == but || !log_header(s, log_address(s, i << s->shift), word) ||
+            memcmp(word + 15, s->key, sizeof s->key) != 0)
+            continue;
+        if (s->segment[i].sequence != word[17]) {
+            memset(&s->segment[i], 0, sizeof s->segment[i]);
+            s->segment[i].sequence = word[17];
+            s->segment[i].salt = word[28];
+            s->segment[i].end = s->segment_units;
+        }
+        if (s->sequence != 0 && !log_before(s->sequence, word[17]))
+            continue;
+        s->current = i;
+        s->sequence = word[17];
+        s->oldest = s->header_oldest = word[18];
+        s->salt = word[28];
+        s->previous_salt = word[29];
+        s->previous = word[19];
+        s->previous_end = word[20];
+        s->previous_durable = word[21];
+        s->time = log_clip(s->time, word[24], UINT32_MAX);
+        s->counter[LOG_REQUESTS] = word[25];
+    }
+}
+
+/* Whether a segment has no record, and nothing shows that there was one. */
+MSC4203_PRIVATE int log_is_bare(struct msc4203_log_state *s, uint32_t segment)
+{
+    struct log_record r;
+
+    return (log_load(s, segment << s->shift | LOG_HEADER_UNITS, &r) == 0 ||
+            !log_is_whole(s, &r)) &&
+           !log_states_durable(s, segment, LOG_HEADER_UNITS, 0);
+}
+
+/* Finds the segments. When the power failed as soon as the newest one had its header, that counts
+ * for nothing: it may say that the one before it is void, which has openings that this one was to
+ * repeat. */
+MSC4203_APART void log_survey(struct msc4203_log_state *s, uint32_t *image)
+{
+    uint32_t bare;
+
+    s->bare = 0;
+    log_read_headers(s, s->segments);
+    bare = s->current;
+    if (s->sequence != 0 && log_is_bare(s, bare)) {
+        s->bare = s->sequence; /* its header stays: this number must not be used again */
+        s->segment[bare].sequence = 0;
+        log_read_headers(s, bare);
+        if (s->sequence == 0) { /* a log that was just made */
+            s->bare = 0;
+            log_read_headers(s, s->segments);
+        }
+    }
+    log_look_through(s, image);
+    if (s->sequence != 0)
+        log_go_back(s);
+}
+
+/* ---- opening: reading the records ---- */
+
+/* Sorts entries by their numbers, and those with the same number by their age, which is in their
+ * link. Most often they are in order already, or nearly. */
+MSC4203_APART void log_sort(struct msc4203_log_state *s)
+{
+    struct msc4203_log_entry *entry = s->entry, e;
+    uint32_t gap = 1, i, k;
+
+    for (i = 2; i <= s->used; i++)
+        if (log_number(&entry[i]) < log_number(&entry[i - 1]))
+            break;
+    if (i > s->used)
+        return;
+    while (gap < s->used)
+        gap = gap * 2 + gap / 4 + 1;
+    while (gap > 1) {
+        gap = gap / 4 + gap / 8 + gap / 16 + gap / 128 + 1; /* 0.445 of it */
+        for (i = gap + 1; i <= s->used; i++) {
+            e = entry[i];
+            for (k = i; k > gap; k -= gap) {
+                const struct msc4203_log_entry *before = &entry[k - gap];
+                if (log_number(before) < log_number(&e) ||
+                    (before->number == e.number && before->link < e.link))
+                    break;
+                entry[k] = *before;
+            }
+            entry[k] = e;
+        }
+    }
+}
+
+/* What is left of what a message waits for once all marks are applied. */
+MSC4203_PRIVATE uint32_t log_marked(const struct msc4203_log_state *s,
+                                    const struct msc4203_log_entry *e)
+{
+    const struct msc4203_log_device *d = &s->device[log_device_of(e)];
+    uint32_t left = e->channels, c;
+    uint64_t number = log_number(e);
+
+    if (number <= log_number64(d->chain + MARK_SYNCED))
+        left &= ~(uint32_t)1;
+    if (number <= log_number64(d->chain + MARK_DROPPED) && !(log_flags(e) & LOG_SPARED))
+        return 0;
+    for (c = 1; c < MSC4203_CHANNELS && left >> c != 0; c++)
+        if (number <= log_number64(s->channel[c].done))
+            left &= ~((uint32_t)1 << c);
+    return left;
+}
+
+/* Puts the entries in order: of several of one number the newest counts, what was taken out of it
+ * is, and what waits for nothing goes. */
+MSC4203_APART void log_merge(struct msc4203_log_state *s)
+{
+    uint32_t i, to = 0, taken = 0;
+    uint64_t number = 0;
+    int met = 0; /* whether a message with this number was */
+
+    log_sort(s);
+    for (i = 1; i <= s->used; i++) {
+        struct msc4203_log_entry e = s->entry[i];
+
+        if (log_number(&e) != number) {
+            number = log_number(&e);
+            taken = 0;
+            met = 0;
+        }
+        if (e.place == 0) {
+            taken |= e.channels;
+        } else {
+            to += !met;
+            met = 1;
+            s->entry[to] = e;
+        }
+        if (met) {
+            s->entry[to].channels &= ~taken;
+            if (taken & 1)
+                s->entry[to].place &= ~((uint32_t)LOG_FOR_SYNC << 29);
+        }
+    }
+    s->used = to;
+    for (i = 1, to = 0; i <= s->used; i++) {
+        uint32_t left = log_marked(s, &s->entry[i]);
+        if (left == 0)
+            continue;
+        s->entry[++to] = s->entry[i];
+        s->entry[to].channels = left;
+    }
+    s->used = to;
+}
+
+/* Counts a message in, which waits or is in an open batch. */
+MSC4203_PRIVATE void log_count_in(struct msc4203_log_state *s, const struct msc4203_log_entry *e)
+{
+    log_tally_units(s, e, log_units(e));
+    log_tally(s, e->channels, 0, log_units(e));
+    if (log_units(e) > s->largest)
+        s->largest = log_units(e);
+}
+
+/* Finds devices by their hash again; those that have nothing are free. */
+MSC4203_APART void log_index_devices(struct msc4203_log_state *s)
+{
+    uint32_t i, *head;
+
+    memset(s->device_head, 0, ((size_t)s->device_mask + 1) * sizeof *s->device_head);
+    s->device_free = 0;
+    for (i = s->devices_used; i != 0; i--) {
+        head = &s->device_free;
+        if (s->device[i].count != 0 || s->device[i].pending != 0)
+            head = &s->device_head[s->device[i].hash[0] & s->device_mask];
+        s->device[i].next = *head;
+        *head = i;
+    }
+}
+
+/* Makes the whole index from the entries in memory, as it is between two calls of the queue. */
+MSC4203_APART void log_settle(struct msc4203_log_state *s)
+{
+    uint32_t i, k;
+
+    log_merge(s);
+    for (i = 0; i < s->segments; i++)
+        s->segment[i].live = 0;
+    for (i = 0; i < MSC4203_CHANNELS; i++)
+        s->channel[i].count = s->channel[i].units = 0;
+    for (i = 1; i <= s->devices_used; i++) {
+        s->device[i].count = s->device[i].pending = s->device[i].units = 0;
+        memset(s->device[i].chain, 0, sizeof s->device[i].chain);
+    }
+    memset(s->group, 0, (size_t)((unsigned char *)s->entry - (unsigned char *)s->group));
+    s->live = s->largest = 0;
+    s->waiting = s->used;
+    for (i = 1; i <= s->used; i++) {
+        log_chain_add(s, i);
+        log_group_add(s, i);
+        log_count_in(s, &s->entry[i]);
+        log_tally(s, s->entry[i].channels, 1, 0);
+        s->device[log_device_of(&s->entry[i])].count++;
+    }
+    for (i = 0; i < LOG_BATCHES; i++)
+        for (k = s->batch[i].first; k != 0; k = log_link(&s->entry[k])) {
+            log_count_in(s, &s->entry[k]);
+            s->device[log_device_of(&s->entry[k])].pending++;
+        }
+    log_index_devices(s);
+}
+
+/* Goes on with reading after that: entries have their age in their link, devices their marks. */
+MSC4203_PRIVATE void log_unsettle(struct msc4203_log_state *s)
+{
+    uint32_t i, to = 0;
+
+    for (i = 1; i <= s->used; i++)
+        if (s->entry[i].channels != 0) {
+            s->entry[++to] = s->entry[i];
+            log_set_link(&s->entry[to], to);
+        }
+    s->used = to;
+    for (i = 1; i <= s->devices_used; i++)
+        memset(s->device[i].chain, 0, sizeof s->device[i].chain);
+}
+
+/* Makes room in memory while the log is read. */
+MSC4203_PRIVATE void log_squeeze(struct msc4203_log_state *s)
+{
+    log_settle(s);
+    log_unsettle(s);
+}
+
+/* Keeps what was read: a message with its number, or with place 0 what was taken out of one. */
+MSC4203_APART void log_keep(struct msc4203_log_state *s, const struct msc4203_log_entry *e,
+                            uint64_t number)
+{
+    s->entry[++s->used] = *e;
+    log_set_number(&s->entry[s->used], number);
+    log_set_link(&s->entry[s->used], s->used);
+    if (e->place != 0)
+        s->device[log_device_of(e)].count++;
+    s->highest = log_larger(s->highest, number);
+}
+
+/* The entry of a message that was read. Returns 0 when there is no room for its device. */
+MSC4203_PRIVATE int log_entry_of(struct msc4203_log_state *s, const struct log_record *r,
+                                 struct msc4203_log_entry *e, int whole)
+{
+    uint32_t flags = r->kind == LOG_MESSAGE ? r->word[9] & 1 : r->small & 7, device;
+
+    if (!whole)
+        flags |= LOG_DAMAGED;
+    device = log_device_make(s, r->word + 10);
+    if (device == 0) { /* some may have nothing any more */
+        log_squeeze(s);
+        device = log_device_make(s, r->word + 10);
+    }
+    memset(e, 0, sizeof *e);
+    e->place = r->position | flags << 29;
+    e->device = device | (r->units - (r->kind == LOG_MOVED)) << 19;
+    e->channels = r->word[9];
+    if (device == 0)
+        s->damaged++;
+    return device != 0;
+}
+
+/* Gives the messages of a batch that was read the numbers from `first` on. */
+MSC4203_PRIVATE void log_read_numbers(struct msc4203_log_state *s, struct msc4203_log_batch *b,
+                                      uint64_t first)
+{
+    struct msc4203_log_entry e;
+
+    while (b->first != 0) {
+        uint32_t i = b->first;
+
+        if (s->used + 2 >= s->pool)
+            log_squeeze(s);
+        e = s->entry[i];
+        b->first = log_link(&e);
+        log_pool_give(s, i);
+        log_keep(s, &e, first + e.number);
+        s->device[log_device_of(&e)].pending--;
+    }
+    log_batch_clear(b, BATCH_FREE);
+}
+
+/* The record that ended a batch was lost. If numbers are missing that it could have had, it gets
+ * them; if there are none it was aborted. */
+MSC4203_PRIVATE void log_read_lost(struct msc4203_log_state *s, struct msc4203_log_batch *b)
+{
+    uint32_t count = b->count;
+
+    if (count > s->gap_left) {
+        log_batch_end(s, b, BATCH_FREE);
+        return;
+    }
+    log_read_numbers(s, b, s->gap);
+    s->gap += count;
+    s->gap_left -= count;
+}
+
+/* Before a number that was given out: others before it are missing when records were lost that gave
+ * them to batches. */
+MSC4203_PRIVATE void log_read_gap(struct msc4203_log_state *s, uint64_t number)
+{
+    uint64_t missing = number > s->next ? number - s->next : 0;
+    uint32_t i;
+
+    if (missing >> 24 != 0) /* so many were not lost: it is a number that can't be */
+        missing = 0;
+    while (missing > s->messages) /* each opening after a crash leaves so many out */
+        missing -= s->messages + 1;
+    if (missing != 0) {
+        s->gap = s->next;
+        s->gap_left = (uint32_t)missing;
+    }
+    s->next = log_larger(s->next, number);
+    for (i = 0; i < LOG_BATCHES; i++)
+        if (s->batch[i].state == BATCH_LOST)
+            log_read_lost(s, &s->batch[i]);
+}
+
+/* The batch that a record belongs to. When another one is in its place, the record that ended that
+ * one was lost: it is put elsewhere. */
+MSC4203_PRIVATE struct msc4203_log_batch *log_read_batch(struct msc4203_log_state *s,
+                                                         const struct log_record *r)
+{
+    struct msc4203_log_batch *b = &s->batch[r->small % LOG_BATCHES];
+    struct msc4203_log_batch *other = &s->batch[LOG_BATCHES - 1 - r->small % LOG_BATCHES];
+
+    if (b->count != 0 && b->turn != log_turn(r) && b->count <= s->gap_left)
+        log_read_lost(s, b);
+    if (b->count != 0 && b->turn != log_turn(r)) {
+        log_batch_end(s, other, BATCH_FREE); /* where many are open, or much is lost */
+        *other = *b;
+        other->state = BATCH_LOST;
+        log_batch_clear(b, BATCH_FREE);
+    }
+    b->turn = log_turn(r);
+    return b;
+}
+
+/* A message of an open batch. */
+MSC4203_PRIVATE void log_read_message(struct msc4203_log_state *s, const struct log_record *r,
+                                      int whole)
+{
+    struct msc4203_log_batch *b = log_read_batch(s, r);
+    struct msc4203_log_entry e;
+    uint32_t i;
+
+    if (!log_entry_of(s, r, &e, whole))
+        return;
+    i = s->pool_free;
+    if (i != 0)
+        s->pool_free = log_link(&s->entry[i]);
+    else
+        i = --s->pool;
+    e.number = r->word[8] & 0xFFFFFF;
+    b->count = e.number + 1;
+    b->time = s->damaged;
+    s->entry[i] = e;
+    if (b->last != 0)
+        log_set_link(&s->entry[b->last], i);
+    else
+        b->first = i;
+    b->last = i;
+    s->pending++;
+    s->device[log_device_of(&e)].pending++;
+}
+
+/* The end of a batch. */
+MSC4203_PRIVATE void log_read_commit(struct msc4203_log_state *s, const struct log_record *r)
+{
+    uint64_t first = log_number64(r->word + 4), end = first + (r->word[6] & 0xFFFFFF);
+    struct msc4203_log_batch *b = log_read_batch(s, r);
+
+    log_read_gap(s, first);
+    log_read_numbers(s, b, first);
+    s->next = log_larger(s->next, end);
+    if (r->word[2] > s->time)
+        s->time = r->word[2];
+    if ((r->word[8] | r->word[9] | r->word[10] | r->word[11]) != 0) {
+        log_remember(s, LOG_REQUESTS, r->word[7], r->word + 8);
+        log_note_item(s, r->position, LOG_REQUESTS, r->word[7]);
+    }
+}
+
+MSC4203_PRIVATE void log_raise(uint32_t mark[2], uint64_t number)
+{
+    if (number > log_number64(mark))
+        log_set64(mark, number);
+}
+
+MSC4203_PRIVATE void log_read_channel(struct msc4203_log_state *s, const struct log_record *r)
+{
+    uint32_t c = r->small & 31;
+    uint64_t held = r->word[4] | (uint64_t)(r->word[5] & 0xFFFF) << 32;
+
+    if (r->small & LOG_RELEASES) {
+        log_settle(s);
+        log_set64(s->held + 2 * c, LOG_NUMBER_MAX); /* what it was may have been in older records */
+        log_let_go(s, c, held);
+        log_unsettle(s);
+    }
+    log_set64(s->held + 2 * c, held);
+    log_raise(s->channel[c].done, r->word[6] | (uint64_t)(r->word[5] >> 16) << 32);
+    s->channel[c].position = r->small & LOG_GIVEN_BACK ? 0 : r->position;
+}
+
+/* A device was dropped. What was in flight then is in the record, if that matters: it is put in
+ * place of what is in flight now for the moment. */
+MSC4203_PRIVATE void log_read_dropped(struct msc4203_log_state *s, const struct log_record *r)
+{
+    uint32_t device = log_device(s, r->word + 4), i, now, then[1];
+
+    if ((r->word[8] | r->word[9]) != 0)
+        log_forget_who(s, r->word + 8, 1);
+    if (device == 0)
+        return;
+    if (r->bytes == 0) {
+        log_raise(s->device[device].chain + MARK_DROPPED, log_number64(r->word + 6));
+        return;
+    }
+    log_settle(s);
+    for (i = 0; i < 2 * MSC4203_CHANNELS; i++) {
+        log_read(s, log_address(s, r->position) + r->fixed + 4 * i, then, 4);
+        log_swap(then, 1);
+        now = s->held[i];
+        s->held[i] = then[0];
+        s->held[2 * MSC4203_CHANNELS + i] = now;
+    }
+    log_take_dropped(s, log_device(s, r->word + 4), 1); /* it may have nothing any more */
+    memmove(s->held, s->held + 2 * MSC4203_CHANNELS, 2 * MSC4203_CHANNELS * sizeof s->held[0]);
+    log_unsettle(s);
+}
+
+MSC4203_PRIVATE void log_read_items(struct msc4203_log_state *s, const struct log_record *r)
+{
+    int which = (int)(r->small & 1);
+    uint32_t word[4], i;
+
+    for (i = 0; (i + 1) * sizeof word <= r->bytes; i++) {
+        log_read(s, log_address(s, r->position) + r->fixed + i * sizeof word, word, sizeof word);
+        log_swap(word, 4);
+        if ((word[0] | word[1] | word[2] | word[3]) != 0)
+            log_remember(s, which, r->word[4] + i, word);
+        log_note_item(s, r->position, which, r->word[4] + i);
+    }
+    if (which == LOG_OPENINGS && s->opening_first == 0)
+        s->opening_first = r->word[4];
+}
+
+/* Repeats what a record says. Of one whose body is damaged only a message is kept. */
+MSC4203_APART void log_apply(struct msc4203_log_state *s, const struct log_record *r, int whole)
+{
+    struct msc4203_log_entry e;
+    uint32_t device;
+    uint64_t number;
+
+    if (!whole && (r->kind < LOG_MESSAGE || r->kind > LOG_MOVED))
+        return;
+    if (s->used + 4 >= s->pool)
+        log_squeeze(s);
+    if (s->used + 4 >= s->pool && (r->kind <= LOG_MOVED || r->kind == LOG_TAKEN)) {
+        s->damaged++; /* more than can have been there */
+        return;
+    }
+    switch (r->kind) {
+    case LOG_MESSAGE:
+        log_read_message(s, r, whole);
+        return;
+    case LOG_COPY:
+    case LOG_MOVED:
+        number = r->word[8] | (uint64_t)(r->word[7] >> 16) << 32;
+        if (r->kind == LOG_MOVED) {
+            log_read_gap(s, number);
+            s->next = number + 1;
+        }
+        if (log_entry_of(s, r, &e, whole))
+            log_keep(s, &e, number);
+        if (r->kind == LOG_COPY)
+            return;
+        memset(&e, 0, sizeof e);
+        e.channels = (uint32_t)1 << (r->word[14] & 31);
+        log_keep(s, &e, log_number64(r->word + 12));
+        return;
+    case LOG_COMMIT:
+        log_read_commit(s, r);
+        return;
+    case LOG_ABORT:
+        log_batch_end(s, log_read_batch(s, r), BATCH_FREE);
+        return;
+    case LOG_CHANNEL:
+        log_read_channel(s, r);
+        return;
+    case LOG_DONE:
+        log_raise(s->channel[r->small & 31].done, log_number64(r->word + 4));
+        return;
+    case LOG_SYNCED:
+        device = log_device(s, r->word + 4);
+        if (device != 0)
+            log_raise(s->device[device].chain + MARK_SYNCED, log_number64(r->word + 6));
+        return;
+    case LOG_TAKEN:
+        memset(&e, 0, sizeof e);
+        e.channels = (uint32_t)1 << (r->small & 31);
+        log_keep(s, &e, log_number64(r->word + 4));
+        return;
+    case LOG_DROPPED:
+        log_read_dropped(s, r);
+        return;
+    case LOG_REMEMBER:
+        log_read_items(s, r);
+        return;
+    case LOG_PAD:
+        if (log_before(s->oldest, r->word[2]))
+            s->oldest = r->word[2];
+        return;
+    default: /* a part of the index: not needed now */
+        return;
+    }
+}
+
+/* Whether nothing is lost without the newest segment but openings: it has only what making room has
+ * copied from segments that are still there, and messages of batches that were not committed. */
+MSC4203_PRIVATE int log_is_void(struct msc4203_log_state *s, uint32_t segment)
+{
+    struct log_record r;
+    uint32_t at;
+
+    for (at = LOG_HEADER_UNITS; at < s->segment_units; at += r.units) {
+        if (log_load(s, segment << s->shift | at, &r) == 0 || !log_is_whole(s, &r))
+            return !log_was_durable(s, segment, at);
+        switch (r.kind) {
+        case LOG_PAD:
+            if (r.word[2] != s->header_oldest) /* those may be gone */
+                return 0;
+            break;
+        case LOG_CHANNEL:
+            if ((r.small & LOG_COPIED) == 0)
+                return 0;
+            break;
+        case LOG_MESSAGE:
+        case LOG_COPY:
+        case LOG_ABORT:
+        case LOG_REMEMBER:
+            break;
+        default:
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* Before the records of a segment: the next number is in its header; in that of the first one only
+ * to begin with. Where another opening begins, batches that were open have ended. */
+MSC4203_PRIVATE void log_enter_segment(struct msc4203_log_state *s, uint32_t segment, int is_first)
+{
+    uint32_t word[LOG_HEADER_WORDS], i;
+
+    if (log_header(s, log_address(s, segment << s->shift), word)) {
+        if (is_first)
+            s->next = log_number64(word + 22);
+        log_read_gap(s, log_number64(word + 22));
+    }
+    if (s->segment[segment].salt == s->salt)
+        return;
+    s->salt = s->segment[segment].salt;
+    for (i = 0; i < LOG_BATCHES; i++)
+        log_read_lost(s, &s->batch[i]);
+}
+
+/* Reads the records of a segment. Returns 0 where the log ends in it. */
+MSC4203_APART int log_read_segment(struct msc4203_log_state *s, uint32_t segment, int is_first)
+{
+    struct log_record r;
+    uint32_t at = LOG_HEADER_UNITS, units;
+    int whole, was_durable;
+
+    log_enter_segment(s, segment, is_first);
+    s->opening_first = 0;
+    s->empty = s->segment[segment].sequence == s->sequence && log_is_writable(s) &&
+               log_is_void(s, segment);
+    while (at < s->segment[segment].end && !s->error) {
+        units = log_load(s, segment << s->shift | at, &r);
+        whole = units != 0 && log_is_whole(s, &r);
+        if (!whole && !s->error) {
+            was_durable = log_was_durable(s, segment, at);
+            if (!was_durable && log_is_writable(s)) {
+                s->segment[segment].end = at;
+                return 0;
+            }
+            if (units == 0) { /* go on with the next one that there is */
+                at = log_skip(s, segment, at);
+                s->damaged += (uint32_t)was_durable;
+                continue;
+            }
+            s->damaged++;
+        }
+        if (!s->empty || (r.kind == LOG_REMEMBER && (r.small & 1) == LOG_OPENINGS))
+            log_apply(s, &r, whole);
+        at += units;
+    }
+    return 1;
+}
+
+/* ---- the index on the storage ---- */
+
+enum { IMAGE_WORDS_KEPT = 13, IMAGE_PARTS = 8 };
+
+/* A part of the index: where it is in memory, and how many words it has. The first part, which
+ * tells the length of others, is in `kept`. */
+MSC4203_PRIVATE uint32_t *log_image_part(const struct msc4203_log_state *s, uint32_t part,
+                                         uint32_t *kept, uint32_t *words)
+{
+    switch (part) {
+    case 0:
+        *words = IMAGE_WORDS_KEPT;
+        return kept;
+    case 1:
+        *words = s->segments * (uint32_t)(sizeof *s->segment / 4);
+        return &s->segment[0].sequence;
+    case 2:
+        *words = MSC4203_CHANNELS * (uint32_t)(sizeof *s->channel / 4);
+        return &s->channel[0].count;
+    case 3:
+        *words = MSC4203_CHANNELS * 2;
+        return s->held;
+    case 4:
+    case 5:
+        *words = s->items[part - 4] * 4;
+        return s->item[part - 4][0].word;
+    case 6:
+        *words = s->devices_used * (uint32_t)(sizeof *s->device / 4);
+        return s->device[1].hash;
+    default:
+        *words = s->used * (uint32_t)(sizeof *s->entry / 4);
+        return &s->entry[1].place;
+    }
+}
+
+/* Copies what is not in tables to `kept`, or back. */
+MSC4203_PRIVATE void log_image_kept(struct msc4203_log_state *s, uint32_t *kept, int back)
+{
+    uint32_t *const field[IMAGE_WORDS_KEPT - 2] = {
+        &s->time, &s->counter[0], &s->counter[1], &s->slot[0], &s->slot[1], &s->used,
+        &s->waiting, &s->devices_used, &s->live, &s->largest, &s->oldest
+    };
+    uint32_t i;
+
+    for (i = 0; i < IMAGE_WORDS_KEPT - 2; i++)
+        if (back)
+            *field[i] = kept[2 + i];
+        else
+            kept[2 + i] = *field[i];
+    if (back)
+        s->next = log_number64(kept);
+    else
+        log_set64(kept, s->next);
+}
+
+/* Writes the index, if there is room for it, to segments of its own. */
+MSC4203_PRIVATE void log_write_image(struct msc4203_log_state *s)
+{
+    uint32_t kept[IMAGE_WORDS_KEPT], word[8], part, words, at, n, count = 0, sequence, most;
+    uint64_t units = 0;
+    msc4203_span body;
+
+    log_image_kept(s, kept, 0);
+    most = (s->segment_units - LOG_HEADER_UNITS - 2) * (LOG_UNIT / 4);
+    if (most > LOG_IMAGE_WORDS)
+        most = LOG_IMAGE_WORDS;
+    for (part = 0; part < IMAGE_PARTS; part++) {
+        log_image_part(s, part, kept, &words);
+        units += words / 4 + 3u * (1 + words / 256);
+    }
+    for (n = s->free_min; units != 0 && n < s->free; n++)
+        units = units > s->segment_units / 2 ? units - s->segment_units / 2 : 0;
+    if (units != 0)
+        return;
+    log_next_segment(s);
+    sequence = s->sequence;
+    for (part = 0; part < IMAGE_PARTS; part++) {
+        uint32_t *from = log_image_part(s, part, kept, &words);
+
+        for (at = 0; at < words || (part + 1 == IMAGE_PARTS && at == 0); at += n) {
+            n = words - at < most ? words - at : most;
+            memset(word, 0, sizeof word);
+            word[4] = count++;
+            word[5] = part;
+            word[6] = at;
+            word[7] = sequence;
+            log_swap(from + at, n);
+            body.ptr = (const char *)(from + at);
+            body.len = n * sizeof *from;
+            log_append(s, word, LOG_IMAGE, part + 1 == IMAGE_PARTS && at + n == words, &body, 1);
+            log_swap(from + at, n);
+            if (n == 0)
+                break;
+        }
+    }
+    log_sync(s, 1);
+}
+
+/* Reads one record of the index. */
+MSC4203_APART int log_read_image_record(struct msc4203_log_state *s, const struct log_record *r,
+                                          uint32_t count, uint32_t *kept)
+{
+    uint32_t words, *to = log_image_part(s, r->word[5], kept, &words);
+
+    if (((r->word[4] != count) | (r->word[5] >= IMAGE_PARTS) | (r->word[6] > words) |
+         (r->bytes / 4 > words - r->word[6]) | !log_is_whole(s, r)) != 0)
+        return 0;
+    log_read(s, log_address(s, r->position) + r->fixed, to + r->word[6], r->bytes);
+    log_swap(to + r->word[6], r->bytes / 4);
+    if (r->word[5] == 0)
+        log_image_kept(s, kept, 1);
+    if (r->word[5] == 1)
+        log_survey(s, &words); /* the segments that the index is in were not in it */
+    return (s->used <= s->entries) & (s->devices_used <= s->devices);
+}
+
+/* Reads the index that was written when the log was closed. Returns 0 when there is none. */
+MSC4203_APART int log_read_image(struct msc4203_log_state *s, uint32_t first)
+{
+    uint32_t kept[IMAGE_WORDS_KEPT], i, at, count = 0;
+    struct log_record r;
+    int ended = 0;
+
+    memset(kept, 0, sizeof kept);
+    if (first == 0)
+        return 0;
+    for (i = log_after(s, first - 1); !ended; i = log_after(s, s->segment[i].sequence)) {
+        if (i == s->segments)
+            return 0;
+        for (at = LOG_HEADER_UNITS; at < s->segment[i].end && !ended; at += r.units) {
+            if (log_load(s, i << s->shift | at, &r) == 0)
+                return 0;
+            if (r.kind == LOG_IMAGE && !log_read_image_record(s, &r, count++, kept))
+                return 0;
+            ended = r.kind == LOG_IMAGE && r.small != 0;
+        }
+    }
+    log_image_kept(s, kept, 1);
+    s->segment[s->current].end = s->image_end;
+    return !s->error;
+}
+
+/* Makes what is not in the index as it was written. */
+MSC4203_PRIVATE void log_finish_image(struct msc4203_log_state *s)
+{
+    uint32_t i;
+
+    for (i = 0; i < s->items[LOG_REQUESTS]; i++) {
+        struct msc4203_log_item *item = &s->item[LOG_REQUESTS][i];
+        if ((item->word[0] | item->word[1] | item->word[2] | item->word[3]) != 0) {
+            s->request_next[i] = *log_request_bucket(s, item);
+            *log_request_bucket(s, item) = i + 1;
+        }
+    }
+    for (i = 1; i <= s->used; i++)
+        if (s->entry[i].channels != 0)
+            log_group_add(s, i);
+    log_index_devices(s);
+    s->empty = 0;
+}
+
+/* ---- making, opening and closing ---- */
+
+static const msc4203_log_config log_defaults = {0, 0, 0, 0, 0, 0, 0};
+
+MSC4203_API size_t msc4203_log_memory(msc4203_log *log, const msc4203_storage *storage,
+                                      const msc4203_log_config *config)
+{
+    struct msc4203_log_state *s = &log->priv;
+
+    memset(s, 0, sizeof *s);
+    if (config == NULL)
+        config = &log_defaults;
+    if (log_shape(s, storage, config) != MSC4203_OK || log_sizes(s, config) != MSC4203_OK)
+        return 0;
+    return log_layout(s, NULL) + log_buffer_min(s);
+}
+
+/* Erases a segment; or, where that is not needed, writes zeros where its header would be. */
+MSC4203_PRIVATE void log_wipe(struct msc4203_log_state *s, uint32_t segment)
+{
+    uint32_t n;
+
+    log_erase(s, segment);
+    if (s->storage->block != 0)
+        return;
+    for (n = s->sector; n < LOG_HEADER_UNITS * LOG_UNIT; n += s->sector)
+        ;
+    log_put(s, NULL, n);
+    if (s->storage->memory == NULL)
+        log_write_out(s);
+}
+
+MSC4203_API int msc4203_log_format(msc4203_log *log, const msc4203_storage *storage,
+                                   const msc4203_log_config *config, void *memory, size_t bytes,
+                                   uint64_t random)
+{
+    struct msc4203_log_state *s = &log->priv;
+    uint32_t i;
+    int result;
+
+    if (config == NULL)
+        config = &log_defaults;
+    memset(s, 0, sizeof *s);
+    result = log_shape(s, storage, config);
+    if (result == MSC4203_OK)
+        result = log_sizes(s, config);
+    if (result != MSC4203_OK)
+        return result;
+    if (storage->memory == NULL && bytes < LOG_STEP)
+        return MSC4203_E_INDEX;
+    s->buffer = (unsigned char *)memory;
+    s->buffer_bytes = bytes < log_buffer_min(s) ? (uint32_t)LOG_STEP : log_buffer_min(s);
+    s->key[0] = (uint32_t)random;
+    s->key[1] = (uint32_t)(random >> 32);
+    s->sequence = s->safe = 1;
+    s->next = 1;
+    log_erase(s, 0);
+    log_put_header(s, 0, 0, 0);
+    if (s->fill != 0)
+        log_pad(s, s->sector - s->fill);
+    log_sync_storage(s);
+    for (i = 1; i < s->segments && !s->error; i++)
+        log_wipe(s, i);
+    log_sync_storage(s);
+    s->phase = PHASE_CLOSED;
+    return log_has_written(s);
 }
 
 MSC4203_API int msc4203_log_inspect(msc4203_log *log, const msc4203_storage *storage,
                                     msc4203_log_config *config)
 {
-    int result = log_inspect(&log->priv, storage);
-
-    config->devices = log->priv.devices;
-    config->requests = log->priv.requests;
-    config->openings = log->priv.openings;
-    config->message_bytes = log->priv.message_bytes;
-    return result;
+    return log_inspect(&log->priv, storage, config);
 }
 
-MSC4203_API int msc4203_log_format(msc4203_log *log, const msc4203_storage *storage,
-                                   const msc4203_log_config *config, uint64_t random)
+/* The segment after the newest one may have lost its header since it was written. */
+MSC4203_PRIVATE void log_find_newest(struct msc4203_log_state *s)
 {
-    uint32_t one = 1;
-    msc4203_log_config full;
-    struct msc4203_log_state *s = &log->priv;
-    uint64_t at;
+    uint32_t i = s->current, next = i, n;
 
-    memset(s, 0, sizeof *s);
-    s->storage = storage;
-    log_defaults(config, storage->bytes, &full);
-    if (!log_layout(s, &full, storage->bytes))
-        return MSC4203_E_REGION;
-    log_zeros(s, 0, LOG_HEADER * 4); /* first, no log at all */
-    log_zeros(s, 512, LOG_HEADER * 4);
-    log_sync(s);
-    s->words = s->device_at; /* all zeros but the next number, 1 */
-    at = log_image_at(s, 1);
-    log_swap(&one, 1);
-    log_write(s, at, &one, 4);
-    s->image_crc = log_crc(0xFFFFFFFFu, &one, 4);
-    for (one = 0, full.devices = 1; full.devices < s->words; full.devices++) {
-        log_write(s, at += 4, &one, 4);
-        s->image_crc = log_crc(s->image_crc, &one, 4);
+    for (n = 0; n < s->segments; n++) {
+        next = next + 1 < s->segments ? next + 1 : 0;
+        if (i == s->current && s->segment[next].sequence == 0)
+            i = next;
     }
-    s->key[0] = (uint32_t)random;
-    s->key[1] = (uint32_t)(random >> 32);
-    s->late[0] = 1;
-    s->late[LOG_LATE - 2] = s->words;
-    s->late[LOG_LATE - 1] = s->image_crc;
-    log_image_header(s);
-    log_sync(s);
-    return s->error ? MSC4203_E_STORAGE : MSC4203_OK;
+    if (!log_is_segment(s, i, s->sequence + 1, s->salt, 0))
+        return;
+    s->previous = s->sequence++;
+    s->previous_salt = s->salt;
+    s->header_oldest = s->oldest;
+    s->previous_end = s->previous_durable = s->segment_units;
+    s->current = i;
 }
 
-/* Reads an image; returns 0 when it is damaged. */
-MSC4203_APART int log_load_image(struct msc4203_log_state *s, uint32_t which)
+/* Reads all that was written since the oldest segment that is needed. Where the log ends, what is
+ * behind it is void. */
+MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
 {
-    uint32_t b[LOG_HEADER], crc = 0;
-    msc4203_log_config config;
+    uint32_t i, k, first;
 
-    memcpy(&config, &s->devices, sizeof config);
-    if (log_header(s, which, b) != 0)
-        crc = (uint32_t)(memcmp(&config, &s->devices, sizeof config) == 0);
-    memcpy(&s->devices, &config, sizeof config); /* by which everything was laid out */
-    if (crc == 0 || s->words > s->memory_at || s->words < s->device_at)
-        return 0;
-    memset(s->word, 0, (size_t)s->memory_at * 4);
-    log_read(s, log_image_at(s, which), s->word, s->words * 4);
-    crc = log_crc(0xFFFFFFFFu, s->word, s->words * 4);
-    log_swap(s->word, s->words);
-    s->durable = s->firm = s->imaged = s->end;
-    s->safe = s->tail;
-    return crc == s->image_crc && s->end - s->base <= s->units - 2 &&
-           s->end - s->safe <= s->units && s->word[LOG_USED] <= s->devices;
-}
-
-/* Tells whether a record can be at the ring's end: of this opening or a later one and, a journal or
- * with `whole`, with its body. */
-MSC4203_PRIVATE int log_follows(struct msc4203_log_state *s, uint32_t epoch, int whole,
-                                struct log_message *m)
-{
-    uint32_t bytes;
-    uint64_t at;
-
-    if (log_load_at(s, s->end, m) == 0 || (uint16_t)(m->about - epoch) > 0x7FFF ||
-        m->units > log_free(s))
-        return 0;
-    if (m->type != LOG_PAIRS_OF && (!whole || m->type == LOG_FILLER))
-        return 1;
-    at = log_body(s, m, &bytes);
-    return log_transfer(s, at, 0, bytes) == m->body;
-}
-
-/* Finds the next record from the ring's end on, where nothing may be left for the length of two
- * records. Returns 0 when there is none; the ring's end is then as it was. */
-MSC4203_APART int log_follow(struct msc4203_log_state *s, uint32_t epoch, int whole,
-                             struct log_message *m)
-{
-    uint32_t start = s->end, tries = 2 * log_longest(s) + 2;
-
-    while (tries-- != 0 && log_free(s) != 0) {
-        if (log_follows(s, epoch, whole, m))
-            return 1;
-        log_end_at(s, log_behind(s, s->end, 1));
-    }
-    log_end_at(s, start);
-    return 0;
-}
-
-/* Looks from `start` to the ring's end for what was durable. Returns 0 when something before that
- * is broken. */
-MSC4203_APART int log_survey(struct msc4203_log_state *s, uint32_t start, uint32_t epoch)
-{
-    uint32_t end = s->end, at, found;
-    struct log_message m;
-    int good = 1;
-
-    log_end_at(s, start);
-    do {
-        at = s->end;
-        found = (uint32_t)log_follow(s, epoch, 0, &m);
-        if ((!found || s->end != at) && log_before(at, s->durable)) {
-            log_damage(s);
-            good = 0;
-        }
-        if (found) {
-            if (m.type == LOG_PAIRS_OF) {
-                uint32_t durable = m.from, firm = m.length[0]; /* which stand there */
-
-                if (log_before(s->durable, durable) && !log_before(s->end, durable))
-                    s->durable = durable; /* none speaks of what comes behind it */
-                if (log_before(s->firm, firm) && !log_before(s->end, firm))
-                    s->firm = firm;
-            }
-            epoch = m.about;
-            log_end_at(s, log_behind(s, s->end, m.units));
-        }
-    } while (found);
-    log_end_at(s, end);
-    return good;
-}
-
-/* Repeats the journal. Returns 0 when there is damage in it. *numbers is greater than every number
- * that a message has. */
-MSC4203_APART int log_repeat(struct msc4203_log_state *s, uint64_t *numbers)
-{
-    uint32_t part = 0, parts = 0, place, at, epoch = s->epoch;
-    struct log_message m;
-    int good = 1;
-
-    for (;;) {
-        at = s->end;
-        if (!log_follow(s, epoch, !log_before(at, s->durable), &m))
+    log_find_newest(s);
+    first = log_after(s, s->oldest - 1);
+    for (i = first; i < s->segments && !s->error; i = log_after(s, s->segment[i].sequence)) {
+        s->current = i;
+        if (!log_read_segment(s, i, i == first))
             break;
-        place = s->end;
-        if (place != at) {
-            if (!log_before(at, s->durable)) { /* it was never promised */
-                log_end_at(s, at);
-                break;
-            }
-            good = 0;
-            parts = 0;
-        }
-        log_end_at(s, log_behind(s, place, m.units));
-        if ((uint16_t)(m.about - epoch) != 0 ||
-            (m.type != LOG_PAIRS_OF && m.type != LOG_FILLER)) /* the ring's end may part them */
-            parts = 0;
-        epoch = m.about;
-        if (m.type <= LOG_COPY && m.number >= *numbers)
-            *numbers = m.number + 1;
-        if (m.type == LOG_COPY && !log_is_used(s, log_device(s, m.hash)))
-            log_index(s); /* the journal has put its device elsewhere */
-        if (m.type == LOG_COPY || (m.type == LOG_CHANNEL && m.from != 0))
-            log_switch(s, &m);
-        if (m.type != LOG_PAIRS_OF)
-            continue;
-        if (parts++ == 0)
-            part = place;
-        if (log_flags(&m) != 0) {
-            log_apply(s, part, s->end, 1);
-            parts = 0;
-        }
     }
-    if (log_before(at, s->durable)) { /* the end itself is damaged */
-        good = 0;
-        log_end_at(s, log_behind(s, s->durable, 0));
+    if (s->error)
+        return;
+    k = s->segment[s->current].sequence;
+    log_make_void(s, k, k + ((uint32_t)1 << 30));
+    for (k = 0; k < LOG_BATCHES; k++) {
+        struct msc4203_log_batch *b = &s->batch[k];
+        if (b->count > s->gap_left && (b->state == BATCH_LOST || b->time != s->damaged)) {
+            /* there was damage behind it: rather a message too much */
+            s->gap = s->next;
+            s->gap_left = b->count;
+            s->next += b->count;
+        }
+        log_read_lost(s, b);
     }
-    s->epoch += (uint16_t)(epoch - s->epoch);
-    return good;
+    log_settle(s);
+    s->next = log_larger(s->next, s->highest + 1);
+    s->next += s->messages + 1; /* numbers that were given out, and lost before they were durable */
 }
 
-/* Takes the numbers away from messages whose commit was lost. */
-MSC4203_APART void log_unnumber(struct msc4203_log_state *s, uint32_t start)
+/* Begins to write: what was read is made durable first, for it may not be yet. If the last segment
+ * has nothing else that is needed, it is void from now on, and its openings are written again: so it
+ * costs no room when the power fails again and again. */
+MSC4203_PRIVATE void log_begin_writing(struct msc4203_log_state *s, uint64_t random)
 {
-    uint64_t next = log_word64(s, LOG_NEXT);
-    struct log_message m;
+    uint32_t last = s->current, word[4], first = s->counter[LOG_OPENINGS] + 1;
+    int is_void = s->empty && (s->opening_first == 0 || first - s->opening_first < LOG_GROUP);
 
-    while (log_before(start, s->end)) {
-        if (log_load_at(s, start, &m) == 0) {
-            m.units = 1;
-        } else if (m.type == LOG_MESSAGE && m.number >= next) {
-            m.number = 0;
-            log_store(s, &m);
-        }
-        start = log_behind(s, start, m.units);
+    s->phase = PHASE_OPEN;
+    log_sync_storage(s);
+    if (is_void && s->opening_first != 0)
+        first = s->opening_first;
+    if (!is_void) {
+        s->previous = s->segment[last].sequence;
+        s->previous_salt = s->segment[last].salt;
+        s->previous_end = s->previous_durable = s->segment[last].end;
+    }
+    word[0] = (uint32_t)random;
+    word[1] = (uint32_t)(random >> 32);
+    s->salt = word[0] ^ word[1];
+    log_set64(word + 2, s->next);
+    log_remember(s, LOG_OPENINGS, s->counter[LOG_OPENINGS] + 1, word);
+    s->oldest = s->segment[log_after(s, s->oldest - 1)].sequence;
+    s->unused = s->safe = s->oldest;
+    log_count_free(s);
+    if (s->bare != 0)
+        s->sequence = s->bare;
+    log_begin_segment(s, s->previous, s->previous_end, s->previous_durable);
+    for (; !log_before(s->counter[LOG_OPENINGS], first) && !s->error; first += LOG_ITEMS)
+        log_write_items(s, LOG_OPENINGS, first,
+                        log_clip(s->counter[LOG_OPENINGS] - first + 1, 1, LOG_ITEMS));
+    log_sync(s, 1);
+    if (is_void && !s->error) {
+        s->segment[last].sequence = 0;
+        s->oldest = s->segment[log_after(s, s->oldest - 1)].sequence;
+        log_count_free(s);
     }
 }
 
-/* Ends what a crash interrupted, but for drops. */
-MSC4203_APART int log_resume(struct msc4203_log_state *s)
+/* Empties the index. */
+MSC4203_PRIVATE void log_clear(struct msc4203_log_state *s, void *memory)
 {
-    uint32_t i;
-    int result = MSC4203_OK;
-
-    for (i = 1; i < MSC4203_CHANNELS && result == MSC4203_OK; i++)
-        result = log_sweep(s, i);
-    return s->error ? MSC4203_E_STORAGE : result;
-}
-
-/* Tells this opening. */
-MSC4203_PRIVATE void log_new_opening(struct msc4203_log_state *s, uint64_t random)
-{
-    uint64_t next = log_word64(s, LOG_NEXT) + LOG_SKIP;
-    uint32_t at = s->word[LOG_OPENING], *opening = s->word + LOG_OPENINGS + 4 * at;
-
-    opening[0] = (uint32_t)random;
-    opening[1] = (uint32_t)(random >> 32);
-    opening[2] = s->word[LOG_NEXT] = (uint32_t)next;
-    opening[3] = s->word[LOG_NEXT + 1] = (uint32_t)(next >> 32);
-    s->word[LOG_OPENING] = at + 1 == s->openings ? 0 : at + 1;
-    s->settled = next;
-    s->epoch++;
+    memset(memory, 0, log_layout(s, memory));
+    s->used = s->waiting = s->devices_used = s->live = s->largest = s->time = 0;
+    s->counter[0] = s->counter[1] = s->slot[0] = s->slot[1] = 0;
+    s->pool = s->entries + 1;
+    s->next = 1;
 }
 
 MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storage, void *memory,
                                  size_t bytes, uint64_t random)
 {
     struct msc4203_log_state *s = &log->priv;
-    uint64_t numbers = 0;
-    uint32_t start, epoch;
-    int result = log_inspect(s, storage), good;
+    uint32_t image;
+    msc4203_log_config config;
+    size_t used;
+    int result = log_inspect(s, storage, &config);
 
-    s->error = 1; /* until it is open */
     if (result != MSC4203_OK)
         return result;
-    s->word = (uint32_t *)memory;
-    if (bytes < log_memory_bytes(s))
+    used = log_layout(s, memory);
+    if (bytes < used + log_buffer_min(s))
         return MSC4203_E_INDEX;
-    s->error = 0;
-    start = s->images;
-    good = log_load_image(s, start);
-    if (!good && !s->error) /* the power went while it was written; or it is damaged */
-        good = log_load_image(s, start + 1);
-    if (!good) {
-        result = s->error ? MSC4203_E_STORAGE : MSC4203_E_DAMAGED;
-        s->error = 1;
-        return result;
+    s->buffer_bytes = log_buffer_min(s);
+    while (storage->memory == NULL && bytes - used - s->buffer_bytes >= s->sector)
+        s->buffer_bytes += s->sector;
+    s->phase = PHASE_READING;
+    log_clear(s, memory);
+    log_survey(s, &image);
+    if (log_read_image(s, image)) {
+        log_finish_image(s);
+    } else if (!s->error) {
+        log_clear(s, memory);
+        log_survey(s, &image);
+        log_replay(s);
     }
-    log_index(s);
-    start = s->end;
-    epoch = s->epoch;
-    log_survey(s, start, epoch);
-    s->damaged = 0;
-    good = log_repeat(s, &numbers) || log_survey(s, start, epoch);
-    if (numbers > log_word64(s, LOG_NEXT))
-        log_unnumber(s, start);
-    log_index(s);
-    if (!good)
-        log_heal(s);
-    log_new_opening(s, random);
-    log_images(s);
-    result = s->error ? MSC4203_E_STORAGE : log_resume(s);
-    return result == MSC4203_OK ? log_drops(s, 0) : result;
+    log_buffer_begin(s, 0);
+    s->settled = s->next;
+    log_count_named(s);
+    s->phase = PHASE_READ_ONLY;
+    if (!s->error && log_is_writable(s))
+        log_begin_writing(s, random);
+    return log_has_written(s);
 }
 
 MSC4203_API void msc4203_log_quotas(msc4203_log *log, uint64_t channel_bytes,
                                     uint64_t device_bytes)
 {
-    log->priv.channel_units = (uint32_t)(channel_bytes >> 3);
-    log->priv.device_units = (uint32_t)(device_bytes >> 3);
+    log->priv.channel_units = log_clip((uint32_t)(channel_bytes / LOG_UNIT), 0, UINT32_MAX);
+    log->priv.device_units = log_clip((uint32_t)(device_bytes / LOG_UNIT), 0, UINT32_MAX);
 }
 
 MSC4203_API uint64_t msc4203_log_key(const msc4203_log *log)
 {
-    return log->priv.key[0] | (uint64_t)log->priv.key[1] << 32;
+    return log_number64(log->priv.key);
 }
 
 MSC4203_API int msc4203_log_close(msc4203_log *log)
 {
     struct msc4203_log_state *s = &log->priv;
-    int failed;
+    uint32_t i;
+    int result;
 
-    log_flush(s);
+    if (s->phase != PHASE_OPEN)
+        return MSC4203_E_STORAGE;
+    for (i = 0; i < LOG_BATCHES && !s->error; i++)
+        if (s->batch[i].state != BATCH_FREE)
+            log_give_up(s, i);
+    while (s->pack_from != 0)
+        log_pack_step(s);
+    for (i = 0; i < 2; i++)
+        if (!s->error)
+            log_sync(s, 1);
     if (!s->error)
-        log_images(s);
-    failed = s->error;
-    s->error = 1;
-    return failed ? MSC4203_E_STORAGE : MSC4203_OK;
+        log_write_image(s);
+    result = log_has_written(s);
+    s->phase = PHASE_CLOSED;
+    return result;
 }
 
 MSC4203_API void msc4203_log_queue(msc4203_log *log, msc4203_queue *queue)
 {
+    memset(queue, 0, sizeof *queue);
     queue->version = MSC4203_QUEUE_VERSION;
     queue->context = log;
     queue->begin = log_begin;
@@ -7611,7 +8724,7 @@ MSC4203_API void msc4203_log_queue(msc4203_log *log, msc4203_queue *queue)
     queue->commit = log_commit;
     queue->abort = log_abort;
     queue->known = log_known;
-    queue->flush = log_flush_all;
+    queue->flush = log_flush;
     queue->next = log_next;
     queue->done = log_done;
     queue->hold = log_hold;
@@ -7620,7 +8733,7 @@ MSC4203_API void msc4203_log_queue(msc4203_log *log, msc4203_queue *queue)
     queue->expire = log_expire;
     queue->channel = log_channel;
     queue->release = log_release;
-    queue->record = log_record;
+    queue->record = log_record_of;
     queue->opening = log_opening;
     queue->count = log_count;
 }
@@ -7630,104 +8743,38 @@ MSC4203_API void msc4203_log_usage_get(const msc4203_log *log, msc4203_log_usage
     const struct msc4203_log_state *s = &log->priv;
     uint32_t i;
 
-    usage->messages = s->word[LOG_MESSAGES];
-    usage->used = (uint64_t)s->word[LOG_LIVE] * 8;
-    usage->capacity = (uint64_t)log_capacity(s) * 8;
-    usage->damaged = s->damaged;
-    usage->devices = 0;
-    for (i = 0; i < s->word[LOG_USED]; i++)
-        usage->devices += s->word[log_device_words(s, i) + CHAIN_COUNT] != 0;
-}
-
-/* ---- reading a log without opening it ---- */
-
-/* Fills in what is told of a record; its strings go to `memory`. */
-MSC4203_PRIVATE void log_tell(struct msc4203_log_state *s, const struct log_message *m,
-                              uint32_t used, char *memory, size_t bytes, msc4203_log_entry *entry)
-{
-    uint32_t size, crc = m->body; /* a filler has none */
-    uint64_t at = log_body(s, m, &size);
-
-    if (size > bytes && m->type != LOG_FILLER) {
-        crc = log_transfer(s, at, 0, size);
-    } else if (m->type != LOG_FILLER) {
-        log_read(s, at, memory, size);
-        crc = log_crc(s->salt, memory, size);
-    }
-    entry->at = log_at(s, m->at);
-    entry->bytes = m->units * 8;
-    entry->kind = (int)m->type;
-    if (crc != m->body && used) /* else it was never promised */
-        entry->error = MSC4203_E_DAMAGED;
-    if (m->type > LOG_COPY)
+    memset(usage, 0, sizeof *usage);
+    if (s->phase == PHASE_CLOSED)
         return;
-    entry->number = m->number;
-    entry->time_ms = log_time(m);
-    entry->channels = m->waiting;
-    if (crc == m->body && size <= bytes)
-        log_strings(m, memory, size, &entry->sender);
+    usage->messages = s->waiting;
+    usage->messages_max = s->messages;
+    usage->used = log_bytes(s->live);
+    usage->capacity = log_bytes(log_capacity(s, s->largest));
+    for (i = 1; i <= s->devices_used; i++)
+        usage->devices += s->device[i].count != 0;
+    usage->damaged = s->damaged;
 }
 
-/* What msc4203_log_scan() works with, in the caller's memory. */
-struct log_scan {
-    struct msc4203_log_state state;
-    msc4203_log_entry entry;
-};
-
-MSC4203_API int msc4203_log_scan(const msc4203_storage *storage, void *memory, size_t bytes,
-                                 int (*see)(void *context, const msc4203_log_entry *entry),
+MSC4203_API int msc4203_log_scan(msc4203_log *log, void *memory, size_t bytes,
+                                 int (*see)(void *context, const msc4203_message *message,
+                                            uint64_t at, int error),
                                  void *context)
 {
-    struct log_scan *scan = (struct log_scan *)memory;
-    struct msc4203_log_state *s = &scan->state;
-    msc4203_log_entry *entry = &scan->entry;
-    struct log_message m;
-    uint32_t unit, bad = 0, type, used, round;
-    int result;
+    struct msc4203_log_state *s = &log->priv;
+    msc4203_message message;
+    uint32_t i;
+    int result = s->error || s->phase == PHASE_CLOSED ? MSC4203_E_STORAGE : MSC4203_OK;
 
-    if (bytes < sizeof *scan)
-        return MSC4203_E_INDEX;
-    result = log_inspect(s, storage);
-    if (result != MSC4203_OK)
-        return result;
-    s->durable = s->firm = s->end;
-    s->safe = s->tail;
-    log_survey(s, s->end, s->epoch); /* for what was durable */
-    for (unit = 0; unit < s->units && result == MSC4203_OK && !s->error; unit += m.units) {
-        uint32_t base = s->base;
-
-        /* of the next round, of this one, or of the one before */
-        for (type = used = 0, round = 3; (type | used) == 0 && round != 0; round--) {
-            uint32_t place = base + (round - 2) * s->units + unit;
-
-            s->base = place - unit;
-            used = place - s->tail < s->durable - s->tail;
-            type = log_load_at(s, place, &m);
-        }
-        s->base = base;
-        if (unit + 1 == s->units) /* none begins there */
-            used = 0;
-        if (type == 0) {
-            m.units = 1;
-            bad += used;
-        }
-        if (type == 0 && (used || bad == 0))
+    for (i = 1; i <= s->used && result == MSC4203_OK; i++) {
+        if (s->entry[i].channels == 0 || log_number(&s->entry[i]) >= s->settled)
             continue;
-        memset(entry, 0, sizeof *entry);
-        if (bad != 0) {
-            entry->at = s->ring_at + (uint64_t)(unit - bad) * 8;
-            entry->bytes = bad * 8;
-            entry->error = MSC4203_E_DAMAGED;
-            result = see(context, entry);
-            entry->error = MSC4203_OK;
-            bad = 0;
-        }
-        if (type == 0 || result != MSC4203_OK)
-            continue;
-        log_tell(s, &m, used, (char *)(scan + 1), bytes - sizeof *scan, entry);
-        result = see(context, entry);
+        result = log_has_read(s, log_message(s, i, memory, bytes, &message));
+        if (result == MSC4203_E_STORAGE)
+            break;
+        result = see(context, &message, log_address(s, log_position(&s->entry[i])),
+                     result == MSC4203_ITEM ? MSC4203_OK : result);
     }
-    return s->error ? MSC4203_E_STORAGE : result;
+    return result;
 }
 
 MSC4203_API void msc4203_memory_storage(msc4203_storage *storage, void *memory, uint64_t bytes)
@@ -7735,6 +8782,7 @@ MSC4203_API void msc4203_memory_storage(msc4203_storage *storage, void *memory, 
     memset(storage, 0, sizeof *storage);
     storage->version = 1;
     storage->bytes = bytes;
+    storage->sector = 1;
     storage->memory = (unsigned char *)memory;
 }
 
@@ -7743,20 +8791,28 @@ MSC4203_API void msc4203_memory_storage(msc4203_storage *storage, void *memory, 
 #if defined(MSC4203_FILE) && !defined(MSC4203_NO_FILE)
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-enum { FILE_LINES = 16, FILE_LINE = 16384 };
+enum {
+    FILE_SECTOR = 4096,
+    FILE_PIECE = 512,      /* the least memory that msc4203_log_format() works with */
+    FILE_STRETCH = 4194304 /* of a new file, between two syncs */
+};
 
-/* Reads or writes all bytes: calls go on where a signal or the system's limit ended them. Returns
- * how many it were, fewer where the file ends; SIZE_MAX after an error. */
-MSC4203_PRIVATE size_t file_all(int fd, uint64_t at, unsigned char *data, size_t bytes, int writes)
+/* Reads all bytes to `to` or, if that is NULL, writes all bytes from `from`, also where a signal or
+ * the system's limit cuts a call short. Returns how many: fewer where the file ends; SIZE_MAX after
+ * an error. */
+MSC4203_PRIVATE size_t file_all(int fd, uint64_t at, unsigned char *to, const unsigned char *from,
+                                size_t bytes)
 {
     size_t done = 0;
 
     while (done != bytes) {
-        ssize_t n = writes ? pwrite(fd, data + done, bytes - done, (off_t)(at + done))
-                           : pread(fd, data + done, bytes - done, (off_t)(at + done));
+        ssize_t n = to != NULL ? pread(fd, to + done, bytes - done, (off_t)(at + done))
+                               : pwrite(fd, from + done, bytes - done, (off_t)(at + done));
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
@@ -7768,123 +8824,35 @@ MSC4203_PRIVATE size_t file_all(int fd, uint64_t at, unsigned char *data, size_t
     return done;
 }
 
-/* A log's reads and writes are small, and most are near those before: behind them, or in a message
- * lately written. So a few lines of the file are held, each with what is known of it: most of what
- * is written is behind what was written before, and what was there need not be read. */
-
-/* Writes what of a line is still to be written. After a failure nothing more is. */
-MSC4203_PRIVATE int file_clean(msc4203_file *file, unsigned i)
-{
-    uint32_t first = file->priv.line[i].first, bytes = file->priv.line[i].end - first;
-
-    if (!file->priv.error && bytes != 0 &&
-        file_all(file->priv.fd, file->priv.line[i].at - 1 + first,
-                 file->priv.buffer + i * FILE_LINE + first, bytes, 1) != bytes)
-        file->priv.error = 1;
-    file->priv.line[i].first = file->priv.line[i].end = 0;
-    return file->priv.error ? -1 : 0;
-}
-
-/* The line that is for a place: it holds that, or, cleaned, nothing yet. */
-MSC4203_PRIVATE unsigned file_line(msc4203_file *file, uint64_t at)
-{
-    unsigned i = (unsigned)(at / FILE_LINE) % FILE_LINES;
-
-    at = at - at % FILE_LINE + 1;
-    if (file->priv.line[i].at != at) {
-        file_clean(file, i);
-        file->priv.line[i].at = at;
-        file->priv.line[i].known = file->priv.line[i].stop = 0;
-    }
-    return i;
-}
-
-/* Reads a part of a line; behind the file's end there are zeros. */
-MSC4203_PRIVATE int file_fetch(msc4203_file *file, unsigned i, uint32_t from, uint32_t to)
-{
-    unsigned char *data = file->priv.buffer + i * FILE_LINE + from;
-    size_t bytes = to - from, got = 0;
-
-    if (bytes != 0)
-        got = file_all(file->priv.fd, file->priv.line[i].at - 1 + from, data, bytes, 0);
-    if (got > bytes)
-        return -1;
-    memset(data + got, 0, bytes - got);
-    return 0;
-}
-
-/* Reads what is not known of a line. */
-MSC4203_PRIVATE int file_fill(msc4203_file *file, unsigned i)
-{
-    if (file_fetch(file, i, 0, file->priv.line[i].known) != 0 ||
-        file_fetch(file, i, file->priv.line[i].stop, FILE_LINE) != 0)
-        return -1;
-    file->priv.line[i].known = 0;
-    file->priv.line[i].stop = FILE_LINE;
-    return 0;
-}
-
-/* Makes a stretch of a line, empty when it ends at 0, reach from `from` to `to` at the least. */
-MSC4203_PRIVATE void file_widen(uint16_t *first, uint16_t *end, uint32_t from, uint32_t to)
-{
-    if (*end == 0 || from < *first)
-        *first = (uint16_t)from;
-    if (to > *end)
-        *end = (uint16_t)to;
-}
-
-/* The part of a transfer that is in one line. */
-MSC4203_PRIVATE uint32_t file_part(uint64_t at, size_t bytes)
-{
-    uint32_t rest = FILE_LINE - (uint32_t)(at % FILE_LINE);
-    return bytes < rest ? (uint32_t)bytes : rest;
-}
-
-MSC4203_PRIVATE int file_write(void *context, uint64_t at, const void *data, size_t bytes)
-{
-    msc4203_file *file = (msc4203_file *)context;
-    const unsigned char *from = (const unsigned char *)data;
-    uint32_t n;
-
-    for (; bytes != 0 && !file->priv.error; bytes -= n, at += n, from += n) {
-        unsigned i = file_line(file, at);
-        uint32_t first = (uint32_t)(at % FILE_LINE), end;
-
-        n = file_part(at, bytes);
-        end = first + n;
-        if (file->priv.line[i].stop != 0 &&
-            (first > file->priv.line[i].stop || end < file->priv.line[i].known) &&
-            file_fill(file, i) != 0)
-            return -1;
-        memcpy(file->priv.buffer + i * FILE_LINE + first, from, n);
-        file_widen(&file->priv.line[i].known, &file->priv.line[i].stop, first, end);
-        file_widen(&file->priv.line[i].first, &file->priv.line[i].end, first, end);
-    }
-    return file->priv.error ? -1 : 0;
-}
-
+/* A file that is shorter than the region reads as if zeros followed. */
 MSC4203_PRIVATE int file_read(void *context, uint64_t at, void *data, size_t bytes)
 {
     msc4203_file *file = (msc4203_file *)context;
     unsigned char *to = (unsigned char *)data;
-    uint32_t n;
+    size_t got;
 
-    for (; bytes != 0; bytes -= n, at += n, to += n) {
-        unsigned i = file_line(file, at);
-        uint32_t first = (uint32_t)(at % FILE_LINE);
-
-        n = file_part(at, bytes);
-        if (file->priv.error)
-            return -1;
-        if ((first < file->priv.line[i].known || first + n > file->priv.line[i].stop) &&
-            file_fill(file, i) != 0)
-            return -1;
-        memcpy(to, file->priv.buffer + i * FILE_LINE + first, n);
-    }
+    if (file->priv.error)
+        return -1;
+    got = file_all(file->priv.fd, at, to, NULL, bytes);
+    if (got == SIZE_MAX)
+        return -1;
+    memset(to + got, 0, bytes - got);
     return 0;
 }
 
-/* Makes the bytes of a file of fixed size durable. */
+/* After a failed write or sync nobody knows what the file holds, and a second sync may say that all
+ * is well: so nothing works until the file is opened anew. */
+MSC4203_PRIVATE int file_write(void *context, uint64_t at, const void *data, size_t bytes)
+{
+    msc4203_file *file = (msc4203_file *)context;
+
+    if (!file->priv.error &&
+        file_all(file->priv.fd, at, NULL, (const unsigned char *)data, bytes) != bytes)
+        file->priv.error = 1;
+    return file->priv.error ? -1 : 0;
+}
+
+/* Makes the bytes of a file durable, and its size. */
 MSC4203_PRIVATE int file_sync_data(int fd)
 {
 #if defined(F_FULLFSYNC) /* fsync() alone leaves them in the drive's cache */
@@ -7899,115 +8867,193 @@ MSC4203_PRIVATE int file_sync_data(int fd)
 MSC4203_PRIVATE int file_sync(void *context)
 {
     msc4203_file *file = (msc4203_file *)context;
-    unsigned i;
 
-    for (i = 0; i < FILE_LINES; i++)
-        if (file_clean(file, i) != 0)
-            return -1;
-    if (file_sync_data(file->priv.fd) != 0)
-        file->priv.error = 1; /* what was written may be lost, and asking again would not tell */
+    if (!file->priv.error && file_sync_data(file->priv.fd) != 0)
+        file->priv.error = 1;
     return file->priv.error ? -1 : 0;
 }
 
-/* Begins with a file that is open. */
-MSC4203_PRIVATE void file_begin(msc4203_file *file)
-{
-    memset(file->priv.line, 0, sizeof file->priv.line);
-    file->priv.error = 0;
-}
-
-MSC4203_PRIVATE void file_storage(msc4203_file *file, uint64_t bytes, msc4203_storage *storage)
+MSC4203_PRIVATE void file_storage(msc4203_file *file, uint64_t bytes, int writable,
+                                  msc4203_storage *storage)
 {
     memset(storage, 0, sizeof *storage);
     storage->version = 1;
     storage->context = file;
     storage->bytes = bytes;
+    storage->sector = FILE_SECTOR;
     storage->read = file_read;
-    storage->write = file_write;
+    storage->write = writable ? file_write : NULL;
     storage->sync = file_sync;
 }
 
-/* Makes the names in the folder of `path` durable. `name` has room for it. */
-MSC4203_PRIVATE int file_sync_folder(const char *path, char *name)
-{
-    size_t n = strlen(path);
-    int fd, failed;
-
-    while (n != 0 && path[n - 1] != '/')
-        n--;
-    memcpy(name, path, n);
-    if (n == 0)
-        name[n++] = '.';
-    name[n] = 0;
-    fd = open(name, O_RDONLY);
-    if (fd < 0)
-        return -1;
-    failed = fsync(fd) != 0 && errno != EINVAL; /* some file systems can't, and need not */
-    close(fd);
-    return failed ? -1 : 0;
-}
+/* The lock belongs to the open file, not to the process, as one by F_SETLK would: a second opening
+ * in this process is refused too, and closing that one does not end the lock of the first. */
+#if defined(F_OFD_SETLK)
+#define FILE_SETLK F_OFD_SETLK
+#elif defined(__linux__)
+#define FILE_SETLK 37 /* F_OFD_SETLK, where <fcntl.h> hides it */
+#elif !defined(LOCK_EX)
+#define FILE_SETLK F_SETLK /* neither that nor flock(): against other processes only */
+#endif
 
 MSC4203_PRIVATE int file_lock(int fd)
 {
+#ifdef FILE_SETLK
     struct flock lock;
 
     memset(&lock, 0, sizeof lock);
     lock.l_type = F_WRLCK;
     lock.l_whence = SEEK_SET;
-    if (fcntl(fd, F_SETLK, &lock) == 0)
+    if (fcntl(fd, FILE_SETLK, &lock) == 0)
         return MSC4203_OK;
+#else
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+        return MSC4203_OK;
+#endif
     if (errno == EACCES || errno == EAGAIN) /* unreachable: else, where files have no locks */
         return MSC4203_E_LOCKED;
     return MSC4203_E_STORAGE; /* unreachable: as above */
 }
+#undef FILE_SETLK
 
-/* Writes a file full of zeros, so that it has all its blocks, and a log into it. */
-MSC4203_PRIVATE int file_make(msc4203_file *file, uint64_t bytes, const msc4203_log_config *config,
-                              uint64_t random)
+/* Opens the folder of `path`. */
+MSC4203_PRIVATE int file_open_folder(msc4203_file *file, const char *path)
 {
-    msc4203_storage storage;
-    uint64_t at;
-    size_t n;
+    size_t n = strlen(path);
 
+    while (n != 0 && path[n - 1] != '/')
+        n--;
+    memcpy(file->priv.name, path, n);
+    if (n == 0)
+        file->priv.name[n++] = '.';
+    file->priv.name[n] = 0;
+    return open(file->priv.name, O_RDONLY | O_CLOEXEC);
+}
+
+/* Tells whether `name` is the name of this open file. (A folder is on one device: there the number
+ * is enough.) */
+MSC4203_APART int file_has_name(int fd, const char *name)
+{
+    struct stat status;
+    ino_t number;
+
+    memset(&status, 0, sizeof status);
+    (void)fstat(fd, &status);
+    number = status.st_ino;
+    return stat(name, &status) == 0 && status.st_ino == number;
+}
+
+/* Opens PATH.new, as a file that is empty and that nobody else is making. Between opening and
+ * locking, whoever was making it may have finished: then this is their log, and must stay as it is.
+ */
+MSC4203_APART int file_open_new(msc4203_file *file, const char *path)
+{
+    size_t n = strlen(path);
+    int result;
+
+    memcpy(file->priv.name, path, n);
+    memcpy(file->priv.name + n, ".new", 5);
+    file->priv.fd = open(file->priv.name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (file->priv.fd < 0)
+        return MSC4203_E_STORAGE;
+    result = file_lock(file->priv.fd);
+    if (result == MSC4203_OK && !file_has_name(file->priv.fd, file->priv.name))
+        result = MSC4203_E_LOCKED;
+    if (result != MSC4203_OK) {
+        close(file->priv.fd);
+        file->priv.fd = -1;
+    }
+    return result;
+}
+
+/* Tells whether a signal that asks the program to end is blocked and pending. */
+MSC4203_APART int file_is_interrupted(void)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    (void)sigpending(&set);
+    if (!sigismember(&set, SIGTERM) && !sigismember(&set, SIGINT))
+        return 0;
+    errno = EINTR;
+    return 1;
+}
+
+/* Fills a file with zeros, so that it has all its blocks. A sync can't be interrupted: none has
+ * more than one stretch to write. */
+MSC4203_PRIVATE int file_fill(msc4203_file *file, uint64_t bytes)
+{
+    size_t n;
+    uint64_t at;
+
+    if (ftruncate(file->priv.fd, 0) != 0)
+        return MSC4203_E_STORAGE;
     memset(file->priv.buffer, 0, sizeof file->priv.buffer);
     for (at = 0; at < bytes; at += n) {
-        n = bytes - at < sizeof file->priv.buffer ? (size_t)(bytes - at)
-                                                  : sizeof file->priv.buffer;
-        if (file_all(file->priv.fd, at, file->priv.buffer, n, 1) != n)
+        if (at % FILE_STRETCH == 0 && (file_sync_data(file->priv.fd) != 0 || file_is_interrupted()))
+            return MSC4203_E_STORAGE;
+        n = bytes - at < sizeof file->priv.buffer ? (size_t)(bytes - at) : sizeof file->priv.buffer;
+        if (file_all(file->priv.fd, at, NULL, file->priv.buffer, n) != n)
             return MSC4203_E_STORAGE;
     }
-    file_storage(file, bytes, &storage);
-    return msc4203_log_format(&file->priv.log, &storage, config, random);
+    return MSC4203_OK;
+}
+
+/* Writes the log into PATH.new, and gives it its name. file->priv.name is the name that it has. */
+MSC4203_APART int file_make(msc4203_file *file, const msc4203_storage *storage,
+                            const msc4203_log_config *config, uint64_t random, const char *path,
+                            int folder)
+{
+    int result = file_fill(file, storage->bytes);
+
+    if (result == MSC4203_OK)
+        result = msc4203_log_format(&file->priv.log, storage, config, file->priv.buffer,
+                                    sizeof file->priv.buffer, random);
+    if (result != MSC4203_OK)
+        return result;
+    if (fsync(file->priv.fd) != 0 || rename(file->priv.name, path) != 0)
+        return MSC4203_E_STORAGE;
+    file->priv.name[strlen(path)] = 0;
+    if (fsync(folder) != 0 && errno != EINVAL) /* some file systems can't, and need not */
+        return MSC4203_E_STORAGE;
+    return MSC4203_OK;
 }
 
 MSC4203_API int msc4203_file_create(msc4203_file *file, const char *path, uint64_t bytes,
                                     const msc4203_log_config *config, uint64_t random)
 {
-    char *name = file->priv.name;
-    size_t n = strlen(path);
-    int result;
+    msc4203_storage storage;
+    msc4203_log_config real;
+    int folder, error, result;
 
-    if (n > sizeof file->priv.name - 8) {
+    file_storage(file, bytes, 1, &storage);
+    storage.sector = FILE_PIECE; /* the buffer need not hold a sector of the real size */
+    memset(&real, 0, sizeof real);
+    if (config != NULL)
+        real = *config;
+    if (real.sector < FILE_SECTOR)
+        real.sector = FILE_SECTOR;
+    if (msc4203_log_memory(&file->priv.log, &storage, &real) == 0)
+        return MSC4203_E_REGION;
+    if (strlen(path) > sizeof file->priv.name - 8) {
         errno = ENAMETOOLONG;
         return MSC4203_E_STORAGE;
     }
-    memcpy(name, path, n);
-    memcpy(name + n, ".new", 5);
-    file_begin(file);
-    file->priv.fd = open(name, O_RDWR | O_CREAT, 0600);
-    if (file->priv.fd < 0)
+    file->priv.error = 0;
+    folder = file_open_folder(file, path);
+    if (folder < 0)
         return MSC4203_E_STORAGE;
-    result = file_lock(file->priv.fd);
-    if (result == MSC4203_OK && ftruncate(file->priv.fd, 0) != 0)
-        result = MSC4203_E_STORAGE;
-    if (result == MSC4203_OK)
-        result = file_make(file, bytes, config, random);
-    if (result == MSC4203_OK && (fsync(file->priv.fd) != 0 || rename(name, path) != 0 ||
-                                 file_sync_folder(path, name) != 0))
-        result = MSC4203_E_STORAGE;
-    else if (result != MSC4203_OK && result != MSC4203_E_LOCKED)
-        unlink(name);
-    close(file->priv.fd);
+    result = file_open_new(file, path);
+    if (result == MSC4203_OK) {
+        result = file_make(file, &storage, &real, random, path, folder);
+        error = errno;
+        if (result != MSC4203_OK)
+            unlink(file->priv.name);
+        close(file->priv.fd);
+        file->priv.fd = -1;
+        errno = error;
+    }
+    close(folder);
     return result;
 }
 
@@ -8015,34 +9061,32 @@ MSC4203_API int msc4203_file_open(msc4203_file *file, const char *path, int writ
                                   msc4203_storage *storage)
 {
     off_t bytes;
-    int result = MSC4203_OK;
+    int error, result;
 
     memset(storage, 0, sizeof *storage);
-    file_begin(file);
-    file->priv.fd = open(path, writable ? O_RDWR : O_RDONLY);
+    file->priv.error = 0;
+    file->priv.fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
     if (file->priv.fd < 0)
         return errno == ENOENT ? MSC4203_END : MSC4203_E_STORAGE;
-    bytes = lseek(file->priv.fd, 0, SEEK_END); /* which a device tells, too */
-    if (bytes < 0)
+    result = writable ? file_lock(file->priv.fd) : MSC4203_OK;
+    bytes = lseek(file->priv.fd, 0, SEEK_END); /* unlike fstat(), of a device too */
+    if (result == MSC4203_OK && bytes < 0)
         result = MSC4203_E_STORAGE;
-    else if (writable)
-        result = file_lock(file->priv.fd);
     if (result != MSC4203_OK) {
+        error = errno;
         close(file->priv.fd);
         file->priv.fd = -1;
+        errno = error;
         return result;
     }
-    file_storage(file, (uint64_t)bytes, storage);
+    file_storage(file, (uint64_t)bytes, writable, storage);
     return MSC4203_OK;
 }
 
 MSC4203_API int msc4203_file_close(msc4203_file *file)
 {
-    unsigned i;
-    int failed = 0;
+    int failed = file->priv.error;
 
-    for (i = 0; i < FILE_LINES; i++)
-        failed |= file_clean(file, i);
     if (file->priv.fd >= 0 && close(file->priv.fd) != 0)
         failed = 1;
     file->priv.fd = -1;
@@ -9327,7 +10371,15 @@ MSC4203_API size_t msc4203_alignof(int object)
 #undef READER_KEY_ROW
 #undef WRITER_MEMBER
 #undef WRITER_BYTES
-#undef LOG_IN_RING
+#undef LOG_LITTLE
+#undef LOG_MAGIC_LOW
+#undef LOG_MAGIC_HIGH
+#undef LOG_P1
+#undef LOG_P2
+#undef LOG_NUMBER_MAX
+#undef LOG_MESSAGES_MAX
+#undef LOG_DEVICES_MAX
+#undef LOG_UNITS_MAX
 #undef MSC4203_APART
 
 #endif /* MSC4203_IMPLEMENTED */

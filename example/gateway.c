@@ -168,13 +168,13 @@ static void store_reopen(void)
         return;
     }
     msc4203_file_close(&g.file);
-    g.store_why[0] = 0;
     result = store_open(0);
-    if (result == MSC4203_OK)
+    if (result == MSC4203_OK) {
         result = store_open_log();
-    if (result != MSC4203_OK) {
-        if (result != MSC4203_E_STORAGE)
+        if (result != MSC4203_OK && result != MSC4203_E_STORAGE)
             snprintf(g.store_why, sizeof g.store_why, "%s", msc4203_result_text(result));
+    }
+    if (result != MSC4203_OK) {
         g.lost = result == MSC4203_END; /* it was open, and is to come back as it was */
         storage_failed();
         return;
@@ -437,10 +437,6 @@ static void on_signal(int signal)
 {
     int error = errno;
 
-    if (g.making && signal != SIGHUP) { /* a large store takes long, and nothing is in it yet */
-        unlink(g.made);
-        _exit(0);
-    }
     (void)!write(g.signals[1], signal == SIGHUP ? "H" : "T", 1);
     errno = error;
 }
@@ -605,9 +601,10 @@ int main(int argc, char **argv)
         return fail("signals", strerror(errno));
     g.now = g.clock = http_clock();
     result = store_open(1);
+    if (result == MSC4203_E_STORAGE && errno == EINTR)
+        return 0; /* it was asked to end before there was a store */
     if (result != MSC4203_OK)
-        return fail(g.config->store,
-                    result == MSC4203_E_STORAGE ? strerror(errno) : msc4203_result_text(result));
+        return fail(g.config->store, g.store_why);
     descriptors = descriptors_left();
     if (descriptors == 0)
         return fail("descriptors", "the limit is too low (ulimit -n)");

@@ -76,10 +76,11 @@ static size_t status_text(char *to)
 
     msc4203_log_usage_get(&g.log, &usage);
     at = (size_t)sprintf(
-        to, "{\"queued\":%llu,\"bytes_used\":%llu,\"bytes_capacity\":%llu,\"bytes_free\":%llu,"
+        to, "{\"queued\":%llu,\"queued_max\":%llu,\"bytes_used\":%llu,\"bytes_capacity\":%llu,\"bytes_free\":%llu,"
             "\"sync_pending\":%llu,\"parked\":%llu,\"damaged\":%llu,\"devices\":%llu,"
             "\"devices_max\":%lu,\"connections\":%d,\"store_error\":",
-        (unsigned long long)usage.messages, (unsigned long long)usage.used,
+        (unsigned long long)usage.messages, (unsigned long long)usage.messages_max,
+        (unsigned long long)usage.used,
         (unsigned long long)usage.capacity, (unsigned long long)(usage.capacity - usage.used),
         (unsigned long long)count_of(MSC4203_CHANNEL_SYNC),
         (unsigned long long)count_of(MSC4203_CHANNEL_PARKED), (unsigned long long)usage.damaged,
@@ -177,6 +178,7 @@ static size_t metrics_text(char *to)
 
     msc4203_log_usage_get(&g.log, &usage);
     at = metric(to, at, "queued", "gauge", usage.messages, "Messages in the store");
+    at = metric(to, at, "queued_max", "gauge", usage.messages_max, "Messages that can be in it");
     at = metric(to, at, "store_used_bytes", "gauge", usage.used, "Bytes that messages take");
     at = metric(to, at, "store_capacity_bytes", "gauge", usage.capacity,
                 "Bytes that messages can take");

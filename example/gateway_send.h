@@ -7,7 +7,7 @@
 #include "gateway_keys.h"
 
 /* Whether a message that waits for /sync alone would take what is kept for appservices: the last
- * sixteenth of the places for devices, and the last eighth of the store. */
+ * sixteenth of the places for devices, and the last eighth of the store, in bytes and in messages. */
 static int send_is_kept(const msc4203_message *message)
 {
     msc4203_log_usage usage;
@@ -17,7 +17,8 @@ static int send_is_kept(const msc4203_message *message)
     if (message->channels != (uint32_t)1 << MSC4203_CHANNEL_SYNC)
         return 0;
     msc4203_log_usage_get(&g.log, &usage);
-    if (usage.used > usage.capacity - usage.capacity / 8)
+    if (usage.used > usage.capacity - usage.capacity / 8 ||
+        usage.messages > usage.messages_max - usage.messages_max / 8)
         return 1;
     if (usage.devices < g.devices - g.devices / 16)
         return 0;
@@ -40,7 +41,7 @@ static void send_count(struct slot *slot, const msc4203_message *message)
     msc4203_log_usage_get(&g.log, &usage);
     slot->bytes += bytes;
     if (slot->bytes > usage.capacity || bytes > g.config->device_bytes_max ||
-        slot->devices > g.devices)
+        slot->devices > g.devices || slot->devices > usage.messages_max)
         slot->never = 1;
     for (i = MSC4203_CHANNEL_FIRST; i < MSC4203_CHANNEL_PARKED; i++)
         if (message->channels >> i & 1) {
@@ -67,7 +68,8 @@ static void send_refused(struct slot *slot, const msc4203_message *message, int 
     device.device_id = message->item.device_id;
     msc4203_log_usage_get(&g.log, &usage);
     if (result == MSC4203_E_QUEUE_FULL) {
-        alone = alone && usage.messages == 0 && slot->bytes > usage.capacity / 4 * 3;
+        alone = alone && usage.messages == 0 && (slot->bytes > usage.capacity / 4 * 3 ||
+                                                slot->devices > usage.messages_max / 4 * 3);
     } else {
         alone = alone && g.queue.count(g.queue.context, MSC4203_CHANNEL_SYNC, &device, &counts) ==
                              MSC4203_OK && counts.messages == 0;

@@ -34,7 +34,10 @@ enum {
     EARLY_MS = 5000,         /* who came when there was room is not closed for another so soon */
     ACCEPT_MS = 100,         /* how long nobody is let in when there is no descriptor */
     SPARE_DESCRIPTORS = 6,   /* for what is opened for a moment: the configuration, say */
-    DEVICE_BYTES = 48,       /* of the index, for each device that has waiting messages */
+    DEVICE_BYTES = 44,       /* of the index, for each device that has waiting messages */
+    PLACE_BYTES = 24,        /* of the index, for each message that can wait */
+    STORE_SECTOR = 4096,     /* of a file's storage */
+    BUFFER_BYTES = 262144,   /* of the store, at the most */
     MESSAGE_BYTES = 64,      /* of the store, for each message, at the least */
     EXPIRE_MS = 300000       /* how often what waits too long is looked for */
 };
@@ -179,7 +182,7 @@ static struct gateway {
     msc4203_log log;
     msc4203_queue queue;
     void *index;
-    size_t index_bytes;
+    size_t index_bytes;          /* and of the store's buffer */
     int (*sync)(void *context);  /* of the file */
     dev_t store_device;          /* which file it is */
     ino_t store_inode;
@@ -216,8 +219,6 @@ static struct gateway {
     uint64_t hangup;             /* since when a changed configuration waits; 0: none */
     uint64_t unmoved;            /* when to go on changing over; 0: it is done */
     int ends;
-    char made[1040];             /* the store's file while it is being made */
-    volatile sig_atomic_t making;
 } g;
 
 static msc4203_span span_of(const char *string)

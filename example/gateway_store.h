@@ -88,54 +88,94 @@ static void store_guard(void)
     g.storage.sync = store_sync;
 }
 
-/* How many devices can have waiting messages: what the store has room for at 4 KiB each, and a
- * quarter of the memory. */
-static uint32_t store_devices(const struct config *c)
+static uint32_t store_least(uint64_t a, uint64_t b)
 {
-    uint64_t store = c->store_bytes >> 12, memory = c->memory_bytes / 4 / DEVICE_BYTES;
+    return (uint32_t)(a < b ? a : b);
+}
 
-    if (c->devices_max != 0)
-        return c->devices_max;
-    return (uint32_t)(store < memory ? store : memory);
+/* How a store is made: how many messages can wait, and how many devices can have some. That is what
+ * it has room for, at 512 bytes a message and 4 KiB a device, as far as a quarter of the memory holds
+ * either. */
+static msc4203_log_config store_shape(const struct config *c)
+{
+    msc4203_log_config shape;
+
+    memset(&shape, 0, sizeof shape);
+    shape.messages = store_least(c->store_bytes >> 9, c->memory_bytes / 4 / PLACE_BYTES);
+    shape.devices = c->devices_max != 0
+                        ? c->devices_max
+                        : store_least(c->store_bytes >> 12, c->memory_bytes / 4 / DEVICE_BYTES);
+    return shape;
 }
 
 /* Whether a log can have this size. */
 static int store_fits(const struct config *c)
 {
-    msc4203_log_config shape;
+    msc4203_log_config shape = store_shape(c);
+    msc4203_storage storage;
 
-    memset(&shape, 0, sizeof shape);
-    shape.devices = store_devices(c);
-    return msc4203_log_memory(&g.log, &shape, c->store_bytes) != 0;
+    memset(&storage, 0, sizeof storage);
+    storage.bytes = c->store_bytes;
+    storage.sector = STORE_SECTOR;
+    return msc4203_log_memory(&g.log, &storage, &shape) != 0;
 }
 
-/* Opens the file, makes it when there is none (if it may), and tells how much memory its index
- * needs. Returns a result. */
+/* Makes the file. That takes long when it is large: whoever asks the gateway to end meanwhile need
+ * not wait for it. The result is then MSC4203_E_STORAGE, and errno is EINTR. */
+static int store_make(const struct config *c)
+{
+    msc4203_log_config shape = store_shape(c);
+    sigset_t ends, before;
+    uint64_t random;
+    int result, error;
+
+    if (!http_random(&random, sizeof random))
+        return MSC4203_E_STORAGE;
+    sigemptyset(&ends);
+    sigaddset(&ends, SIGTERM);
+    sigaddset(&ends, SIGINT);
+    sigprocmask(SIG_BLOCK, &ends, &before);
+    result = msc4203_file_create(&g.file, c->store, c->store_bytes, &shape, random);
+    error = errno;
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    errno = error;
+    return result;
+}
+
+/* Opens the file, makes it when there is none (if it may), and sets how much memory its index and its
+ * buffer take: a sixteenth of all, at the most, for the buffer. Returns a result; when that is not
+ * MSC4203_OK, g.store_why says why. */
 static int store_open(int make)
 {
     const struct config *c = g.config;
     msc4203_log_config shape;
-    uint64_t random;
-    int result = msc4203_file_open(&g.file, c->store, 1, &g.storage);
+    int result = msc4203_file_open(&g.file, c->store, 1, &g.storage), error;
 
     if (result == MSC4203_END && make) {
-        if (!http_random(&random, sizeof random))
-            return MSC4203_E_STORAGE;
-        memset(&shape, 0, sizeof shape);
-        shape.devices = store_devices(c);
-        snprintf(g.made, sizeof g.made, "%s.new", c->store);
-        g.making = 1;
-        result = msc4203_file_create(&g.file, c->store, c->store_bytes, &shape, random);
-        g.making = 0;
+        result = store_make(c);
         if (result == MSC4203_OK)
             result = msc4203_file_open(&g.file, c->store, 1, &g.storage);
     }
+    error = errno;
     if (result == MSC4203_OK) {
         result = msc4203_log_inspect(&g.log, &g.storage, &shape);
+        error = errno;
         store_guard();
-        g.devices = shape.devices;
-        g.index_bytes = msc4203_log_memory(&g.log, &shape, g.storage.bytes);
     }
+    snprintf(g.store_why, sizeof g.store_why, "%s",
+             result == MSC4203_E_STORAGE ? strerror(error)
+             : result == MSC4203_OK      ? ""
+                                         : msc4203_result_text(result));
+    if (result == MSC4203_E_REGION && shape.bytes != g.storage.bytes)
+        snprintf(g.store_why, sizeof g.store_why,
+                 "it has %llu bytes, and the log in it was made for %llu",
+                 (unsigned long long)g.storage.bytes, (unsigned long long)shape.bytes);
+    if (result == MSC4203_OK) {
+        g.devices = shape.devices;
+        g.index_bytes = msc4203_log_memory(&g.log, &g.storage, &shape) +
+                        store_least(c->memory_bytes / 16, BUFFER_BYTES);
+    }
+    errno = error;
     return result;
 }
 

@@ -1,5 +1,5 @@
 /* msc4203.c - the command line tool: looks into bodies, converts them between the shapes in which
- * to-device messages travel, and checks JSON. SPDX: 0BSD
+ * to-device messages travel, checks JSON, and prints what waits in a log file. SPDX: 0BSD
  *
  *     cc -I. -o msc4203 example/msc4203.c msc4203.c
  *
@@ -14,7 +14,6 @@
 #define _FILE_OFFSET_BITS 64
 
 #include "msc4203.h"
-#include "log_print.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -30,6 +29,9 @@
 
 /* The exit status is the first that applies of 2, 1, 3. */
 enum { STATUS_OK = 0, STATUS_BODY = 1, STATUS_USAGE = 2, STATUS_ITEM = 3 };
+
+/* What it is asked to do: single bits. */
+enum { CONVERT = 1, CHECK = 2, LOG = 4, ALL_COMMANDS = 7 };
 
 enum {
     KINDS = 9,
@@ -56,7 +58,7 @@ struct input {
 
 struct tool {
     /* the command line */
-    int checks, from, to, each, lines, stable, help;
+    int command, from, to, each, lines, stable, parked, help;
     int shape;             /* of `check --shape`; -1: any JSON */
     size_t chunk, scratch; /* chunk 0: in one piece */
     msc4203_span sender, type, message_id, user, device, next_batch;
@@ -719,10 +721,10 @@ static void walk_open_body(struct walk *walk)
     int has_preset = tool->from != MSC4203_EDU;
 
     memset(&preset, 0, sizeof preset);
-    preset.sender = tool->checks ? nobody : tool->sender;
-    preset.type = tool->checks ? nobody : tool->type;
-    preset.user_id = tool->checks ? nobody : tool->user;
-    preset.device_id = tool->checks ? nobody : tool->device;
+    preset.sender = (tool->command == CHECK) ? nobody : tool->sender;
+    preset.type = (tool->command == CHECK) ? nobody : tool->type;
+    preset.user_id = (tool->command == CHECK) ? nobody : tool->user;
+    preset.device_id = (tool->command == CHECK) ? nobody : tool->device;
     if (walk->keeps_ids) {
         tool->body_id = find_id(walk, tool->id_text + tool->scratch_bytes);
         if (!tool->body_id.ptr)
@@ -798,7 +800,7 @@ static int walk_next(struct walk *walk, const msc4203_item **item)
             walk_look(walk);
             if (walk->look.shape >= 0)
                 return OTHER_SHAPE;
-            if (tool->checks && tool->shape >= 0 && !walk_is_json(walk))
+            if ((tool->command == CHECK) && tool->shape >= 0 && !walk_is_json(walk))
                 continue;
             walk_open_body(walk);
             walk->bodies++;
@@ -849,7 +851,7 @@ static void say_body(const struct walk *walk, int error)
         const char *begin = tool->inputs[walk->input].data + walk->begin;
         say_place(walk, (uint64_t)(skip_blanks(begin, begin + walk->end - walk->begin) - begin));
         say(tool, "this is a body of another shape: --");
-        say(tool, tool->checks ? "shape " : "from ");
+        say(tool, (tool->command == CHECK) ? "shape " : "from ");
         say(tool, shape_names[walk->look.shape]);
         tool->status[STATUS_ITEM] = 1;
     }
@@ -1319,6 +1321,12 @@ static void convert_each(struct tool *tool)
 }
 
 /* ----------------------------------------------------------------------------------------------
+ * log
+ * ---------------------------------------------------------------------------------------------- */
+
+#include "log_print.h"
+
+/* ----------------------------------------------------------------------------------------------
  * The command line
  * ---------------------------------------------------------------------------------------------- */
 
@@ -1328,7 +1336,7 @@ static const char help_text[] =
     "                       [--message-id ID] [--user ID] [--device ID] [--next-batch TOKEN]\n"
     "                       [FILE ...]\n"
     "       msc4203 check   [--shape SHAPE] [--chunk BYTES] [FILE ...]\n"
-    "       msc4203 log FILE\n"
+    "       msc4203 log     [--parked | --each] FILE\n"
     "       msc4203 --help | -h | --version\n"
     "\n"
     "Looks into the JSON bodies in which Matrix to-device messages travel.\n"
@@ -1341,12 +1349,16 @@ static const char help_text[] =
     "  sync          homeserver to client, /sync; to be read it needs --user and --device, to be\n"
     "                written --next-batch, unless the input has one\n"
     "check says of each file that is not exactly one JSON text in UTF-8 where it is wrong.\n"
-    "log prints what is in a log file of the gateway.\n"
+    "log prints the messages that wait in a log file, a line each, and how full the log is. It\n"
+    "changes nothing. Of a damaged, cut or extended file it prints what can still be read. (A\n"
+    "log that a program is writing to may look damaged.)\n"
     "\n"
     "  FILE                holds one body; without one, or as -, standard input is read\n"
     "  --from, --to SHAPE  what is read and what is written\n"
     "  --shape SHAPE       also check that each body has this shape, and each item can be used\n"
-    "  --each              write a body for each item, each on one line\n"
+    "  --each              write a body for each item, each on one line; with log, write the\n"
+    "                      messages as transactions, each on one line\n"
+    "  --parked            only what application services refused\n"
     "  --lines             each line of a FILE is a body\n"
     "  --stable            write stable keys, without their prefixes\n"
     "  --chunk BYTES       read so many bytes at a time (the result is the same)\n"
@@ -1362,8 +1374,9 @@ static const char help_text[] =
     "FILE: byte OFFSET: item INDEX: REASON, where offsets and indexes count from 0. A request to\n"
     "/sendToDevice or an EDU holds messages of one sender and type: those of the first message.\n"
     "\n"
-    "Exit status: 0 all is well; 1 a body is broken (what was read before is written); 2 wrong\n"
-    "usage, or a file can't be read; 3 some items, or bodies of another shape, were left out.\n";
+    "Exit status: 0 all is well; 1 a body is broken (what was read before is written), or a log\n"
+    "is damaged; 2 wrong usage, or a file can't be read or is not a log; 3 some items, or bodies\n"
+    "of another shape, were left out.\n";
 
 /* Says what is wrong with the command line, and where to read how it should be. */
 static int wrong_usage(struct tool *tool, const char *what, const char *why)
@@ -1383,10 +1396,8 @@ struct option {
     const char *name;
     void *to;
     enum option_kind kind;
-    int commands; /* a set of what follows */
+    int commands; /* that have it */
 };
-
-enum { FOR_CONVERT = 1, FOR_CHECK = 2, FOR_BOTH = 3 };
 
 static int parse_shape(const char *text, int *shape)
 {
@@ -1466,31 +1477,31 @@ static size_t name_length(const char *argument)
  * arguments these are; 0, having said why, if something is wrong. */
 static size_t take_option(struct tool *tool, char **arguments)
 {
-    const struct option options[] = {{"--from", &tool->from, OPTION_SHAPE, FOR_CONVERT},
-                                     {"--to", &tool->to, OPTION_SHAPE, FOR_CONVERT},
-                                     {"--shape", &tool->shape, OPTION_SHAPE, FOR_CHECK},
-                                     {"--each", &tool->each, OPTION_FLAG, FOR_CONVERT},
-                                     {"--lines", &tool->lines, OPTION_FLAG, FOR_CONVERT},
-                                     {"--stable", &tool->stable, OPTION_FLAG, FOR_CONVERT},
-                                     {"--chunk", &tool->chunk, OPTION_BYTES, FOR_BOTH},
-                                     {"--scratch", &tool->scratch, OPTION_BYTES, FOR_CONVERT},
-                                     {"--sender", &tool->sender, OPTION_TEXT, FOR_CONVERT},
-                                     {"--type", &tool->type, OPTION_TEXT, FOR_CONVERT},
-                                     {"--message-id", &tool->message_id, OPTION_TEXT, FOR_CONVERT},
-                                     {"--user", &tool->user, OPTION_TEXT, FOR_CONVERT},
-                                     {"--device", &tool->device, OPTION_TEXT, FOR_CONVERT},
-                                     {"--next-batch", &tool->next_batch, OPTION_TEXT, FOR_CONVERT},
-                                     {"--help", &tool->help, OPTION_FLAG, FOR_BOTH},
-                                     {"-h", &tool->help, OPTION_FLAG, FOR_BOTH}};
+    const struct option options[] = {{"--from", &tool->from, OPTION_SHAPE, CONVERT},
+                                     {"--to", &tool->to, OPTION_SHAPE, CONVERT},
+                                     {"--shape", &tool->shape, OPTION_SHAPE, CHECK},
+                                     {"--each", &tool->each, OPTION_FLAG, CONVERT | LOG},
+                                     {"--lines", &tool->lines, OPTION_FLAG, CONVERT},
+                                     {"--stable", &tool->stable, OPTION_FLAG, CONVERT},
+                                     {"--chunk", &tool->chunk, OPTION_BYTES, CONVERT | CHECK},
+                                     {"--scratch", &tool->scratch, OPTION_BYTES, CONVERT},
+                                     {"--sender", &tool->sender, OPTION_TEXT, CONVERT},
+                                     {"--type", &tool->type, OPTION_TEXT, CONVERT},
+                                     {"--message-id", &tool->message_id, OPTION_TEXT, CONVERT},
+                                     {"--user", &tool->user, OPTION_TEXT, CONVERT},
+                                     {"--device", &tool->device, OPTION_TEXT, CONVERT},
+                                     {"--next-batch", &tool->next_batch, OPTION_TEXT, CONVERT},
+                                     {"--parked", &tool->parked, OPTION_FLAG, LOG},
+                                     {"--help", &tool->help, OPTION_FLAG, ALL_COMMANDS},
+                                     {"-h", &tool->help, OPTION_FLAG, ALL_COMMANDS}};
     const size_t count = sizeof options / sizeof options[0];
     char *argument = arguments[0];
     size_t i, len = name_length(argument);
-    int command = tool->checks ? FOR_CHECK : FOR_CONVERT;
 
     for (i = 0; i < count; i++)
         if (strlen(options[i].name) == len && memcmp(argument, options[i].name, len) == 0)
             break;
-    if (i == count || !(options[i].commands & command))
+    if (i == count || !(options[i].commands & tool->command))
         return (size_t)wrong_usage(tool, argument, "no such option");
     if (options[i].kind != OPTION_FLAG)
         return !take_value(tool, &options[i], argument[len] ? argument + len + 1 : arguments[1]) ? 0
@@ -1524,9 +1535,13 @@ static int parse_arguments(struct tool *tool, char **arguments, size_t *files)
     return 1;
 }
 
-/* Are the options there that the shapes need? */
+/* Are the options there that the shapes need, and the files that the command needs? */
 static int has_what_it_needs(struct tool *tool)
 {
+    if (tool->command == LOG && tool->input_count != 1)
+        return wrong_usage(tool, "log", "it needs one FILE");
+    if (tool->parked && tool->each)
+        return wrong_usage(tool, "--parked", "not together with --each");
     if (tool->from == MSC4203_SEND && (!tool->sender.ptr || !tool->type.ptr))
         return wrong_usage(tool, "--from send", "it needs --sender and --type");
     if (tool->from == MSC4203_SYNC && (!tool->user.ptr || !tool->device.ptr))
@@ -1576,8 +1591,10 @@ static char **parse(struct tool *tool, int argc, char **argv)
         return NULL;
     }
     tool->help = strcmp(command, "--help") == 0 || strcmp(command, "-h") == 0;
-    tool->checks = strcmp(command, "check") == 0;
-    if (!tool->help && !tool->checks && strcmp(command, "convert") != 0) {
+    tool->command = strcmp(command, "check") == 0 ? CHECK
+                    : strcmp(command, "log") == 0 ? LOG
+                                                  : CONVERT;
+    if (!tool->help && tool->command == CONVERT && strcmp(command, "convert") != 0) {
         (void)wrong_usage(tool, *command ? command : "nothing to do", "convert, check or log");
         return NULL;
     }
@@ -1587,7 +1604,7 @@ static char **parse(struct tool *tool, int argc, char **argv)
         print(tool, help_text);
         return NULL;
     }
-    if (!tool->checks && !has_what_it_needs(tool))
+    if (!has_what_it_needs(tool))
         return NULL;
     if (tool->input_count == 0) {
         inputs = default_inputs;
@@ -1602,18 +1619,20 @@ int main(int argc, char **argv)
     char **names;
     size_t i;
 
-    if (argc == 3 && strcmp(argv[1], "log") == 0)
-        return log_print(argv[2]);
     tool.scratch = SCRATCH_BYTES;
     tool.shape = -1;
     names = parse(&tool, argc, argv);
     if (!names)
         return finish(&tool);
+    if (tool.command == LOG) {
+        log_print(&tool, names[0]);
+        return finish(&tool);
+    }
     tool.inputs = (struct input *)map_memory(&tool, tool.input_count * sizeof(struct input));
     for (i = 0; i < tool.input_count; i++)
         tool.inputs[i].name = names[i];
     open_inputs(&tool);
-    if (tool.checks)
+    if (tool.command == CHECK)
         check(&tool);
     else
         convert(&tool);

@@ -430,11 +430,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     f.region = fuzz_alloc(REGION);
     memset(f.region, 0, REGION);
     msc4203_memory_storage(&f.storage, f.region, REGION);
-    f.index_bytes = msc4203_log_memory(&f.log, &config, REGION);
+    f.index_bytes = msc4203_log_memory(&f.log, &f.storage, &config);
     FUZZ_CHECK(f.index_bytes);
     f.index = fuzz_alloc(f.index_bytes);
     f.work = (char *)fuzz_alloc(WORK);
-    FUZZ_CHECK(msc4203_log_format(&f.log, &f.storage, &config, 0x4203) == MSC4203_OK);
+    FUZZ_CHECK(msc4203_log_format(&f.log, &f.storage, &config, f.index, f.index_bytes, 0x4203) ==
+               MSC4203_OK);
     f.config.messages_max = data[LIMITS] & 15;
     f.config.bytes_max = data[SIZES] & 128 ? 0 : 200 + (data[SIZES] & 127u) * 16;
     f.config.flags = data[HOW] & 1 ? MSC4203_STABLE_KEYS : MSC4203_UNSTABLE_KEYS;

@@ -208,14 +208,23 @@ for number in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
 done
 
 # Logs (see fuzz_log_open.c): patched and worked with, the checksums left alone or made right (8),
-# in memory or behind functions (16).
+# in memory (16) or behind functions.
 for number in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23; do
     {
         bytes $((1 + number % 4 * 8)) $((number % 8)) $((number % 3 * 4)) 0
         chance "$number" $((40 + number * 9))
     } >"$dir/fuzz_log_open/$number"
 done
-{ bytes 0 0 0 0 && printf 'msc4203\0\001' && chance 1 2000; } >"$dir/fuzz_log_open/region"
+{ bytes 0 0 0 0 && chance 2 16 && printf 'msc4203\0' && chance 1 2000; } \
+    >"$dir/fuzz_log_open/region"
+# Of a whole log there is more than the first sector: here each segment has 1,536 bytes.
+for number in 0 1 2 3; do
+    { # lengths of segment and sector, messages, devices, requests, openings, bytes of a message
+        bytes $((8 + number % 2 * 16)) $((number % 4)) $((60 + number * 40)) 0 && chance 3 32 &&
+            bytes 96 0 0 0 $((number % 2 * 16)) $((number / 2 * 2)) 0 0 64 0 0 0 8 0 0 0 16 0 0 0 \
+                4 0 0 0 0 1 0 0 && chance "$number" 900
+    } >"$dir/fuzz_log_open/header-$number"
+done
 { bytes 17 3 0 0 && chance 2 300; } >"$dir/fuzz_log_open/whole"
 
 # Requests to a receiver (see fuzz_receiver.c): tokens in the header and the query, paths, a ping.

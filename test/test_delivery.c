@@ -76,8 +76,8 @@ static void siblings(void *context, const msc4203_message *message, msc4203_writ
         item.user_id = span("@alice:gw.example");
     }
     if (w->sibling == 5) { /* too much for a small log */
-        memset(large, 'u', 200);
-        large[200] = 0;
+        memset(large, 'u', 400);
+        large[400] = 0;
         item.user_id = span(large);
     }
     if (w->sibling == 6) { /* an error that sticks */
@@ -121,11 +121,12 @@ static void world_init(struct world *w, size_t bytes)
     w->log_config.devices = 64;
     w->log_config.requests = 64;
     w->log_config.openings = 8;
-    w->log_config.message_bytes = bytes < 60000 ? 200 : 4000;
-    w->index_bytes = msc4203_log_memory(&w->log, &w->log_config, bytes);
+    w->log_config.message_bytes = bytes < 60000 ? 200 : bytes < 200000 ? 4000 : 9000;
+    w->index_bytes = msc4203_log_memory(&w->log, &w->fake.storage, &w->log_config);
     w->index = malloc(w->index_bytes);
     CHECK(w->index_bytes != 0 && w->index != NULL);
-    CHECK(msc4203_log_format(&w->log, &w->fake.storage, &w->log_config, 99) == MSC4203_OK);
+    CHECK(msc4203_log_format(&w->log, &w->fake.storage, &w->log_config, w->index, w->index_bytes,
+                             99) == MSC4203_OK);
     w->now = 1700000000000u;
     w->memory_bytes = MEMORY;
     w->config.context = w;
@@ -824,14 +825,14 @@ static void test_sender_parks_many(void)
     }
     CHECK(w.queue.record(w.queue.context, MSC4203_CHANNEL_PARKED, memory, sizeof memory, NULL,
                          &record) == MSC4203_OK);
-    CHECK(record.len > 1900 && record.len <= 4000 && record.len % 17 == 0);
+    CHECK(record.len > 1900 && record.len <= 4096 && record.len % 17 == 0);
     CHECK(record.ptr[record.len - 1] == '\n');
     CHECK(w.queue.count(w.queue.context, MSC4203_CHANNEL_PARKED, NULL, &counts) == MSC4203_OK);
     CHECK(counts.messages == 398 && status_of(&w).parked == 398);
     /* What else may be in that record: no line at all. */
-    memset(memory, 'x', 4000);
+    memset(memory, 'x', 4096);
     record.ptr = memory;
-    record.len = 4000;
+    record.len = 4096;
     CHECK(w.queue.hold(w.queue.context, MSC4203_CHANNEL_PARKED, 0, &record) == MSC4203_OK);
     CHECK(answer(&w, 413) == MSC4203_OK);
     CHECK(w.queue.record(w.queue.context, MSC4203_CHANNEL_PARKED, memory, sizeof memory, NULL,
@@ -920,6 +921,7 @@ static void test_sender_damaged(void)
     CHECK(poll_now(&w) == MSC4203_IDLE);
     CHECK(status_of(&w).damaged == 3);
     put(&w, 21, 21); /* the only one is damaged */
+    world_crash(&w); /* what was written last is still in memory */
     damage(&w, "\"n\":21,");
     CHECK(poll_now(&w) == MSC4203_IDLE);
     world_crash(&w);
@@ -943,14 +945,11 @@ static void test_sender_park_crash(int more)
     flush(&w);
     memcpy(before, w.fake.durable, sizeof before);
     for (calls = 1, done = 0; !done && calls < 100 && test_failed == 0; calls++) {
-        memcpy(w.fake.durable, before, sizeof before);
-        w.fake.count = 0;
-        w.fake.fail_at = 0;
-        memcpy(w.fake.seen, before, sizeof before);
+        fake_restore(&w.fake, before);
         world_crash(&w);
         sends(&w, "1");
         w.fake.fail_at = w.fake.calls + calls;
-        w.fake.after = (int)(calls & 1);
+        w.fake.after = (int)(calls % FAKE_WHENS);
         done = answer(&w, 413) == MSC4203_OK && w.queue.flush(w.queue.context) == MSC4203_OK;
         world_crash(&w);
         for (again = 0; poll_now(&w) == MSC4203_REQUEST && again < 3; again++) {
@@ -1194,7 +1193,7 @@ static void test_sender_full(void)
     uint64_t number;
     int result, n = 0, delivered = 0, i;
 
-    world_init(&w, 64 * 1024);
+    world_init(&w, 128 * 1024);
     memset(text, 'x', sizeof text);
     memcpy(text, "{\"n\":1,\"x\":\"", 12);
     for (i = 0; i < 3; i++) {
@@ -1449,6 +1448,16 @@ static void test_sender_start_fails(void)
     world_free(&w);
 }
 
+static int (*hold_real)(void *, uint32_t, uint64_t, const msc4203_span *);
+
+static int hold_little(void *context, uint32_t channel, uint64_t through,
+                       const msc4203_span *record)
+{
+    if (channel == MSC4203_CHANNEL_PARKED)
+        return MSC4203_E_TOO_LARGE;
+    return hold_real(context, channel, through, record);
+}
+
 /* A log that keeps only small records: without siblings. */
 static void test_sender_small_log(void)
 {
@@ -1480,6 +1489,19 @@ static void test_sender_small_log(void)
     CHECK(poll_now(&w) == MSC4203_REQUEST);
     CHECK(answer(&w, 413) == MSC4203_OK); /* its line has no room: parked all the same */
     CHECK(status_of(&w).parked == 1);
+    put_to(&w, (uint32_t)1 << w.config.channel, "@irc_a:gw.example", "DEV", 2, 2, 0);
+    flush(&w);
+    CHECK(poll_now(&w) == MSC4203_REQUEST);
+    hold_real = w.queue.hold;
+    w.queue.hold = hold_little; /* another queue may have room for no line at all */
+    CHECK(answer(&w, 413) == MSC4203_OK && status_of(&w).parked == 2);
+    w.queue.hold = hold_real;
+    put_to(&w, (uint32_t)1 << w.config.channel, "@irc_a:gw.example", "DEV", 3, 3, 0);
+    flush(&w);
+    CHECK(poll_now(&w) == MSC4203_REQUEST);
+    CHECK(answer(&w, 500) == MSC4203_OK);
+    msc4203_log_close(&w.log);
+    CHECK(msc4203_sender_skip(&w.sender) == MSC4203_E_STORAGE);
     world_free(&w);
 }
 
@@ -1882,8 +1904,7 @@ static void test_sync_tokens(void)
         put_alice(&w, 3, 4);
         *token = 0;
         SYNC(token, 100, "1 2 3 4");
-        memcpy(w.fake.durable, backup, sizeof backup);
-        w.fake.count = 0;
+        fake_restore(&w.fake, backup);
         w.openings += 100;
         world_crash(&w);
         put_alice(&w, 5, 6);
@@ -2147,12 +2168,10 @@ static void test_change_crash(void)
         put_to(&w, out ? (uint32_t)1 << w.irc : sync_bit, alice, "PHONE", 1, 9, 0);
         memcpy(before, w.fake.durable, sizeof before);
         for (calls = 1, done = 0; !done && calls < 1000 && test_failed == 0; calls++) {
-            memcpy(w.fake.durable, before, sizeof before);
-            w.fake.count = 0;
-            memcpy(w.fake.seen, before, sizeof before);
+            fake_restore(&w.fake, before);
             world_open(&w);
             w.fake.fail_at = w.fake.calls + calls;
-            w.fake.after = (int)test_below(2);
+            w.fake.after = (int)test_below(FAKE_WHENS);
             done = (out ? change_out(&w, NULL) : change_in(&w, "PHONE", routed, NULL)) ==
                        MSC4203_OK && w.queue.flush(w.queue.context) == MSC4203_OK;
             fake_crash(&w.fake);

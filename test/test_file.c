@@ -1,6 +1,6 @@
 /* test_file.c - the log in a file: made, locked, read again, broken off; the same model as in
  * test_log.c. */
-#define _POSIX_C_SOURCE 200809L
+#define _POSIX_C_SOURCE   200809L
 #define _FILE_OFFSET_BITS 64
 #include "queue_contract.h"
 
@@ -14,11 +14,36 @@
 
 static const char *const path = "build/test/file.log";
 
+static const char *const made = "build/test/made.log", *const made_new = "build/test/made.log.new";
+
+enum { REGION = 512 * 1024 };
+
 /* ---- system calls that are interrupted, do a part, or fail: in the place of libc's ---- */
 
 static unsigned long calls;
-static int write_errno, read_errno;
-static int sync_errno, sync_at; /* sync_at: the call, counted down, that fails; 0 all */
+static int write_errno, write_at; /* write_at: the call, counted down, that fails; 0 all */
+static int sync_errno, sync_at;   /* the same */
+static int read_errno;
+static int signal_number, signal_at; /* a signal comes at this write, counted down */
+static unsigned long long written;   /* bytes, since the signal */
+static int finished; /* another process gives PATH.new its name before that is looked at; 2: and
+                        begins with the next one */
+
+/* Counts down to the call that fails; at 0 from the beginning, all do. */
+static int fails(int error, int *at)
+{
+    if (error == 0 || (*at != 0 && --*at != 0))
+        return 0;
+    errno = error;
+    return 1;
+}
+
+static void put(const char *name, const char *text)
+{
+    FILE *file = fopen(name, "wb");
+
+    CHECK(file != NULL && fputs(text, file) >= 0 && fclose(file) == 0);
+}
 
 static int moves_on(int fd, off_t at, size_t *bytes)
 {
@@ -33,34 +58,48 @@ static int moves_on(int fd, off_t at, size_t *bytes)
 
 ssize_t pwrite(int fd, const void *data, size_t bytes, off_t at)
 {
-    if (write_errno != 0) {
-        errno = write_errno;
+    ssize_t n;
+
+    if (fails(write_errno, &write_at))
         return -1;
+    if (signal_at != 0 && --signal_at == 0) {
+        CHECK(raise(signal_number) == 0);
+        written = 0;
     }
-    return moves_on(fd, at, &bytes) ? write(fd, data, bytes) : -1;
+    n = moves_on(fd, at, &bytes) ? write(fd, data, bytes) : -1;
+    if (n > 0)
+        written += (unsigned long long)n;
+    return n;
 }
 
 ssize_t pread(int fd, void *data, size_t bytes, off_t at)
 {
-    if (read_errno != 0) {
-        errno = read_errno;
+    int always = 0;
+
+    if (fails(read_errno, &always))
         return -1;
-    }
     return moves_on(fd, at, &bytes) ? read(fd, data, bytes) : -1;
 }
 
 int fsync(int fd)
 {
-    if (sync_errno != 0 && (sync_at == 0 || --sync_at == 0)) {
-        errno = sync_errno;
+    if (fails(sync_errno, &sync_at))
         return -1;
-    }
     return fcntl(fd, F_GETFD) < 0 ? -1 : 0;
 }
 
 int fdatasync(int fd)
 {
     return fsync(fd);
+}
+
+int stat(const char *name, struct stat *status)
+{
+    if (finished)
+        CHECK(rename(made_new, made) == 0);
+    if (finished == 2)
+        put(made_new, "the next one");
+    return fstatat(AT_FDCWD, name, status, 0);
 }
 
 /* ---- a log in a file ---- */
@@ -85,7 +124,8 @@ static int in_file_open(struct in_file *f)
     result = msc4203_log_inspect(&f->log, &f->storage, &config);
     if (result != MSC4203_OK)
         return result;
-    f->index_bytes = msc4203_log_memory(&f->log, &config, f->storage.bytes);
+    CHECK(config.sector == 4096);
+    f->index_bytes = msc4203_log_memory(&f->log, &f->storage, &config);
     free(f->index);
     f->index = malloc(f->index_bytes);
     result = msc4203_log_open(&f->log, &f->storage, f->index, f->index_bytes, 99 + ++f->openings);
@@ -104,8 +144,34 @@ static int in_file_reopen(struct contract *c, int crash)
     return in_file_open(f);
 }
 
-/* Another process can't open it for writing, and can read it. */
-static void test_lock(void)
+static int exists(const char *name)
+{
+    return access(name, F_OK) == 0;
+}
+
+/* The descriptor that the next open() will get. */
+static int lowest_free(void)
+{
+    int fd = open("/dev/null", O_RDONLY);
+
+    CHECK(fd >= 0 && close(fd) == 0);
+    return fd;
+}
+
+static int holds(const char *name, const char *text)
+{
+    size_t bytes;
+    char *data = test_read(name, &bytes);
+    int same = strcmp(data, text) == 0;
+
+    free(data);
+    return same;
+}
+
+/* ---- locks ---- */
+
+/* What another process gets when it opens the file for writing; and it can always read it. */
+static int elsewhere(void)
 {
     int status = -1;
     pid_t child;
@@ -113,272 +179,401 @@ static void test_lock(void)
     fflush(stdout);
     child = fork();
     if (child == 0) {
-        static struct in_file other;
-        int result = msc4203_file_open(&other.file, path, 1, &other.storage);
-        int reads = msc4203_file_open(&other.file, path, 0, &other.storage);
-        _exit(result == MSC4203_E_LOCKED && reads == MSC4203_OK ? 0 : 1);
+        static msc4203_file other, reader;
+        msc4203_storage s;
+        int result = msc4203_file_open(&other, path, 1, &s);
+        int reads = msc4203_file_open(&reader, path, 0, &s);
+        _exit(reads != MSC4203_OK          ? 3
+              : result == MSC4203_OK       ? 1
+              : result == MSC4203_E_LOCKED ? 2
+                                           : 3);
     }
     CHECK(child > 0 && waitpid(child, &status, 0) == child);
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-}
-
-/* The tool prints it and, with a byte changed, says what is damaged. */
-static int tool_says(const char *command, const char *last)
-{
-    char line[512] = "", before[512];
-    FILE *pipe = popen(command, "r");
-    int status, found;
-
-    if (pipe == NULL)
-        return -1;
-    do
-        strcpy(before, line);
-    while (fgets(line, sizeof line, pipe) != NULL && line[0] != 0);
-    found = strstr(before, last) != NULL || strstr(line, last) != NULL;
-    status = pclose(pipe);
-    CHECK_CASE(found, line);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
+enum { IS_FREE = 1, IS_LOCKED = 2 };
 
-static void test_tool(size_t end)
+/* Against other processes, and against this one: and whoever is refused, or only reads, and closes
+ * what it has opened does not end the lock. */
+static void test_lock(void)
 {
-    static unsigned char memory[400000];
-    FILE *file;
-    long at = 0;
-    size_t bytes, i, tries;
+    static msc4203_file first, second, reader;
+    msc4203_storage s, none;
+    int fd = lowest_free();
 
-    CHECK(tool_says("build/msc4203 log build/test/file.log", " records, 0 damaged") == 0);
-    CHECK(tool_says("build/msc4203 log build/test/no.log 2>&1", "no.log: ") == 2);
-    CHECK(tool_says("build/msc4203 log Makefile 2>&1", "not a log") == 1);
-    file = fopen(path, "r+b");
-    if (file == NULL) {
-        CHECK(!"it can be opened");
-        return;
-    }
-    bytes = fread(memory, 1, sizeof memory, file);
-    for (i = end, tries = bytes; tries != 0 && at == 0; tries--) { /* the last one's sender */
-        i = i == 0 ? bytes - 24 : i - 1;
-        if (memcmp(memory + i, "@sender:gw.examplem.room.enc", 18) == 0)
-            at = (long)i;
-    }
-    CHECK(at != 0 && fseek(file, at, SEEK_SET) == 0 && fputc('$', file) == '$');
-    CHECK(fclose(file) == 0);
-    CHECK(tool_says("build/msc4203 log build/test/file.log", " records, 1 damaged") == 1);
+    memset(&none, 0, sizeof none);
+    CHECK(elsewhere() == IS_FREE);
+    CHECK(msc4203_file_open(&first, path, 1, &s) == MSC4203_OK);
+    CHECK(elsewhere() == IS_LOCKED);
+    CHECK(msc4203_file_open(&second, path, 1, &s) == MSC4203_E_LOCKED);
+    CHECK(memcmp(&s, &none, sizeof s) == 0);
+    CHECK(msc4203_file_close(&second) == MSC4203_OK);
+    CHECK(elsewhere() == IS_LOCKED);
+    CHECK(msc4203_file_open(&reader, path, 0, &s) == MSC4203_OK);
+    CHECK(msc4203_file_close(&reader) == MSC4203_OK);
+    CHECK(close(open(path, O_RDWR)) == 0);
+    CHECK(elsewhere() == IS_LOCKED);
+    CHECK(msc4203_file_open(&second, path, 1, &s) == MSC4203_E_LOCKED);
+    CHECK(msc4203_file_close(&first) == MSC4203_OK);
+    CHECK(elsewhere() == IS_FREE);
+    CHECK(msc4203_file_open(&reader, path, 0, &s) == MSC4203_OK); /* a reader locks nobody out */
+    CHECK(msc4203_file_open(&second, path, 1, &s) == MSC4203_OK);
+    CHECK(msc4203_file_close(&second) == MSC4203_OK);
+    CHECK(msc4203_file_close(&reader) == MSC4203_OK);
+    CHECK(lowest_free() == fd);
 }
 
-/* Each system call that can fail while one is made. */
-static void test_create(const msc4203_log_config *config)
+/* ---- making one ---- */
+
+static int create(uint64_t bytes, const msc4203_log_config *config)
+{
+    static msc4203_file file;
+    int fd = lowest_free(), result, error;
+
+    errno = 0;
+    result = msc4203_file_create(&file, made, bytes, config, 1);
+    error = errno;
+    CHECK(lowest_free() == fd);
+    errno = error;
+    return result;
+}
+
+/* It fails with this errno, and nothing is there that was not there before. */
+static void create_fails(int line, uint64_t bytes, const msc4203_log_config *config, int error)
+{
+    char text[64];
+    int there = exists(made);
+
+    snprintf(text, sizeof text, "line %d", line);
+    CHECK_CASE(create(bytes, config) == MSC4203_E_STORAGE, text);
+    CHECK_CASE(errno == error, text);
+    CHECK_CASE(!exists(made_new), text);
+    CHECK_CASE(exists(made) == there, text);
+}
+#define CREATE_FAILS(bytes, config, error) create_fails(__LINE__, bytes, config, error)
+
+/* What can't be is refused before anything is made or written. */
+static void test_create_checks(const msc4203_log_config *config)
+{
+    msc4203_log_config odd = *config;
+
+    put(made_new, "not touched");
+    CHECK(create(1000, config) == MSC4203_E_REGION);
+    CHECK(create((uint64_t)100 << 30, config) == MSC4203_E_REGION);
+    CHECK(create((uint64_t)100 << 30, NULL) == MSC4203_E_REGION);
+    odd.sector = 5000;
+    CHECK(create(REGION, &odd) == MSC4203_E_REGION);
+    CHECK(holds(made_new, "not touched") && !exists(made));
+    CHECK(unlink(made_new) == 0);
+    CHECK(create(1000, config) == MSC4203_E_REGION);
+    CHECK(!exists(made_new) && !exists(made));
+}
+
+/* The log that it makes. */
+static void test_created(const msc4203_log_config *config)
+{
+    static const uint32_t sectors[] = {0, 512, 4096, 16384};
+    static msc4203_file file;
+    msc4203_log_config asked = *config, found;
+    msc4203_storage s;
+    msc4203_log log;
+    struct stat status;
+    size_t i;
+
+    memset(&status, 0, sizeof status); /* MSan does not know stat() */
+    for (i = 0; i < 4; i++) {
+        asked.sector = sectors[i];
+        CHECK(create(2 * REGION, &asked) == MSC4203_OK);
+        CHECK(stat(made, &status) == 0 && (status.st_mode & 0777) == 0600);
+        CHECK(status.st_size == 2 * REGION && status.st_blocks * 512 >= 2 * REGION);
+        CHECK(!exists(made_new));
+        CHECK(msc4203_file_open(&file, made, 1, &s) == MSC4203_OK);
+        CHECK(s.bytes == 2 * REGION && s.sector == 4096 && s.block == 0);
+        CHECK(msc4203_log_inspect(&log, &s, &found) == MSC4203_OK);
+        CHECK(found.sector == (i == 3 ? 16384u : 4096u) && found.devices == config->devices);
+        CHECK(msc4203_file_close(&file) == MSC4203_OK);
+    }
+    CHECK(create(REGION, config) == MSC4203_OK); /* takes the other's place */
+    CHECK(stat(made, &status) == 0 && status.st_size == REGION);
+    CHECK(msc4203_file_open(&file, made, 0, &s) == MSC4203_OK);
+    CHECK(msc4203_log_inspect(&log, &s, &found) == MSC4203_OK);
+    CHECK(msc4203_file_close(&file) == MSC4203_OK);
+    CHECK(create(16 << 20, NULL) == MSC4203_OK && unlink(made) == 0);
+    /* in the folder where one is */
+    CHECK(chdir("build/test") == 0);
+    CHECK(msc4203_file_create(&file, "made.log", REGION, config, 1) == MSC4203_OK);
+    CHECK(chdir("../..") == 0 && unlink(made) == 0);
+    /* what a crash left is no part of it */
+    put(made_new, "left over");
+    CHECK(truncate(made_new, 4 * REGION) == 0);
+    CHECK(create(REGION, config) == MSC4203_OK && !exists(made_new));
+    CHECK(stat(made, &status) == 0 && status.st_size == REGION && !holds(made, "left over"));
+    CHECK(unlink(made) == 0);
+}
+
+/* Each write and each sync that can fail. What had that name stays then, but for the last sync. */
+static void test_create_fails(const msc4203_log_config *config)
+{
+    struct rlimit limit, few;
+    int i;
+
+    for (i = 0; i < 400; i += 1 + i / 10) {
+        write_errno = ENOSPC;
+        write_at = i;
+        CREATE_FAILS(REGION, config, ENOSPC);
+    }
+    write_at = 1 << 30; /* the last: counted by those before it */
+    CHECK(create(REGION, config) == MSC4203_OK);
+    i = (1 << 30) - write_at;
+    CHECK(i > 256 && unlink(made) == 0);
+    write_at = i;
+    CREATE_FAILS(REGION, config, ENOSPC);
+    write_errno = 0;
+    for (i = 1;; i++) {
+        sync_errno = EIO;
+        sync_at = i;
+        if (create(REGION, config) == MSC4203_OK)
+            break;
+        CHECK(errno == EIO && sync_at == 0);
+        CHECK(!exists(made) && !exists(made_new));
+    }
+    CHECK(i > 3 && sync_at == 1); /* the log's, the file's, its folder's */
+    sync_errno = EINVAL;          /* folders of some file systems */
+    sync_at = i - 1;
+    CHECK(create(REGION, config) == MSC4203_OK && sync_at == 0);
+    sync_errno = 0;
+    put(made, "before");
+    write_errno = EDQUOT;
+    write_at = 100;
+    CREATE_FAILS(REGION, config, EDQUOT);
+    write_errno = 0;
+    CHECK(holds(made, "before") && unlink(made) == 0);
+    /* the system's own limits */
+    if (!CHECK(getrlimit(RLIMIT_FSIZE, &limit) == 0))
+        return;
+    few = limit;
+    few.rlim_cur = 100000;
+    CHECK(signal(SIGXFSZ, SIG_IGN) != SIG_ERR && setrlimit(RLIMIT_FSIZE, &few) == 0);
+    CREATE_FAILS(REGION, config, EFBIG);
+    CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0 && signal(SIGXFSZ, SIG_DFL) != SIG_ERR);
+    if (!CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0))
+        return;
+    for (i = 0; i < 2; i++) { /* too few descriptors for its folder, and for itself */
+        static msc4203_file file;
+        few = limit;
+        few.rlim_cur = (rlim_t)(lowest_free() + i);
+        CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
+        CHECK(msc4203_file_create(&file, made, REGION, config, 1) == MSC4203_E_STORAGE);
+        CHECK(errno == EMFILE);
+        CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+        CHECK(!exists(made) && !exists(made_new));
+    }
+}
+
+/* Names that won't do, and what is in the way. */
+static void test_create_names(const msc4203_log_config *config)
 {
     static msc4203_file file;
     static char long_path[1100];
-    const char *name = "build/test/made.log", *new_name = "build/test/made.log.new";
-    msc4203_storage storage;
-    struct rlimit limit, few;
-    int i, fd, status, pipes[2];
-    pid_t child;
-    char byte;
+    msc4203_storage s;
+    int fd;
 
     memset(long_path, 'x', 1017);
     errno = 0;
-    CHECK(msc4203_file_create(&file, long_path, 96 * 1024, config, 1) == MSC4203_E_STORAGE);
+    CHECK(msc4203_file_create(&file, long_path, REGION, config, 1) == MSC4203_E_STORAGE);
     CHECK(errno == ENAMETOOLONG);
     long_path[1016] = 0; /* this the system finds too long */
-    CHECK(msc4203_file_create(&file, long_path, 96 * 1024, config, 1) == MSC4203_E_STORAGE);
-    CHECK(unlink(name) == 0 || errno == ENOENT);
-    for (i = 0; i < 2; i++) {
-        write_errno = ENOSPC;
-        CHECK(msc4203_file_create(&file, name, (96 - 56 * (unsigned)i) * 1024, config, 1) ==
-              MSC4203_E_STORAGE);
-        write_errno = 0;
-        CHECK(access(name, F_OK) != 0 && access(new_name, F_OK) != 0);
-    }
-    for (i = 1; i <= 4; i++) { /* two for the log, one for the file, one for its folder */
-        sync_errno = EIO;
-        sync_at = i;
-        CHECK(msc4203_file_create(&file, name, 96 * 1024, config, 1) == MSC4203_E_STORAGE);
-        CHECK(sync_at == 0);
-        CHECK((access(name, F_OK) == 0) == (i == 4));
-    }
-    CHECK(unlink(name) == 0);
-    sync_errno = EINVAL; /* folders of some file systems */
-    sync_at = 4;
-    CHECK(msc4203_file_create(&file, name, 96 * 1024, config, 1) == MSC4203_OK);
-    CHECK(sync_at == 0);
-    sync_errno = 0;
-    /* the folder cannot be opened: no descriptor is left */
-    fd = open(name, O_RDONLY);
-    CHECK(fd >= 0 && close(fd) == 0);
-    if (!CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0))
-        return;
-    few = limit;
-    few.rlim_cur = (rlim_t)fd + 1;
-    CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
-    CHECK(msc4203_file_create(&file, name, 96 * 1024, config, 1) == MSC4203_E_STORAGE);
-    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
-    /* in the way: a folder of that name, something that is no file */
-    CHECK(unlink(name) == 0 && mkdir(name, 0700) == 0);
-    CHECK(msc4203_file_create(&file, name, 96 * 1024, config, 1) == MSC4203_E_STORAGE);
-    CHECK(msc4203_file_open(&file, name, 1, &storage) == MSC4203_E_STORAGE && errno == EISDIR);
-    CHECK(rmdir(name) == 0 && unlink(new_name) == 0);
-    CHECK(mkfifo(new_name, 0600) == 0);
-    CHECK(msc4203_file_create(&file, name, 96 * 1024, config, 1) == MSC4203_E_STORAGE);
-    CHECK(mkfifo(name, 0600) == 0);
-    CHECK(msc4203_file_open(&file, name, 1, &storage) == MSC4203_E_STORAGE && errno == ESPIPE);
-    CHECK(msc4203_file_close(&file) == MSC4203_OK && unlink(name) == 0);
-    /* another process is at it */
-    fflush(stdout);
-    CHECK(pipe(pipes) == 0);
-    child = fork();
-    if (child == 0) {
-        struct flock lock;
-
-        memset(&lock, 0, sizeof lock);
-        lock.l_type = F_WRLCK;
-        lock.l_whence = SEEK_SET;
-        fd = open(new_name, O_RDWR | O_CREAT, 0600);
-        _exit(fcntl(fd, F_SETLK, &lock) == 0 && write(pipes[1], "x", 1) == 1 && pause() ? 0 : 1);
-    }
-    CHECK(read(pipes[0], &byte, 1) == 1);
-    CHECK(msc4203_file_create(&file, name, 96 * 1024, config, 1) == MSC4203_E_LOCKED);
-    CHECK(access(new_name, F_OK) == 0 && access(name, F_OK) != 0);
-    CHECK(kill(child, SIGKILL) == 0 && waitpid(child, &status, 0) == child);
-    CHECK(close(pipes[0]) == 0 && close(pipes[1]) == 0);
-    CHECK(msc4203_file_create(&file, name, 96 * 1024, config, 1) == MSC4203_OK);
-    CHECK(unlink(name) == 0);
-    /* in the folder where one is */
-    CHECK(chdir("build/test") == 0);
-    CHECK(msc4203_file_create(&file, "made.log", 96 * 1024, config, 1) == MSC4203_OK);
-    CHECK(chdir("../..") == 0 && unlink(name) == 0);
-    CHECK(msc4203_file_create(&file, "/dev/null/no/made.log", 96 * 1024, config, 1) ==
+    CHECK(msc4203_file_create(&file, long_path, REGION, config, 1) == MSC4203_E_STORAGE);
+    CHECK(errno == ENAMETOOLONG);
+    CHECK(msc4203_file_create(&file, "build/no such folder/file.log", REGION, config, 1) ==
           MSC4203_E_STORAGE);
+    CHECK(errno == ENOENT);
+    CHECK(msc4203_file_create(&file, "/dev/null/no/made.log", REGION, config, 1) ==
+          MSC4203_E_STORAGE);
+    CHECK(errno == ENOTDIR);
+    CHECK(mkdir(made, 0700) == 0);
+    CREATE_FAILS(REGION, config, EISDIR);
+    CHECK(msc4203_file_open(&file, made, 1, &s) == MSC4203_E_STORAGE && errno == EISDIR);
+    CHECK(rmdir(made) == 0 && mkdir(made_new, 0700) == 0);
+    CHECK(create(REGION, config) == MSC4203_E_STORAGE && errno == EISDIR);
+    CHECK(rmdir(made_new) == 0 && mkfifo(made_new, 0600) == 0);
+    CREATE_FAILS(REGION, config, EINVAL);
+    put("build/test/target", "not touched"); /* a link leads nowhere else */
+    CHECK(symlink("target", made_new) == 0);
+    CHECK(create(REGION, config) == MSC4203_E_STORAGE && errno == ELOOP);
+    CHECK(holds("build/test/target", "not touched") && unlink(made_new) == 0);
+    CHECK(unlink("build/test/target") == 0);
+    fd = lowest_free();
+    CHECK(mkfifo(made, 0600) == 0);
+    CHECK(msc4203_file_open(&file, made, 1, &s) == MSC4203_E_STORAGE && errno == ESPIPE);
+    CHECK(lowest_free() == fd);
+    CHECK(msc4203_file_close(&file) == MSC4203_OK && unlink(made) == 0);
 }
 
-/* The storage alone: what is held back, what is read over it, and calls that fail. */
+/* Somebody else is making it, in this process or another one; or has just finished. */
+static void test_create_twice(const msc4203_log_config *config)
+{
+    static msc4203_file other;
+    msc4203_storage s;
+
+    put(made_new, "somebody else's");
+    CHECK(msc4203_file_open(&other, made_new, 1, &s) == MSC4203_OK);
+    CHECK(create(REGION, config) == MSC4203_E_LOCKED);
+    CHECK(holds(made_new, "somebody else's") && !exists(made));
+    CHECK(msc4203_file_close(&other) == MSC4203_OK);
+    finished = 1;
+    CHECK(create(REGION, config) == MSC4203_E_LOCKED);
+    CHECK(!exists(made_new) && holds(made, "somebody else's"));
+    put(made_new, "somebody else's");
+    finished = 2;
+    CHECK(create(REGION, config) == MSC4203_E_LOCKED);
+    finished = 0;
+    CHECK(holds(made_new, "the next one") && holds(made, "somebody else's"));
+    CHECK(create(REGION, config) == MSC4203_OK && unlink(made) == 0);
+}
+
+/* A blocked signal that asks for an end is seen before much more is written. */
+static void test_interrupted(const msc4203_log_config *config)
+{
+    static const int numbers[] = {SIGTERM, SIGINT, SIGUSR1};
+    const uint64_t bytes = 10 << 20;
+    sigset_t set, before;
+    size_t i;
+    int at, got;
+
+    CHECK(sigemptyset(&set) == 0);
+    for (i = 0; i < 3; i++)
+        CHECK(sigaddset(&set, numbers[i]) == 0);
+    CHECK(sigprocmask(SIG_BLOCK, &set, &before) == 0);
+    for (i = 0; i < 3; i++)
+        for (at = 0; at < 5000; at += 1700) {
+            written = 0;
+            signal_number = numbers[i];
+            signal_at = at;
+            if (at == 0)
+                CHECK(raise(numbers[i]) == 0);
+            if (numbers[i] == SIGUSR1) {
+                CHECK(create(bytes, config) == MSC4203_OK && unlink(made) == 0);
+            } else {
+                CREATE_FAILS(bytes, config, EINTR);
+                CHECK(at == 0 ? written == 0 : written <= 4 << 20);
+            }
+            got = 0;
+            CHECK(signal_at == 0 && sigwait(&set, &got) == 0 && got == numbers[i]);
+        }
+    CHECK(sigprocmask(SIG_SETMASK, &before, NULL) == 0);
+}
+
+/* ---- the storage alone ---- */
+
 static void test_storage(void)
 {
+    static const char *const plain = "build/test/plain";
     static msc4203_file file;
-    static unsigned char data[400000], back[400000];
+    static unsigned char data[100000], back[100000];
     msc4203_storage s;
-    int i, fd;
+    size_t i;
 
-    for (i = 0; i < 400000; i++)
+    for (i = 0; i < sizeof data; i++)
         data[i] = (unsigned char)(i * 7 >> 3);
-    CHECK(msc4203_file_open(&file, path, 0, &s) == MSC4203_OK && s.bytes == 96 * 1024);
-    CHECK(s.read(s.context, s.bytes - 10, back, 10) == 0);
-    CHECK(s.write(s.context, 0, data, 10) == 0 && s.sync(s.context) != 0); /* only for reading */
-    CHECK(msc4203_file_close(&file) == MSC4203_E_STORAGE);
-    CHECK(msc4203_file_close(&file) == MSC4203_E_STORAGE);
-    fd = open("build/test/plain", O_RDWR | O_CREAT | O_TRUNC, 0600);
-    CHECK(fd >= 0 && ftruncate(fd, 400000) == 0 && close(fd) == 0);
-    CHECK(msc4203_file_open(&file, "build/test/plain", 1, &s) == MSC4203_OK);
-    CHECK(s.write(s.context, 0, data, 100000) == 0);          /* several lines */
-    CHECK(s.write(s.context, 100000, data + 100000, 10) == 0); /* held in one */
-    CHECK(s.write(s.context, 100010, data + 100010, 10) == 0); /* behind it */
-    CHECK(s.write(s.context, 100005, data + 100005, 5) == 0);  /* in it */
-    CHECK(s.write(s.context, 5, data + 5, 5) == 0);            /* elsewhere, before */
-    CHECK(s.write(s.context, 150000, data + 150000, 250000) == 0); /* and behind */
-    CHECK(s.read(s.context, 100002, back, 10) == 0 && memcmp(back, data + 100002, 10) == 0);
-    CHECK(s.read(s.context, 99990, back, 10) == 0 && memcmp(back, data + 99990, 10) == 0);
-    CHECK(s.read(s.context, 100020, back, 10) == 0);
-    CHECK(s.read(s.context, 99995, back, 10) == 0 && memcmp(back, data + 99995, 10) == 0);
-    CHECK(s.write(s.context, 100020, data + 100020, 49980) == 0);
-    CHECK(s.read(s.context, 149990, back, 20) == 0 && memcmp(back, data + 149990, 20) == 0);
-    CHECK(s.write(s.context, 1000, data + 1000, 20) == 0);
-    CHECK(s.write(s.context, 990, data + 990, 20) == 0); /* over its beginning */
-    CHECK(s.write(s.context, 1005, data + 1005, 65536) == 0); /* more than there is room for */
+    CHECK(msc4203_file_open(&file, "build/test/nowhere", 1, &s) == MSC4203_END);
+    CHECK(msc4203_file_close(&file) == MSC4203_OK);
+    put(plain, "");
+    CHECK(truncate(plain, 100000) == 0);
+    CHECK(msc4203_file_open(&file, plain, 1, &s) == MSC4203_OK);
+    CHECK(s.version == 1 && s.bytes == 100000 && s.sector == 4096 && s.block == 0);
+    CHECK(s.memory == NULL && s.erase == NULL);
+    CHECK(s.write(s.context, 0, data, 50000) == 0);
+    CHECK(s.write(s.context, 50000, data + 50000, 50000) == 0);
     CHECK(s.sync(s.context) == 0);
-    CHECK(s.read(s.context, 0, back, 400000) == 0 && memcmp(back, data, 400000) == 0);
+    for (i = 0; i < 40; i++) {
+        size_t at = test_below(100000), n = test_below(100000 - at);
+        CHECK(s.read(s.context, at, back, n) == 0 && memcmp(back, data + at, n) == 0);
+    }
+    CHECK(truncate(plain, 70000) == 0); /* what is missing reads as zeros */
+    memset(back, 1, sizeof back);
+    CHECK(s.read(s.context, 0, back, 100000) == 0 && memcmp(back, data, 70000) == 0);
+    for (i = 70000; i < 100000 && back[i] == 0; i++)
+        ;
+    CHECK(i == 100000);
+    back[0] = 1;
+    CHECK(s.read(s.context, 90000, back, 10) == 0 && back[0] == 0);
     read_errno = EIO;
-    CHECK(s.read(s.context, 0, back, 10) != 0);
+    CHECK(s.read(s.context, 0, back, 10) != 0 && errno == EIO);
     read_errno = 0;
     CHECK(s.read(s.context, 0, back, 10) == 0); /* to read again does no harm */
-    CHECK(s.write(s.context, 20000, back, 9) == 0); /* of a line that is not held */
-    read_errno = EIO;
-    CHECK(s.read(s.context, 20000, back, 9) == 0); /* nor needs to be */
-    CHECK(s.read(s.context, 19999, back, 9) != 0);
-    CHECK(s.read(s.context, 20001, back, 9) != 0);
-    CHECK(s.write(s.context, 20010, back, 9) != 0); /* but for what is between */
-    CHECK(s.write(s.context, 19980, back, 9) != 0);
-    read_errno = 0;
-    CHECK(s.write(s.context, 20000, data + 20000, 9) == 0);
-    CHECK(s.read(s.context, 19990, back, 30) == 0 && memcmp(back, data + 19990, 30) == 0);
     CHECK(msc4203_file_close(&file) == MSC4203_OK);
     CHECK(msc4203_file_close(&file) == MSC4203_OK);
-    for (i = 0; i < 4; i++) {
-        CHECK(msc4203_file_open(&file, "build/test/plain", 1, &s) == MSC4203_OK);
-        CHECK(s.write(s.context, 1000, data, 20) == 0);
-        write_errno = i == 3 ? 0 : EIO;
-        sync_errno = i == 3 ? EIO : 0;
-        CHECK(i == 1   ? s.write(s.context, 263144, data, 20) != 0 /* needs the line's place */
-              : i == 2 ? s.read(s.context, 263144, back, 20) != 0
-                       : s.sync(s.context) != 0);
-        CHECK(s.write(s.context, 10, data, 20) != 0);
-        CHECK(s.sync(s.context) != 0);
+    for (i = 0; i < 2; i++) { /* after a failed write or sync, not even when it works again */
+        CHECK(msc4203_file_open(&file, plain, 1, &s) == MSC4203_OK);
+        write_errno = i == 0 ? EIO : 0;
+        sync_errno = i == 1 ? EIO : 0;
+        CHECK(i == 0 ? s.write(s.context, 0, data, 10) != 0 : s.sync(s.context) != 0);
+        CHECK(errno == EIO);
         write_errno = sync_errno = 0;
-        CHECK(s.sync(s.context) != 0); /* not even when it works again */
-        CHECK(s.write(s.context, 10, data, 20) != 0);
+        CHECK(s.sync(s.context) != 0);
+        CHECK(s.write(s.context, 0, data, 10) != 0);
+        CHECK(s.read(s.context, 0, back, 10) != 0);
+        CHECK(msc4203_file_close(&file) == MSC4203_E_STORAGE);
         CHECK(msc4203_file_close(&file) == MSC4203_E_STORAGE);
     }
-    CHECK(msc4203_file_open(&file, "build/test/plain", 1, &s) == MSC4203_OK);
+    CHECK(msc4203_file_open(&file, plain, 1, &s) == MSC4203_OK);
     CHECK(close(file.priv.fd) == 0);
     CHECK(msc4203_file_close(&file) == MSC4203_E_STORAGE);
-    CHECK(msc4203_file_open(&file, "build/test/plain", 1, &s) == MSC4203_OK);
-    CHECK(s.write(s.context, 1000, data, 20) == 0);
-    write_errno = EDQUOT;
-    CHECK(msc4203_file_close(&file) == MSC4203_E_STORAGE);
-    write_errno = 0;
-    CHECK(unlink("build/test/plain") == 0);
+    CHECK(msc4203_file_open(&file, plain, 0, &s) == MSC4203_OK); /* only for reading */
+    CHECK(s.write == NULL && s.bytes == 70000);
+    CHECK(s.read(s.context, 0, back, 70000) == 0 && memcmp(back, data, 70000) == 0);
+    CHECK(msc4203_file_close(&file) == MSC4203_OK);
+    CHECK(unlink(plain) == 0);
 }
 
 int main(void)
 {
     static struct in_file f;
     static struct contract c;
-    msc4203_log_config config;
-    struct stat status;
+    msc4203_log_config config, other;
+    msc4203_log_usage usage;
     unsigned long operations = 2000 * test_scale() / test_share();
-    size_t end;
 
-    memset(&status, 0, sizeof status); /* MSan does not know stat() */
     test_seed(0xF11E);
     unlink(path);
+    unlink(made);
+    unlink(made_new);
+    CHECK(sizeof(msc4203_file) <= 4096 + sizeof f.file.priv.name);
     CHECK(in_file_open(&f) == MSC4203_END);
     memset(&config, 0, sizeof config);
     config.devices = 16;
     config.requests = CONTRACT_REQUESTS;
     config.openings = 8;
     config.message_bytes = 2000;
-    CHECK(msc4203_file_create(&f.file, path, 1000, &config, 1) == MSC4203_E_REGION);
-    CHECK(in_file_open(&f) == MSC4203_END);
-    CHECK(msc4203_file_create(&f.file, path, 96 * 1024, &config, 1) == MSC4203_OK);
-    CHECK(access("build/test/file.log.new", F_OK) != 0);
-    CHECK(stat(path, &status) == 0 && (status.st_mode & 0777) == 0600);
-    CHECK(status.st_size == 96 * 1024 && status.st_blocks * 512 >= 96 * 1024);
-    CHECK(msc4203_file_create(&f.file, "build/no such folder/file.log", 96 * 1024, &config, 1) ==
-          MSC4203_E_STORAGE);
     test_storage();
-    test_create(&config);
-    CHECK(in_file_open(&f) == MSC4203_OK);
+    test_create_checks(&config);
+    test_created(&config);
+    test_create_fails(&config);
+    test_create_names(&config);
+    test_create_twice(&config);
+    test_interrupted(&config);
+    CHECK(msc4203_file_create(&f.file, path, REGION, &config, 1) == MSC4203_OK);
     test_lock();
+    CHECK(in_file_open(&f) == MSC4203_OK);
     c.queue = &f.queue;
     c.context = &f;
     c.reopen = in_file_reopen;
     contract_begin(&c);
     contract_run(&c, operations < 100 ? 100 : operations, 499); /* it leaves messages */
     contract_last_time(&c);
-    printf("file: %lu operations, %lu messages, ring round %lu times\n", c.operations,
-           c.messages_kept, (unsigned long)(f.log.priv.base / f.log.priv.units));
-    CHECK(f.log.priv.damaged == 0);
-    contract_open_batch(&c, &c.batches[0]);
-    CHECK(contract_push(&c, &c.batches[0]));
-    contract_commit(&c, &c.batches[0]);
-    contract_flush(&c);
-    end = (size_t)(f.log.priv.ring_at + (uint64_t)(f.log.priv.end - f.log.priv.base) * 8);
+    printf("file: %lu operations, %lu messages\n", c.operations, c.messages_kept);
+    msc4203_log_usage_get(&f.log, &usage);
+    CHECK(usage.damaged == 0);
     CHECK(msc4203_log_close(&f.log) == MSC4203_OK);
     CHECK(f.queue.flush(f.queue.context) == MSC4203_E_STORAGE);
     CHECK(msc4203_file_close(&f.file) == MSC4203_OK);
-    test_tool(end);
-    CHECK(truncate(path, 90000) == 0);
+    /* another size than it was made with */
+    CHECK(truncate(path, REGION - 5000) == 0);
+    CHECK(in_file_open(&f) == MSC4203_E_REGION);
+    CHECK(msc4203_log_inspect(&f.log, &f.storage, &other) == MSC4203_E_REGION);
+    CHECK(other.bytes == REGION && msc4203_file_close(&f.file) == MSC4203_OK);
+    CHECK(truncate(path, REGION + 5000) == 0);
     CHECK(in_file_open(&f) == MSC4203_E_REGION);
     CHECK(msc4203_file_close(&f.file) == MSC4203_OK);
     unlink(path);

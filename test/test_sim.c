@@ -308,7 +308,7 @@ static void server_crash(void)
         fake_crash(&sim.fake);
         if (!sim.healed && chance(25)) {
             sim.fake.fail_at = sim.fake.calls + 1 + test_below(40);
-            sim.fake.after = (int)test_below(2);
+            sim.fake.after = (int)test_below(FAKE_WHENS);
             met.recoveries++;
         }
         if (server_start())
@@ -723,6 +723,8 @@ static void drop_step(void)
 
 static void sim_init(uint64_t seed)
 {
+    static const uint32_t sectors[4] = {1, 512, 512, 4096};
+    uint32_t sector;
     size_t bytes;
     int i, k;
 
@@ -735,16 +737,20 @@ static void sim_init(uint64_t seed)
         (void)test_random();
     bytes = chance(20) ? 40 * 1024 : 80 * 1024;
     sim.padded = chance(20) ? 900 : 100;
-    fake_init(&sim.fake, bytes, 1);
+    sector = sectors[test_below(4)];
+    if (sector == 4096)
+        bytes *= 3;
+    fake_init_sectors(&sim.fake, bytes, 1, sector, 0);
     sim.config.devices = 16;
     sim.config.requests = 64;
     sim.config.openings = 20;
     sim.config.message_bytes = 1400;
-    sim.index_bytes = msc4203_log_memory(&sim.log, &sim.config, bytes);
+    sim.index_bytes = msc4203_log_memory(&sim.log, &sim.fake.storage, &sim.config);
     sim.index = malloc(sim.index_bytes);
     if (!MUST(sim.index != NULL && sim.index_bytes != 0))
         return;
-    MUST(msc4203_log_format(&sim.log, &sim.fake.storage, &sim.config, seed) == MSC4203_OK);
+    MUST(msc4203_log_format(&sim.log, &sim.fake.storage, &sim.config, sim.index, sim.index_bytes,
+                            seed) == MSC4203_OK);
     sim.now = 1700000000000u;
     sim.wanted = 16 + (int)test_below(50);
     for (i = 0; i < SERVICES; i++) {
@@ -794,7 +800,7 @@ static void sim_step(void)
         server_crash();
     else if (what < 952) { /* the power will go soon */
         sim.fake.fail_at = sim.fake.calls + 1 + test_below(30);
-        sim.fake.after = (int)test_below(2);
+        sim.fake.after = (int)test_below(FAKE_WHENS);
     } else if (what < 958)
         change_step();
     else if (what < 964)

@@ -5,7 +5,8 @@
  * run three times, with the input in one piece, in single bytes and in sevens: the answer must be
  * the same.
  */
-#define _POSIX_C_SOURCE 200809L
+#define _POSIX_C_SOURCE   200809L
+#define _FILE_OFFSET_BITS 64
 
 #include "msc4203.h"
 #include "test.h"
@@ -1005,16 +1006,19 @@ static void test_usage(void)
     static const char *const options[] = {"--from",   "--to ",        "--shape",      "--each",
                                           "--lines",  "--stable",     "--chunk",      "--scratch",
                                           "--sender", "--type",       "--message-id", "--user",
-                                          "--device", "--next-batch", "log FILE"};
+                                          "--device", "--next-batch", "[--parked | --each] FILE"};
     size_t i;
 
     run(TOOL " --help");
     CHECK(got.status == 0 && got.err_bytes == 0);
     CHECK(strstr(got.out, "usage: msc4203 convert [--from SHAPE]") == got.out);
     CHECK(strstr(got.out, "--next-batch TOKEN") && strstr(got.out, "Exit status"));
+    CHECK(strstr(got.out, " log     [--parked | --each] FILE\n"));
     run(TOOL " convert --help --from send nowhere");
     CHECK(got.status == 0 && got.err_bytes == 0 && strstr(got.out, "Exit status"));
     run(TOOL " check --help");
+    CHECK(got.status == 0 && got.err_bytes == 0 && strstr(got.out, "Exit status"));
+    run(TOOL " log --help");
     CHECK(got.status == 0 && got.err_bytes == 0 && strstr(got.out, "Exit status"));
     run(TOOL " -h");
     CHECK(got.status == 0 && got.err_bytes == 0 && strstr(got.out, "Exit status"));
@@ -1065,9 +1069,446 @@ static void test_usage(void)
           "--sender: not valid UTF-8");
     WRONG("check --lines two", "--lines: no such option");
     WRONG("check --scratch 5 two", "--scratch: no such option");
+    WRONG("check --parked two", "--parked: no such option");
+    WRONG("convert --parked two", "--parked: no such option");
+    WRONG("log --lines two", "--lines: no such option");
+    WRONG("log", "log: it needs one FILE");
+    WRONG("log --each", "log: it needs one FILE");
+    WRONG("log two two", "log: it needs one FILE");
+    WRONG("log --each --parked two", "--parked: not together with --each");
     /* Any text will do for an id, and the last one given counts. */
     T("convert --from send --sender x --sender '' --type '\"\t' --each send", 0,
       TO_DEVICE(MESSAGE("", "\\\"\\t", "@u:x", "D", "{\"n\": 1}")), "");
+}
+
+/* ----------------------------------------------------------------------------------------------
+ * Logs
+ * ---------------------------------------------------------------------------------------------- */
+
+enum { REGION = 256 * 1024, FULL = 40 /* messages of about 1 KB in it, committed by fours */ };
+
+#define COLUMNS   "NUMBER\tTIME\tWAITS FOR\tUSER\tDEVICE\tSENDER\tTYPE\tBYTES\tSTATE\n"
+#define SYNC_ONLY (1u << MSC4203_CHANNEL_SYNC)
+
+static struct {
+    msc4203_file file;
+    msc4203_storage storage;
+    msc4203_log log;
+    msc4203_queue queue;
+    void *memory;
+    uint32_t batch;
+    uint64_t first; /* message's number */
+} made;
+
+/* Makes a log file and opens it. */
+static void log_make(const char *name)
+{
+    msc4203_log_config config;
+    size_t bytes;
+
+    memset(&config, 0, sizeof config);
+    config.message_bytes = 8000;
+    CHECK(msc4203_file_create(&made.file, name, REGION, &config, 42) == MSC4203_OK);
+    CHECK(msc4203_file_open(&made.file, name, 1, &made.storage) == MSC4203_OK);
+    CHECK(msc4203_log_inspect(&made.log, &made.storage, &config) == MSC4203_OK);
+    bytes = msc4203_log_memory(&made.log, &made.storage, &config);
+    free(made.memory);
+    made.memory = malloc(bytes);
+    CHECK(msc4203_log_open(&made.log, &made.storage, made.memory, bytes, 43) == MSC4203_OK);
+    msc4203_log_queue(&made.log, &made.queue);
+    CHECK(made.queue.begin(made.queue.context, &made.batch) == MSC4203_OK);
+}
+
+static msc4203_span span_of(const char *string)
+{
+    msc4203_span span;
+
+    span.ptr = string;
+    span.len = strlen(string);
+    return span;
+}
+
+static uint32_t log_channel(const char *name)
+{
+    msc4203_span span = span_of(name);
+    uint32_t channel = 0;
+
+    CHECK(made.queue.channel(made.queue.context, &span, 1, &channel) == MSC4203_OK);
+    return 1u << channel;
+}
+
+static void log_item(uint64_t time, uint32_t channels, const msc4203_item *item)
+{
+    msc4203_message message;
+
+    memset(&message, 0, sizeof message);
+    message.time_ms = time;
+    message.channels = channels;
+    message.item = *item;
+    CHECK(made.queue.push(made.queue.context, made.batch, &message) == MSC4203_OK);
+}
+
+static void log_push(uint64_t time, uint32_t channels, const char *user, const char *device,
+                     const char *content)
+{
+    msc4203_item item;
+
+    memset(&item, 0, sizeof item);
+    item.kind = MSC4203_TO_DEVICE;
+    item.sender = span_of("@a:x");
+    item.type = span_of("t");
+    item.user_id = span_of(user);
+    item.device_id = span_of(device);
+    item.content = span_of(content);
+    log_item(time, channels, &item);
+}
+
+/* Makes all of it durable. */
+static void log_flush(void)
+{
+    msc4203_request request;
+
+    memset(&request, 0, sizeof request);
+    CHECK(made.queue.commit(made.queue.context, made.batch, &request, &made.first) == MSC4203_OK);
+    CHECK(made.queue.flush(made.queue.context) == MSC4203_OK);
+}
+
+static void log_end(void)
+{
+    CHECK(msc4203_file_close(&made.file) == MSC4203_OK);
+}
+
+static const char *usage_line(void)
+{
+    msc4203_log_usage usage;
+
+    msc4203_log_usage_get(&made.log, &usage);
+    return text("%lu messages, %lu of %lu bytes used, 0 damaged\n", (unsigned long)usage.messages,
+                (unsigned long)usage.used, (unsigned long)usage.capacity);
+}
+
+/* Pushes the messages of the transactions in a file, one a line, into the log that is open. */
+static void log_push_lines(const char *name, uint32_t channels)
+{
+    size_t bytes;
+    char *lines = test_read(name, &bytes), *line = lines, *end;
+
+    for (; (end = strchr(line, '\n')) != NULL; line = end + 1) {
+        msc4203_reader reader;
+        const msc4203_item *item;
+
+        CHECK(msc4203_reader_init(&reader, MSC4203_TRANSACTION, MSC4203_TO_DEVICE, NULL, 0) ==
+              MSC4203_OK);
+        CHECK(msc4203_reader_feed(&reader, line, (size_t)(end - line), 1) == MSC4203_OK);
+        if (!CHECK(msc4203_reader_next(&reader, &item) == MSC4203_ITEM))
+            continue;
+        CHECK(item->error == MSC4203_OK);
+        log_item(5, channels, item);
+        CHECK(msc4203_reader_next(&reader, &item) == MSC4203_END);
+    }
+    free(lines);
+}
+
+static void test_log(void)
+{
+    static const char each[] =
+        TO_DEVICE(MESSAGE_1) TO_DEVICE(MESSAGE("@a:x", "t", "@v:x", "E", "{}"))
+            TO_DEVICE(MESSAGE("@a:x", "t", "@u:x", "D", "{}"))
+                TO_DEVICE(MESSAGE("@a:x", "t", "@w:x", "", "{\"a\"  : [ ]}"))
+                    TO_DEVICE(MESSAGE("@a:x", "t", "@u:x", "F", "{}"))
+                        TO_DEVICE(MESSAGE("@a:x", "t", "@u:x", "D", "{\"parked\":1}"));
+    uint32_t irc, signal;
+    unsigned long n;
+    uint64_t moved = 0;
+    msc4203_span record = span_of("a record");
+    const char *usage;
+
+    log_make("empty.log");
+    usage = usage_line();
+    log_end();
+    RUN(TOOL " log empty.log", 0, text(COLUMNS "%s", usage), "");
+    RUN(TOOL " log --parked empty.log", 0, text(COLUMNS "%s", usage), "");
+    RUN(TOOL " log --each empty.log", 0, "", "");
+
+    log_make("one.log");
+    irc = log_channel("irc");
+    signal = log_channel("signal,\t\x1b[31m");
+    log_push(UINT64_C(1700000000123), irc, "@u:x", "D", "{\"n\": 1}");
+    log_push(UINT64_C(951782400000), irc | signal | SYNC_ONLY, "@v:x", "E", "{}");
+    log_push(1, SYNC_ONLY, "@u:x", "D", "{}");
+    log_push(UINT64_C(4107542399999), irc, "@w:x", "", "{\"a\"\n\r: [\n]}");
+    log_push(UINT64_C(253402300799999), signal, "@u:x", "F", "{}");
+    log_push(UINT64_C(1709164800000), irc, "@u:x", "D", "{\"parked\":1}");
+    log_push(1000, irc, "@gone:x", "D", "{}");
+    log_flush();
+    n = (unsigned long)made.first;
+    CHECK(made.queue.move(made.queue.context, MSC4203_CHANNEL_FIRST, NULL, n + 5,
+                          1u << MSC4203_CHANNEL_PARKED, &moved) == MSC4203_OK);
+    CHECK(moved == n + 7);
+    CHECK(made.queue.move(made.queue.context, MSC4203_CHANNEL_FIRST, NULL, n + 6, 0, NULL) ==
+          MSC4203_OK);
+    CHECK(made.queue.hold(made.queue.context, MSC4203_CHANNEL_FIRST, n, &record) == MSC4203_OK);
+    CHECK(made.queue.flush(made.queue.context) == MSC4203_OK);
+    usage = usage_line();
+    RUN("cp one.log copy.log; " TOOL " log one.log", 0,
+        text(COLUMNS
+             "%lu\t2023-11-14T22:13:20.123Z\tirc\t@u:x\tD\t@a:x\tt\t8\tok\n"
+             "%lu\t2000-02-29T00:00:00.000Z\t/sync,irc,signal,\\x09\\x1b[31m\t@v:x\tE\t@a:x"
+             "\tt\t2\tok\n"
+             "%lu\t1970-01-01T00:00:00.001Z\t/sync\t@u:x\tD\t@a:x\tt\t2\tok\n"
+             "%lu\t2100-02-28T23:59:59.999Z\tirc\t@w:x\t\t@a:x\tt\t12\tok\n"
+             "%lu\t9999-12-31T23:59:59.999Z\tsignal,\\x09\\x1b[31m\t@u:x\tF\t@a:x\tt\t2\tok\n"
+             "%lu\t2024-02-29T00:00:00.000Z\tparked\t@u:x\tD\t@a:x\tt\t12\tok\n%s",
+             n, n + 1, n + 2, n + 3, n + 4, n + 7, usage),
+        "");
+    RUN(TOOL " log --parked one.log", 0,
+        text(COLUMNS "%lu\t2024-02-29T00:00:00.000Z\tparked\t@u:x\tD\t@a:x\tt\t12\tok\n%s", n + 7,
+             usage),
+        "");
+    RUN(TOOL " log one.log --each", 0, each, ""); /* while another process has it open */
+    RUN(TOOL " log --each -- ./one.log", 0, each, "");
+    log_end();
+    RUN(TOOL " log --each one.log", 0, each, "");
+    RUN("chmod 400 one.log; cmp one.log copy.log", 0, "", ""); /* nothing in it has changed */
+    /* From one log into another, and into a transaction. */
+    RUN(TOOL " log --each one.log >each; " TOOL " convert --lines each", 0,
+        TO_DEVICE(MESSAGE_1 "," MESSAGE("@a:x", "t", "@v:x", "E", "{}") "," MESSAGE(
+            "@a:x", "t", "@u:x", "D",
+            "{}") "," MESSAGE("@a:x", "t", "@w:x", "",
+                              "{\"a\"  : [ ]}") "," MESSAGE("@a:x", "t", "@u:x", "F",
+                                                            "{}") "," MESSAGE("@a:x", "t", "@u:x",
+                                                                              "D",
+                                                                              "{\"parked\":1}")),
+        "");
+    log_make("two.log");
+    log_push_lines("each", log_channel("irc"));
+    log_flush();
+    log_end();
+    RUN(TOOL " log --each two.log", 0, each, "");
+}
+
+/* Strings that would end a column, and contents that no transaction can have. */
+static void test_log_strings(void)
+{
+    const char *usage;
+    unsigned long n;
+
+    log_make("strings.log");
+    log_push(1, SYNC_ONLY, "@\"u\\\xc2\x85:\xc3\xa9\x7f", "a\nb", "{}");
+    log_push(1, SYNC_ONLY, "@u:x", "D", "{\"n\":1e999}");
+    log_push(1, SYNC_ONLY, "@u:x", "D", "[");
+    log_push(1, SYNC_ONLY, "@u:x", "D", "{\"n\": 1}");
+    log_flush();
+    n = (unsigned long)made.first;
+    usage = usage_line();
+    log_end();
+    RUN(TOOL " log strings.log", 0,
+        text(COLUMNS
+             "%lu\t1970-01-01T00:00:00.001Z\t/sync\t@\"u\\x5c\xc2\\x85:\xc3\xa9\\x7f\ta\\x0ab\t@a:x"
+             "\tt\t2\tok\n"
+             "%lu\t1970-01-01T00:00:00.001Z\t/sync\t@u:x\tD\t@a:x\tt\t11\tok\n"
+             "%lu\t1970-01-01T00:00:00.001Z\t/sync\t@u:x\tD\t@a:x\tt\t1\tok\n"
+             "%lu\t1970-01-01T00:00:00.001Z\t/sync\t@u:x\tD\t@a:x\tt\t8\tok\n%s",
+             n, n + 1, n + 2, n + 3, usage),
+        "");
+    run(TOOL " log --each strings.log");
+    CHECK(got.status == 1);
+    CHECK(is(got.out, got.out_bytes,
+             TO_DEVICE(MESSAGE("@a:x", "t", "@\\\"u\\\\\xc2\x85:\xc3\xa9\x7f", "a\\nb", "{}"))
+                 TO_DEVICE(MESSAGE_1)));
+    CHECK(strstr(got.err, text(": message %lu: %s\n", n + 1, why(MSC4203_E_NUMBER))) != NULL);
+    CHECK(strstr(got.err, text(": message %lu: %s\n", n + 2, why(MSC4203_E_FIELD_TYPE))) != NULL);
+}
+
+/* What is in full.log: message n is for @user<n>:x, with 1,000 bytes that say its number. */
+static const char *full_content(unsigned n)
+{
+    return text("{\"n\":%u,\"x\":\"%0900u\"}", n, n);
+}
+
+static const char *full_line(unsigned n)
+{
+    return text("{\"de.sorunome.msc2409.to_device\":[{\"content\":%s,\"sender\":\"@a:x\","
+                "\"to_device_id\":\"D\",\"to_user_id\":\"@user%u:x\",\"type\":\"t\"}],"
+                "\"events\":[]}\n",
+                full_content(n), n);
+}
+
+/* Four are flushed together, so that what comes later says of each that it was durable. */
+static void full_make(void)
+{
+    uint64_t first = 0;
+    unsigned n;
+
+    log_make("full.log");
+    for (n = 1; n <= FULL; n++) {
+        log_push(n, SYNC_ONLY, text("@user%u:x", n), "D", full_content(n));
+        if (n % 4 != 0)
+            continue;
+        log_flush();
+        first = n == 4 ? made.first : first;
+        CHECK(made.first == first + n - 4);
+        CHECK(made.queue.begin(made.queue.context, &made.batch) == MSC4203_OK);
+    }
+    (void)log_channel("irc");
+    CHECK(made.queue.flush(made.queue.context) == MSC4203_OK);
+    made.first = first;
+    log_end();
+}
+
+/* Rescues what is in changed.log, and expects all of full.log's messages but at most `lost`, whole
+ * and in order. When some are missing, or `says` is set, it must be said. */
+static void rescued(int line, const char *what, unsigned lost, int says)
+{
+    unsigned n, came = 0;
+    char *at;
+
+    run(TOOL " log --each changed.log");
+    at = got.out;
+    for (n = 1; n <= FULL; n++) {
+        const char *expected = full_line(n);
+        if (strncmp(at, expected, strlen(expected)) != 0)
+            continue;
+        at += strlen(expected);
+        came++;
+    }
+    says |= came < FULL;
+    test_check(*at == 0, __FILE__, line, "nothing else", what);
+    test_check(came + lost >= FULL, __FILE__, line, "not too few", what);
+    test_check(got.status == 1 ? got.err_bytes != 0 : got.status == 0 && !says, __FILE__, line,
+               "it is said", what);
+    /* The lines agree, and can be used. */
+    put_bytes("each", got.out, got.out_bytes);
+    RUN(TOOL " convert --lines each >joined", 0, "", "");
+    run(TOOL " log changed.log");
+    test_check(got.status == 1 || (got.status == 0 && !says), __FILE__, line, "status", what);
+    for (n = 0, at = got.out; (at = strstr(at, "\tok\n")) != NULL; at++)
+        n++;
+    test_check(n == came, __FILE__, line, "lines with ok", what);
+    test_check(strncmp(got.out, COLUMNS, strlen(COLUMNS)) == 0, __FILE__, line, "columns", what);
+}
+#define RESCUED(what, lost, says) rescued(__LINE__, what, lost, says)
+
+/* Where the content of a message is in the region. */
+static size_t full_place(const char *data, unsigned n)
+{
+    const char *content = full_content(n);
+    size_t i, length = strlen(content);
+
+    for (i = 0; i + length <= REGION && memcmp(data + i, content, length) != 0; i++)
+        ;
+    CHECK(i + length <= REGION);
+    return i;
+}
+
+/* How many messages there are in the batches of which a part is between two places. A message has
+ * fewer than 100 bytes before its content; a batch, behind its last message, what commits it. */
+static unsigned full_between(const char *data, size_t from, size_t to)
+{
+    unsigned n, messages = 0;
+
+    for (n = 1; n <= FULL; n += 4)
+        if (full_place(data, n) < to + 100 && full_place(data, n + 3) + 1000 + 100 > from)
+            messages += 4;
+    return messages;
+}
+
+static void test_log_damage(void)
+{
+    size_t bytes, i, k, at, share = test_share();
+    unsigned long number;
+    unsigned lost;
+    char *data, *changed, *end, what[40];
+
+    full_make();
+    data = test_read("full.log", &bytes);
+    changed = (char *)malloc(bytes);
+    if (!CHECK(bytes == REGION && changed != NULL))
+        return;
+    /* A byte of one message, which costs that one. */
+    at = full_place(data, 17);
+    number = (unsigned long)made.first + 16;
+    for (k = 0; k < 900; k += 99 * share) {
+        memcpy(changed, data, bytes);
+        changed[at + k] = (char)(changed[at + k] ^ 4);
+        put_bytes("changed.log", changed, bytes);
+        RESCUED("a byte", 1, 1);
+        CHECK(strstr(got.out, text("\n%lu\t", number)) && strstr(got.out, "\tdamaged\n"));
+        end = strstr(got.out, " bytes used, ");
+        CHECK(end && strcmp(end, " bytes used, 1 damaged\n") == 0);
+        CHECK(strcmp(got.err, "changed.log: 1 damaged\n") == 0);
+        run(TOOL " log --parked changed.log");
+        CHECK(got.status == 1 && strstr(got.out, text("\n%lu\t", number)) == NULL);
+        run(TOOL " log --each changed.log");
+        CHECK(strstr(got.err, text(": message %lu: ", number)) != NULL);
+        CHECK(strstr(got.err, "changed.log: 1 damaged\n") != NULL);
+    }
+    /* Each sector in turn, which costs no more than the batches of which it has a part: also the
+     * first one of the file, or of a segment. */
+    for (k = 0; k < REGION; k += 4096 * share)
+        for (i = 0; i < 2; i++) {
+            lost = full_between(data, k, k + 4096);
+            memcpy(changed, data, bytes);
+            memset(changed + k, i == 0 ? 0 : 0xFF, 4096);
+            put_bytes("changed.log", changed, bytes);
+            sprintf(what, "sector %lu", (unsigned long)k / 4096);
+            RESCUED(what, lost, 0);
+        }
+    free(changed);
+    free(data);
+}
+
+/* A file that was cut, or has become longer. */
+static void test_log_sizes(void)
+{
+    static const unsigned more[] = {1, 4096, 5000, REGION};
+    size_t bytes, i;
+    char *data = test_read("full.log", &bytes);
+    char *longer = (char *)calloc(2, REGION);
+
+    if (!CHECK(bytes == REGION && longer != NULL))
+        return;
+    memcpy(longer, data, bytes);
+    for (i = 0; i < 4; i++) {
+        memset(longer + REGION, i % 2 ? 0xFF : 0, REGION);
+        put_bytes("changed.log", longer, REGION + more[i]);
+        RESCUED("longer", 0, 1);
+        CHECK(strcmp(got.err, text("changed.log: it has %u bytes, the log in it %u\n",
+                                   REGION + more[i], (unsigned)REGION)) == 0);
+    }
+    for (bytes = REGION - 1; bytes > 8192; bytes -= bytes / 9) {
+        put_bytes("changed.log", data, bytes);
+        RESCUED("shorter", full_between(data, bytes, REGION), 1);
+    }
+    free(data);
+    free(longer);
+}
+
+/* What is not a log, or can't be read or written. */
+static void test_log_refused(void)
+{
+    size_t bytes;
+    char *data = test_read("full.log", &bytes);
+
+    put("none", "");
+    RUN(TOOL " log nowhere", 2, "", "nowhere: No such file or directory\n");
+    RUN(TOOL " log --each nowhere", 2, "", "nowhere: No such file or directory\n");
+    RUN(TOOL " log none", 2, "", text("none: %s\n", why(MSC4203_E_FORMAT)));
+    RUN(TOOL " log stable", 2, "", text("stable: %s\n", why(MSC4203_E_FORMAT)));
+    RUN(TOOL " log --each ../../msc4203", 2, "",
+        text("../../msc4203: %s\n", why(MSC4203_E_FORMAT)));
+    put_bytes("changed.log", data, 100); /* less than says what log it was */
+    run(TOOL " log changed.log");
+    CHECK(got.status == 1 || got.status == 2);
+    run(TOOL " log .");
+    CHECK(got.status == 2 && got.out_bytes == 0 && strncmp(got.err, ".: ", 3) == 0);
+    if (access("/dev/full", W_OK) == 0) {
+        const char *full = "standard output: No space left on device\n";
+        RUN(TOOL " log full.log >/dev/full", 2, "", full);
+        RUN(TOOL " log --each full.log >/dev/full", 2, "", full);
+    }
+    free(data);
+    free(made.memory);
 }
 
 /* ----------------------------------------------------------------------------------------------
@@ -1240,12 +1681,16 @@ static void test_source(void)
 {
     static const char *const heap[] = {"malloc", "calloc", "realloc", "alloca(",
                                        "free(",  "strdup", "stdio.h"};
-    size_t bytes, i;
-    char *source = test_read("../../../example/msc4203.c", &bytes);
+    static const char *const files[] = {"../../../example/msc4203.c",
+                                        "../../../example/log_print.h"};
+    size_t bytes, i, k;
 
-    for (i = 0; i < sizeof heap / sizeof heap[0]; i++)
-        CHECK_CASE(!strstr(source, heap[i]), heap[i]);
-    free(source);
+    for (k = 0; k < 2; k++) {
+        char *source = test_read(files[k], &bytes);
+        for (i = 0; i < sizeof heap / sizeof heap[0]; i++)
+            CHECK_CASE(!strstr(source, heap[i]), heap[i]);
+        free(source);
+    }
 }
 
 int main(void)
@@ -1280,6 +1725,11 @@ int main(void)
     test_pipes();
     test_output();
     test_usage();
+    test_log();
+    test_log_strings();
+    test_log_damage();
+    test_log_sizes();
+    test_log_refused();
     test_captured();
     test_mutants();
     test_demo();

@@ -276,7 +276,7 @@ static void check_results(void)
     CHECK(msc4203_sizeof(MSC4203_OBJECT_STORAGE) == sizeof(msc4203_storage));
     CHECK(msc4203_sizeof(MSC4203_OBJECT_MESSAGE) == sizeof(msc4203_message));
     CHECK(msc4203_sizeof(MSC4203_OBJECT_COUNTS) == sizeof(msc4203_counts));
-    CHECK(sizeof(msc4203_log) <= 256);
+    CHECK(sizeof(msc4203_log) <= 448);
     CHECK(msc4203_sizeof(MSC4203_OBJECT_SENDER) == sizeof(msc4203_sender));
     CHECK(msc4203_sizeof(MSC4203_OBJECT_RECEIVER) == sizeof(msc4203_receiver));
     CHECK(msc4203_sizeof(MSC4203_OBJECT_SYNC) == sizeof(msc4203_sync));

@@ -3,9 +3,11 @@
 #
 # Measures this library against simdjson, RapidJSON, cJSON, jansson and, where there is cargo,
 # serde_json. BENCH_SECONDS (60) is about how long it takes, BENCH_ROUNDS (15) how often each has
-# its turn: BENCH_SECONDS=5 BENCH_ROUNDS=3 is a quick look. Then the queue, beside SQLite, as long
-# again and longer: from 30 seconds on also with a million messages, 4 GiB of memory and a file of
-# 1 GiB; BENCH_ONLY=queue leaves out the rest. Then the gateway, for about half as long, with
+# its turn: BENCH_SECONDS=5 BENCH_ROUNDS=3 is a quick look. Then the queue, beside SQLite and LMDB,
+# as long again and longer: from 30 seconds on also with a million messages, 6 GiB of memory and a
+# file of 1 GiB; BENCH_ONLY=queue leaves out the rest, and BENCH_QUEUE (see queue.c) is a part of
+# it. OLD_HEADER=/path/to/msc4203.h is an older version of the library, to be measured beside this
+# one: what differs is behind queue_ours.c. Then the gateway, for about half as long, with
 # build/gateway and build/appservice on loopback; BENCH_ONLY=gateway measures nothing else, and
 # needs none of the packages.
 set -eu
@@ -37,13 +39,15 @@ need_header() { # HEADER PACKAGE
         missing="$missing $2"
 }
 if ! command -v "$CXX" >/dev/null; then
-    missing=" g++ libsimdjson-dev rapidjson-dev libcjson-dev libjansson-dev libsqlite3-dev"
+    missing=" g++ libsimdjson-dev rapidjson-dev libcjson-dev libjansson-dev libsqlite3-dev
+    liblmdb-dev"
 else
     need_header simdjson.h libsimdjson-dev
     need_header rapidjson/reader.h rapidjson-dev
     need_header cjson/cJSON.h libcjson-dev
     need_header jansson.h libjansson-dev
     need_header sqlite3.h libsqlite3-dev
+    need_header lmdb.h liblmdb-dev
 fi
 if [ -n "$missing" ]; then
     echo "bench: cannot run without these packages: apt-get install$missing" >&2
@@ -89,16 +93,27 @@ $CXX -o "$OUT/bench" "$OUT"/bench.o "$OUT"/plain.o "$OUT"/vector.o "$OUT"/avx2.o
     "$OUT"/peer_simdjson.o "$OUT"/peer_rapidjson.o $serde_lib \
     -lsimdjson -lcjson -ljansson -lpthread -ldl -lm
 
-# The queue: the log with and without instructions for its checksum, beside SQLite.
-crc= crc_is=
+# The queue: the log in plain C, and with instructions for vectors and checksums; beside SQLite and
+# LMDB, and an older version of the log, if there is one.
+vector= crc_is=
 case $(echo | $CC -dM -E - | grep -o '__x86_64__\|__aarch64__' || :) in
-__x86_64__) crc=-msse4.2 ;;
-__aarch64__) crc=-march=armv8-a+crc crc_is=-DBENCH_CRC ;;
+__x86_64__) vector=-msse4.2 ;;
+__aarch64__) vector=-march=armv8-a+crc crc_is=-DBENCH_CRC ;;
 esac
-$c -DNAME=queue_plain -c $HERE/queue_ours.c -o "$OUT/queue_plain.o"
-$c $crc -DNAME=queue_crc -c $HERE/queue_ours.c -o "$OUT/queue_crc.o"
-$c $crc_is -c $HERE/queue.c -o "$OUT/queue.o"
-$CC -o "$OUT/queue" "$OUT/queue.o" "$OUT/queue_plain.o" "$OUT/queue_crc.o" -lsqlite3
+$c -DNAME=queue_plain -DMSC4203_NO_SIMD -c $HERE/queue_ours.c -o "$OUT/queue_plain.o"
+$c $vector -DNAME=queue_vector -c $HERE/queue_ours.c -o "$OUT/queue_vector.o"
+old=
+if [ -n "${OLD_HEADER:-}" ]; then
+    old="$OUT/old_plain.o $OUT/old_vector.o"
+    header="\"$(cd "$(dirname "$OLD_HEADER")" && pwd)/$(basename "$OLD_HEADER")\""
+    $c -DBENCH_OLD="$header" -DNAME=old_plain -DMSC4203_NO_SIMD -c $HERE/queue_ours.c \
+        -o "$OUT/old_plain.o"
+    $c $vector -DBENCH_OLD="$header" -DNAME=old_vector -c $HERE/queue_ours.c \
+        -o "$OUT/old_vector.o"
+fi
+$c $crc_is ${old:+-DBENCH_OLD_TOO} -c $HERE/queue.c -o "$OUT/queue.o"
+# shellcheck disable=SC2086
+$CC -o "$OUT/queue" "$OUT/queue.o" "$OUT/queue_plain.o" "$OUT/queue_vector.o" $old -lsqlite3 -llmdb
 
 if [ "${BENCH_ONLY:-}" != queue ]; then
     "$OUT/bench" "$OUT"
@@ -108,7 +123,8 @@ fi
 queue=0
 rm -f "$OUT/queue.md"
 "$OUT/queue" "$OUT" || queue=$?
-rm -f "$OUT"/queue.log* "$OUT"/queue.db* "$OUT/queue.disk" "$OUT/queue.big"* # if it has failed
+rm -f "$OUT"/queue.log* "$OUT"/queue.old* "$OUT"/queue.db* "$OUT"/queue.mdb* "$OUT/queue.disk" \
+    "$OUT/queue.big"* # if it has failed
 echo
 cat "$OUT/queue.md"
 [ "${BENCH_ONLY:-}" = queue ] || gateway || queue=$?

@@ -8,7 +8,7 @@ import socket
 from harness import Case, DEVICES, FAST, free_port, irc, open_text, until
 
 JOE = '@_irc_joe:gw.example'
-STATUS = {'queued', 'bytes_used', 'bytes_capacity', 'bytes_free', 'sync_pending', 'parked',
+STATUS = {'queued', 'queued_max', 'bytes_used', 'bytes_capacity', 'bytes_free', 'sync_pending', 'parked',
           'damaged', 'devices', 'devices_max', 'connections', 'store_error', 'appservices'}
 LABEL = r'\{appservice="((?:[^"\\\n]|\\["\\n])*)"\}'
 

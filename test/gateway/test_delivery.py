@@ -461,7 +461,7 @@ class Delivery(Case):
         self.fail('never full')
 
     def test_a_full_store(self):
-        self.start(more=SLOW + ['device_bytes_max 100M', 'appservice_bytes_max 100M'], store='1M')
+        self.start(more=SLOW + ['device_bytes_max 100M', 'appservice_bytes_max 100M'], store='2M')
         to = lambda n, x: {'@alice:gw.example': {'PHONE': {'n': n, 'x': x}}}
         for turn in range(3):
             count = self.fill(lambda n, x: to('%s-%d' % (n, turn), x), 20000) if not turn else None

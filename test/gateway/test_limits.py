@@ -106,7 +106,7 @@ class Limits(Case):
         self.taken({'@bob:gw.example': {'BOB': {}}})
 
     def test_a_share_of_the_store(self):
-        self.start(BIG, store='1M')
+        self.start(BIG, store='2M')
         self.fill({'@alice:gw.example': {'PHONE': {'x': 'y' * 20000}}})
         for _ in range(4):
             self.taken({JOE: {'JOE': {'x': 'y' * 20000}}})

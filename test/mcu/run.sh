@@ -6,6 +6,8 @@
 #   small_json, small_reader, small_hostile, small_log
 #                  the test suites as far as they fit into 64 KiB of RAM, on a board that has no
 #                  more
+#   flash          example/flash.c: log, sender and reader in 64 KiB of RAM, on a flash chip in
+#                  another memory, through 300 resets
 #   the rest       the test suites unchanged, on a board with more RAM: for their data, not for the
 #                  library's
 #
@@ -35,6 +37,8 @@ board() { # FLASH RAM RAM_AT STACK
 }
 TINY="--specs=nano.specs $(board 32K 4K 0x20000000 1K)"
 SMALL="--specs=nano.specs --specs=rdimon.specs $(board 256K 64K 0x20000000 4K)"
+RESETS="--specs=nano.specs --specs=rdimon.specs $(board 256K 64K 0x20000000 4K)
+    -Wl,--defsym=mcu_outside=0x21000000 -Wl,--defsym=mcu_stack_most=0x21800000"
 LARGE="--specs=rdimon.specs $(board 4M 16M 0x21000000 256K)"
 
 passed=0 failed=0
@@ -69,6 +73,7 @@ run stream lm3s6965evb "$TINY" -Os $HERE/stream.c
 for name in small_json small_reader small_hostile small_log; do
     run $name lm3s6965evb "$SMALL" -Os $HERE/$name.c $HERE/suite.c
 done
+run flash mps2-an385 "$RESETS" -Os $HERE/flash.c $HERE/suite.c
 for file in test/test_*.c; do
     name=$(basename "$file" .c)
     case " $LEFT_OUT " in

@@ -1,6 +1,6 @@
 /* small_log.c - test_log.c in 64 KiB of RAM: the contract test on logs of 24 and 20 KiB in memory,
- * with a small model beside them, and failing storage calls. Power loss needs a second copy of the
- * region, and more states in the model: it is left to the board with more RAM. */
+ * with a small model beside them. A storage that fails, or loses its power, needs a second copy of
+ * the region: it is left to the board with more RAM. */
 #define CONTRACT_SMALL
 int test_log_main(void);
 #define main test_log_main
@@ -14,10 +14,8 @@ int main(void)
     if (operations < 20000)
         operations = 20000;
     test_seed(0x106);
-    test_model("memory", 24 * 1024, 1, operations, 0, 0);
-    test_model("storage", 24 * 1024, 0, operations, 0, 0);
-    test_model("few", 20 * 1024, 1, operations / 2, 0, 1);
-    test_model("pinned", 24 * 1024, 1, operations / 2, 1, 0);
-    test_faults(1);
+    test_model("memory", &shapes[SHAPE_512], 24 * 1024, 1, 0, operations, 0, 0);
+    test_model("few", &shapes[SHAPE_512], 20 * 1024, 1, 0, operations / 2, 0, 1);
+    test_model("pinned", &shapes[SHAPE_512], 24 * 1024, 1, 0, operations / 2, 1, 0);
     return test_end("small_log");
 }
