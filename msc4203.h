@@ -8010,8 +8010,7 @@ MSC4203_PRIVATE void log_read_gap(struct msc4203_log_state *s, uint64_t number)
     uint64_t missing = number > s->next ? number - s->next : 0;
     uint32_t i;
 
-    if (missing >> 24 != 0) /* so many were not lost: it is a number that can't be */
-        missing = 0;
+    missing &= 0xFFFFFF; /* more can't have been lost: a number that can't be */
     while (missing > s->messages) /* each opening after a crash leaves so many out */
         missing -= s->messages + 1;
     if (missing != 0) {
