@@ -8010,7 +8010,7 @@ MSC4203_PRIVATE void log_read_gap(struct msc4203_log_state *s, uint64_t number)
     uint64_t missing = number > s->next ? number - s->next : 0;
     uint32_t i;
 
-    missing &= 0xFFFFFF; /* more can't have been lost: a number that can't be */
+    missing &= 0 - (uint64_t)(missing >> 24 == 0); /* none, if it is more than can have been lost */
     while (missing > s->messages) /* each opening after a crash leaves so many out */
         missing -= s->messages + 1;
     if (missing != 0) {
