@@ -6255,8 +6255,9 @@ MSC4203_APART int log_load_channel(struct msc4203_log_state *s, uint32_t channel
     if (log_load(s, s->channel[channel].position, r) != 0 && r->kind == LOG_CHANNEL &&
         log_is_whole(s, r))
         return 1;
-    s->damaged += !s->error & ((s->damaged_channels & bit) == 0);
-    s->damaged_channels |= s->error ? 0 : bit;
+    bit = s->error ? 0 : bit & ~s->damaged_channels;
+    s->damaged += bit != 0;
+    s->damaged_channels |= bit;
     return 0;
 }
 
@@ -8412,7 +8413,7 @@ MSC4203_APART int log_read_image_record(struct msc4203_log_state *s, const struc
     uint32_t words, *to = log_image_part(s, r->word[5], kept, &words);
 
     if (((r->word[4] != count) | (r->word[5] >= IMAGE_PARTS) | (r->word[6] > words) |
-         (r->bytes / 4 > words - r->word[6]) | !log_is_whole(s, r)) != 0)
+         (r->bytes / 4 > words - r->word[6]) | (log_is_whole(s, r) == 0)) != 0)
         return 0;
     log_read(s, log_address(s, r->position) + r->fixed, to + r->word[6], r->bytes);
     log_swap(to + r->word[6], r->bytes / 4);
