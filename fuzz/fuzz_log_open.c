@@ -517,9 +517,10 @@ static void read_all(msc4203_queue *q, int forged)
     free(memory);
 }
 
-/* A log that was opened: reads, works with it, closes it, opens it once more. */
-static void work(msc4203_log *log, const msc4203_storage *storage, void *index, size_t bytes,
-                 const uint8_t *data, size_t size, int forged)
+/* A log that was opened: reads, works with it, closes it, opens it once more. After a small damage
+ * it then has what it had. */
+static void work(msc4203_log *log, const msc4203_storage *storage, struct fake *fake, void *index,
+                 size_t bytes, const uint8_t *data, size_t size, int forged, int is_small)
 {
     msc4203_queue queue;
     msc4203_log_usage usage;
@@ -541,6 +542,7 @@ static void work(msc4203_log *log, const msc4203_storage *storage, void *index, 
         if (result != MSC4203_E_STORAGE)
             continue;
         d.batch = 0;
+        fake_forget(fake);
         opened = msc4203_log_open(log, storage, index, bytes, count + 3);
         if (opened != MSC4203_OK)
             return;
@@ -554,6 +556,7 @@ static void work(msc4203_log *log, const msc4203_storage *storage, void *index, 
     if (data[-1] & 1 && msc4203_log_close(log) != MSC4203_OK)
         result = MSC4203_E_STORAGE;
     FUZZ_CHECK(forged || result == MSC4203_OK);
+    fake_forget(fake);
     opened = msc4203_log_open(log, storage, index, bytes, 5);
     FUZZ_CHECK(forged || opened == MSC4203_OK);
     if (opened != MSC4203_OK)
@@ -562,43 +565,58 @@ static void work(msc4203_log *log, const msc4203_storage *storage, void *index, 
     if (forged)
         return;
     FUZZ_CHECK(make_list(log, &after));
-    for (i = 0; i < before.count; i++)
+    for (i = 0; i < before.count && is_small; i++)
         FUZZ_CHECK(is_listed(&after, &before.kept[i]));
 }
 
-/* The messages outside of the damage, which is one stretch in one segment, or only in the bodies of
- * messages: all are there. */
-static void look_for_all(struct base *base, msc4203_log *log, const unsigned char *region)
-{
-    struct list now;
-    size_t total = base->bench.fake.bytes, first = total, last = 0, i, k;
-    int in_bodies = 1;
+/* The damage of a log: from its first byte to its last; whether it is one stretch in one segment, or
+ * only in the bodies of messages; and whether the last flush wrote what is there. */
+struct damage {
+    size_t first, last;
+    int in_bodies, is_small;
+};
 
-    FUZZ_CHECK(make_list(log, &now));
+static void find_damage(const struct base *base, const unsigned char *region, struct damage *d)
+{
+    size_t total = base->bench.fake.bytes, i, k;
+    int late = 0;
+
+    d->first = total;
+    d->last = 0;
+    d->in_bodies = 1;
     for (i = 0; i < total; i++) {
         if (region[i] == base->image[i])
             continue;
-        first = first < i ? first : i;
-        last = i;
-        if (base->late[i / base->bench.fake.unit])
-            return;
+        d->first = d->first < i ? d->first : i;
+        d->last = i;
+        late |= base->late[i / base->bench.fake.unit];
         for (k = 0; k < base->list.count; k++)
-            if (i >= base->list.kept[k].at + 64 && i < base->list.kept[k].end - 79)
+            if (i >= base->list.kept[k].at + 64 && i + 79 < base->list.kept[k].end)
                 break;
-        in_bodies &= k < base->list.count;
+        d->in_bodies &= k < base->list.count;
     }
-    if (first > last)
-        first = last;
-    if (first / base->segment != last / base->segment && !in_bodies)
-        return;
-    for (k = 0; k < base->list.count; k++) {
+    if (d->first > d->last)
+        d->first = d->last;
+    d->is_small = !late &&
+                  (d->in_bodies || d->first / base->segment == d->last / base->segment);
+}
+
+/* The messages outside of such a damage: all are there. */
+static void look_for_all(struct base *base, msc4203_log *log, const unsigned char *region,
+                         const struct damage *d)
+{
+    struct list now;
+    size_t total = base->bench.fake.bytes, i, k;
+
+    FUZZ_CHECK(make_list(log, &now));
+    for (k = 0; k < base->list.count && d->is_small; k++) {
         const struct kept *kept = &base->list.kept[k];
 
         for (i = (size_t)kept->at; i < kept->end && i < total && region[i] == base->image[i]; i++)
             ;
         if (i < kept->end && i < total)
             continue;
-        if (!in_bodies && kept->at < last && kept->end > first)
+        if (!d->in_bodies && kept->at < d->last && kept->end > d->first)
             continue; /* the stretch goes round it, in parts */
         FUZZ_CHECK(is_listed(&now, kept));
     }
@@ -612,6 +630,7 @@ static void check(struct base *base, struct fake *fake, const msc4203_storage *s
     unsigned char *region;
     size_t bytes;
     void *index;
+    struct damage damage = {0, 0, 0, 0};
     int result = msc4203_log_inspect(log, storage, &config);
 
     FUZZ_CHECK(result == MSC4203_OK || result == MSC4203_E_FORMAT || result == MSC4203_E_REGION);
@@ -623,9 +642,11 @@ static void check(struct base *base, struct fake *fake, const msc4203_storage *s
         result = msc4203_log_open(log, storage, index, bytes, 2);
         FUZZ_CHECK(result == MSC4203_OK || forged);
         if (result == MSC4203_OK) {
-            if (base != NULL && !forged)
-                look_for_all(base, log, region);
-            work(log, storage, index, bytes, data, size, forged);
+            if (!forged) {
+                find_damage(base, region, &damage);
+                look_for_all(base, log, region, &damage);
+            }
+            work(log, storage, fake, index, bytes, data, size, forged, damage.is_small);
         }
         free(index);
         free(region);
