@@ -237,34 +237,38 @@
  *
  * 7. THE LOG
  *
- * msc4203_log is a queue in a region of fixed size: memory, a file, or anything that can be read,
- * written and synced. It never grows, and never overwrites what was accepted: when it is full,
- * push() says so.
+ * msc4203_log is a queue in a region of fixed size: memory, a file, or a flash chip, which needs no
+ * file system and no translation layer under it. It never grows, and never overwrites what was
+ * accepted: when it is full, push() says so.
  *
  *     msc4203_file_create(&file, "queue.log", 16 << 20, NULL, random);      // when there is none
  *     msc4203_file_open(&file, "queue.log", 1, &storage);
  *     msc4203_log_inspect(&log, &storage, &config);
- *     bytes = msc4203_log_memory(&log, &config, storage.bytes);
+ *     bytes = msc4203_log_memory(&log, &storage, &config);
  *     msc4203_log_open(&log, &storage, memory, bytes, random);
  *     msc4203_log_queue(&log, &queue);
  *
  * Power loss at any moment leaves what the last completed flush covered, and of what came later
- * each call whole or not at all, none without those before it. A damaged record is found by its
- * checksum, counted (msc4203_log_usage_get), and costs only what was in it: a message, or what one
- * call did; the chains that it was in are mended. Where two messages of one channel are damaged,
- * those between them may be lost to it as well. A log of this format version will be read by every
- * later version of this library.
+ * each call whole or not at all, none without those before it. That holds where a storage that
+ * loses its power damages all of the sector that it was writing to, as SD cards and flash do:
+ * nothing durable is ever written over. The storage says how large that sector is.
  *
- * Cost. No operation's cost depends on how many messages wait, but expire()'s, drop()'s and, while
- * something dropped is in flight, that of opening and of a hold() that lets go. A message is
- * written behind what was written before, and changes 4 bytes in the last one of each chain that
- * it joins, a service's or its device's for /sync. Each takes 76 bytes beside its strings, and 8
- * for each service that it waits for. When the ring's end comes round to messages that still wait,
- * they are copied to its end: that is little while the log is at most half full, and may be all of
- * them for one message when it is full to the brim.
+ * Damage is found by checksums, counted (msc4203_log_usage_get), and costs what was stored in the
+ * damaged place: a message is reported by next(); of what took messages out, they come again; a
+ * batch whose end is lost is delivered all the same. Two things are lost with more than their own
+ * bytes: what the last flush before a crash wrote, if any of it is damaged, for then it looks like
+ * a flush that was never completed; and a batch that ends in the newest segment, if all of that is.
  *
- * Memory. 48 bytes for each device that has waiting messages, 24 for each request and 16 for each
- * opening that is remembered, and 4 KiB.
+ * Cost. No operation's cost depends on how many messages wait, but expire()'s, drop()'s (on those
+ * of the device), and that of opening after a crash, which reads the region once. After
+ * msc4203_log_close() opening reads the index alone. A message takes 48 bytes beside its strings,
+ * rounded up to 16; a flush fills up its last sector. Room is made in small steps, by copying what
+ * still waits in the oldest of 8 to 128 segments; some segments are kept free for that.
+ *
+ * Memory. 24 bytes for each message that may wait, 40 for each device that has some, 24 for each
+ * request and 16 for each opening that is remembered, one sector, and 3 KiB. Whoever must keep
+ * millions of messages uses a database. The log's format is described in the implementation. A log
+ * of this format's version will be read by every later version of this library.
  *
  *
  * 8. DELIVERY
@@ -589,7 +593,7 @@
  * 11. MEMORY
  *
  * All memory is the caller's. On a 64-bit machine: msc4203_reader at most 384 bytes, msc4203_writer
- * at most 384 bytes, whatever the body's size, msc4203_log at most 256, msc4203_sender 1,024,
+ * at most 384 bytes, whatever the body's size, msc4203_log at most 448, msc4203_sender 1,024,
  * msc4203_receiver 640; ask msc4203_sizeof() for the sizes on yours. No function needs more than
  * 256 bytes of stack, and the deepest chain of calls to read and write bodies, optimised, 512 (on a
  * Cortex-M0+ 256). No heap, no recursion, no static data that is written to.
@@ -4786,6 +4790,68 @@ MSC4203_API void msc4203_digest_end(msc4203_digest *digest, unsigned char out[16
     }
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * 6. log: the queue in a region
+ *
+ * One rule: a sector that holds anything durable is never written again until the segment that it
+ * belongs to is erased (or, where nothing need be erased, begun anew). So everything is appended.
+ *
+ *   unit       16 bytes; records are made of whole units and begin at one
+ *   sector     what a power failure can damage together
+ *   segment    1/128 to 1/8 of the region; it holds the largest message, and is a multiple of the
+ *              sector and of the block that is erased
+ *   sequence   the number of a segment's use: 1, 2, 3, ...
+ *   position   where a record is: its segment's place in the region, and its unit in there
+ *   number     of a message: its place in the order of all
+ *
+ *   region     | segment 0 | segment 1 | segment 2 | ...        each is used again when it is free
+ *   segment    | header | message | message | commit | pad | done | pad | message | ... | pad |
+ *                                                    ^ flush    ^ flush                 ^ end
+ *
+ * All is in words of 32 bits, little-endian. A record begins with a fixed part:
+ *
+ *   word 0     units (24 bits), kind (4), bytes at its end that are not used (4)
+ *   word 1     units of this segment that were durable when it was written (24), `small` (8)
+ *   word 2     the checksum of its body, the bytes behind the fixed part
+ *   word 3     the checksum of the fixed part without this word. It begins with the log's key (64
+ *              random bits), the segment's sequence number and its opening's salt, and the unit
+ *
+ *   kind       fixed part, from word 4 on; body                                 small
+ *   1 segment  the header of a segment, 32 words: see log_put_header()
+ *   2 message  lengths of sender and type, of user and device id (16 bits       batch
+ *              each); time (48 bits); index in its batch (24), turn of the
+ *              batch (8); channels; hash of the device; body: the strings
+ *   3 copy     the same, but its number (16 bits above the time, then 32)       flags
+ *   4 moved    the same; the number that it had, the channel that it left       flags
+ *   5 commit   first number (64), messages (24) and turn (8), the request's     batch
+ *              count, the request; word 2: the latest time
+ *   6 abort    word 2: turn                                                     batch
+ *   7 channel  up to where it is in flight, up to where it is done (48 each),   channel, flags
+ *              lengths of name and record; body: these
+ *   8 done     through (64)                                                     channel
+ *   9 synced   hash of the device, through
+ *   10 taken   number                                                           channel
+ *   11 dropped hash of the device, through, who sent; body: what was in flight
+ *   12 remember  count of the first, how many; body: requests or openings      which
+ *   13 pad     word 2: the oldest sequence number that is still needed; fills
+ *              the sector at the end of a flush
+ *   14 image   count, part of the index, first word, sequence; body: the words  1 at the end
+ *
+ * The life of a message: `message`, when it is pushed; `commit` gives it a number; a flush makes
+ * both durable; `copy`, when its segment is the oldest one and room is needed; `done`, `synced` or
+ * `taken`, when it was delivered. Then nothing needs it any more, and when that is so of all in the
+ * oldest segments, a pad or a header says so, and they are free from the next sync on.
+ *
+ * Marks grow: done, synced and dropped say "all up to this number". So opening can read all records
+ * in order, collect messages, marks and numbers that were taken, and put them together at the end.
+ * What belongs to an open batch has no number yet.
+ *
+ * The end of the log is the first record that is not whole, unless something later says that this
+ * place was durable: then it is damage, and reading goes on behind it. Each opening for writing
+ * begins a segment, whose header says where the one before it ended, and which are void: so nothing
+ * that was cut off comes back, and nothing is written twice.
+ * --------------------------------------------------------------------------------------------- */
+
 /* 6. log: begin */
 #ifndef MSC4203_NO_LOG
 
@@ -4886,6 +4952,11 @@ MSC4203_PRIVATE void log_set64(uint32_t words[2], uint64_t number)
 {
     words[0] = (uint32_t)number;
     words[1] = (uint32_t)(number >> 32);
+}
+
+MSC4203_PRIVATE uint64_t log_larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
 }
 
 MSC4203_PRIVATE uint32_t log_clip(uint32_t value, uint32_t least, uint64_t most)
@@ -5026,11 +5097,16 @@ MSC4203_PRIVATE uint32_t log_unit_of(const struct msc4203_log_state *s, uint32_t
     return position & (((uint32_t)1 << s->shift) - 1);
 }
 
+/* How many bytes units are: without the function that small machines need to shift 64 bits. */
+MSC4203_PRIVATE uint64_t log_bytes(uint32_t units)
+{
+    return (uint64_t)(units >> 28) << 32 | units << 4;
+}
+
 /* Where a position is, in bytes from the region's beginning. */
 MSC4203_PRIVATE uint64_t log_address(const struct msc4203_log_state *s, uint32_t position)
 {
-    return (uint64_t)(log_segment_of(s, position) * s->segment_units + log_unit_of(s, position))
-           << 4; /* times LOG_UNIT; there are fewer than 2^29 units */
+    return log_bytes(log_segment_of(s, position) * s->segment_units + log_unit_of(s, position));
 }
 
 /* What the checksums of a segment's records depend on. */
@@ -5150,7 +5226,7 @@ MSC4203_APART int log_is_whole(struct msc4203_log_state *s, const struct log_rec
     uint64_t at = log_address(s, r->position) + r->fixed;
     struct log_sum sum;
     uint32_t left = r->bytes, n;
-    unsigned char piece[32];
+    unsigned char piece[32] = {0};
 
     if (r->kind == LOG_PAD || r->bytes == 0)
         return 1;
@@ -5182,7 +5258,7 @@ MSC4203_APART int log_is_whole(struct msc4203_log_state *s, const struct log_rec
 /* Writes what the buffer has that is not written yet: whole sectors. It stays there to be read. */
 MSC4203_APART void log_write_out(struct msc4203_log_state *s)
 {
-    if (s->buffer_used != s->buffer_clean &&
+    if (s->buffer_used != s->buffer_clean && !s->error &&
         s->storage->write(s->storage->context, s->buffer_at + s->buffer_clean,
                           s->buffer + s->buffer_clean, s->buffer_used - s->buffer_clean) != 0)
         log_fail(s);
@@ -5199,7 +5275,7 @@ MSC4203_PRIVATE void log_buffer_begin(struct msc4203_log_state *s, uint64_t at)
 /* Writes what the buffer has, and makes all durable. */
 MSC4203_PRIVATE void log_sync_storage(struct msc4203_log_state *s)
 {
-    if (s->storage->memory != NULL || s->error)
+    if (s->storage->memory != NULL)
         return;
     log_write_out(s);
     if (!s->error && s->storage->sync(s->storage->context) != 0)
@@ -5853,7 +5929,7 @@ MSC4203_APART void log_add(struct msc4203_log_state *s, const struct msc4203_log
 /* Whether one more message can wait. */
 MSC4203_PRIVATE int log_has_entry(const struct msc4203_log_state *s)
 {
-    return s->waiting + s->pending < s->messages && s->waiting + s->pending + 1 < s->pool;
+    return s->waiting + s->pending < s->messages && s->waiting + s->pending + 5 < s->pool;
 }
 
 /* Takes an entry for a message of an open batch; 0 when there is none: all those of open batches
@@ -5867,8 +5943,6 @@ MSC4203_PRIVATE uint32_t log_pool_take(struct msc4203_log_state *s)
     if (i != 0) {
         s->pool_free = log_link(&s->entry[i]);
     } else {
-        if (s->pool - 2 < s->waiting + s->pending + 1)
-            return 0;
         while (s->pool == s->used + 1)
             log_pack(s);
         i = --s->pool;
@@ -5912,10 +5986,10 @@ MSC4203_PRIVATE void log_batch_clear(struct msc4203_log_batch *b, uint32_t state
     b->turn = turn;
 }
 
-/* What says in a record which batch it belongs to. */
-MSC4203_PRIVATE uint32_t log_batch_small(const struct msc4203_log_state *s, uint32_t batch)
+/* Which of its place's batches a record belongs to, as the record says. */
+MSC4203_PRIVATE uint32_t log_turn(const struct log_record *r)
 {
-    return batch | s->batch[batch].turn << 5;
+    return r->word[r->kind == LOG_MESSAGE ? 8 : r->kind == LOG_COMMIT ? 6 : 2] >> 24;
 }
 
 /* Ends a batch without its messages. */
@@ -6245,11 +6319,20 @@ MSC4203_APART void log_write_channel(struct msc4203_log_state *s, uint32_t chann
         c->position = 0;
 }
 
+MSC4203_PRIVATE void log_append_abort(struct msc4203_log_state *s, uint32_t batch)
+{
+    uint32_t word[4];
+
+    memset(word, 0, sizeof word);
+    word[2] = s->batch[batch].turn << 24;
+    log_append(s, word, LOG_ABORT, batch, NULL, 0);
+}
+
 /* Before what is in the oldest segment is copied: gives up open batches that have a message there,
  * and writes again the records of channels. */
 MSC4203_PRIVATE void log_clean_begin(struct msc4203_log_state *s)
 {
-    uint32_t i, word[4];
+    uint32_t i;
 
     for (i = 0; i < LOG_BATCHES; i++) {
         struct msc4203_log_batch *b = &s->batch[i];
@@ -6257,8 +6340,7 @@ MSC4203_PRIVATE void log_clean_begin(struct msc4203_log_state *s)
             log_segment_of(s, log_position(&s->entry[b->first])) != s->clean_segment)
             continue;
         log_batch_end(s, b, BATCH_GIVEN_UP);
-        memset(word, 0, sizeof word);
-        log_append(s, word, LOG_ABORT, log_batch_small(s, i), NULL, 0);
+        log_append_abort(s, i);
     }
     for (i = 1; i < MSC4203_CHANNELS; i++)
         if (s->channel[i].position != 0 &&
@@ -6584,11 +6666,11 @@ MSC4203_PRIVATE int log_count(void *context, uint32_t channel, const msc4203_dev
         return result;
     if (device != NULL) {
         counts->messages = s->device[index].count;
-        counts->bytes = (uint64_t)s->device[index].units * LOG_UNIT;
+        counts->bytes = log_bytes(s->device[index].units);
         first = s->device[index].chain[CHAIN_SYNC];
     } else {
         counts->messages = s->channel[channel].count;
-        counts->bytes = (uint64_t)s->channel[channel].units * LOG_UNIT;
+        counts->bytes = log_bytes(s->channel[channel].units);
         if (channel == 0) {
             counts->through = s->settled - 1;
             counts->time_ms = (uint64_t)s->time << 10;
@@ -6652,7 +6734,7 @@ MSC4203_PRIVATE int log_begin(void *context, uint32_t *batch)
     if (i == LOG_BATCHES)
         return MSC4203_E_QUEUE_FULL;
     s->batch[i].state = BATCH_OPEN;
-    s->batch[i].turn = (s->batch[i].turn + 1) & 7;
+    s->batch[i].turn = (s->batch[i].turn + 1) & 255;
     *batch = i + 1;
     return MSC4203_OK;
 }
@@ -6703,11 +6785,11 @@ MSC4203_PRIVATE void log_push_message(struct msc4203_log_state *s, uint32_t batc
     word[5] = (uint32_t)item->user_id.len | (uint32_t)item->device_id.len << 16;
     word[6] = (uint32_t)message->time_ms;
     word[7] = (uint32_t)(message->time_ms >> 32) & 0xFFFF;
-    word[8] = b->count;
+    word[8] = b->count | b->turn << 24;
     word[9] = message->channels;
     word[10] = s->device[device].hash[0];
     word[11] = s->device[device].hash[1];
-    e->place = log_append(s, word, LOG_MESSAGE, log_batch_small(s, batch), body, 5) |
+    e->place = log_append(s, word, LOG_MESSAGE, batch, body, 5) |
                (uint32_t)(message->channels & 1) << 29; /* LOG_FOR_SYNC */
     e->number = b->count++;
     e->device = device | units << 19;
@@ -6767,13 +6849,11 @@ MSC4203_PRIVATE int log_push(void *context, uint32_t batch, const msc4203_messag
 /* Ends a batch for which nothing is kept. */
 MSC4203_PRIVATE void log_give_up(struct msc4203_log_state *s, uint32_t batch)
 {
-    uint32_t word[4];
     struct msc4203_log_batch *b = &s->batch[batch];
 
     if (b->count != 0 && !s->error) {
         log_room(s, 1);
-        memset(word, 0, sizeof word);
-        log_append(s, word, LOG_ABORT, log_batch_small(s, batch), NULL, 0);
+        log_append_abort(s, batch);
     }
     log_batch_end(s, b, BATCH_FREE);
 }
@@ -6805,7 +6885,7 @@ MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_requ
     memset(word, 0, sizeof word);
     word[2] = b->time;
     log_set64(word + 4, s->next);
-    word[6] = b->count;
+    word[6] = b->count | b->turn << 24;
     if (log_request(request, word + 8)) {
         word[7] = s->counter[LOG_REQUESTS] + 1;
         log_remember(s, LOG_REQUESTS, word[7], word + 8);
@@ -6816,7 +6896,7 @@ MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_requ
         log_place(s, log_fixed(LOG_COMMIT) / LOG_UNIT); /* no header is to know of it before */
         s->next += b->count;
         log_batch_commit(s, b, *first);
-        log_append(s, word, LOG_COMMIT, log_batch_small(s, batch - 1), NULL, 0);
+        log_append(s, word, LOG_COMMIT, batch - 1, NULL, 0);
         if (s->counter[LOG_REQUESTS] != 0)
             log_note_item(s, s->current << s->shift, LOG_REQUESTS, s->counter[LOG_REQUESTS]);
     }
@@ -7285,14 +7365,14 @@ MSC4203_APART int log_shape(struct msc4203_log_state *s, const msc4203_storage *
     need = log_clip((s->message_units + LOG_HEADER_UNITS) * LOG_UNIT, LOG_SEGMENT_MIN, UINT32_MAX);
     while (region >> 16 > step) /* at most some thousand steps */
         step += step;
-    for (bytes = step; bytes < need || (uint64_t)bytes * LOG_SEGMENTS_MAX < region; bytes += step)
-        ;
-    for (s->segments = 0; (uint64_t)(s->segments + 1) * bytes <= region; s->segments++)
-        ;
+    for (bytes = step; bytes < need || bytes < (region + LOG_SEGMENTS_MAX - 1) >> 7; bytes += step)
+        ; /* that is, divided by LOG_SEGMENTS_MAX */
+    for (s->segments = 0; region >= bytes; region -= bytes)
+        s->segments++;
     s->segment_units = bytes / LOG_UNIT;
     for (s->shift = 0; (uint32_t)1 << s->shift < s->segment_units; s->shift++)
         ;
-    if (s->segments < LOG_SEGMENTS_MIN || (uint64_t)s->segments << s->shift > (uint32_t)1 << 29)
+    if (s->segments < LOG_SEGMENTS_MIN || s->segments > (uint32_t)1 << (29 - s->shift))
         return MSC4203_E_REGION;
     s->sector = sector;
     halvings = s->segments / 4;
@@ -7406,7 +7486,8 @@ MSC4203_APART int log_header(struct msc4203_log_state *s, uint64_t at,
     log_read(s, at, word, LOG_HEADER_UNITS * LOG_UNIT);
     log_swap(word, LOG_HEADER_WORDS);
     return !s->error && word[27] < LOG_SEGMENTS_MAX && word[8] < (uint32_t)1 << 24 &&
-           (uint64_t)(word[27] * word[8]) << 4 == at && word[4] == LOG_MAGIC_LOW && word[5] == LOG_MAGIC_HIGH &&
+           log_bytes(word[27] * word[8]) == at && word[4] == LOG_MAGIC_LOW &&
+           word[5] == LOG_MAGIC_HIGH &&
            word[0] == (LOG_HEADER_UNITS | (uint32_t)LOG_SEGMENT << 24) &&
            log_fixed_sum(none, 0, 0, word, LOG_HEADER_WORDS) == word[3];
 }
@@ -7608,8 +7689,9 @@ MSC4203_APART void log_look_through(struct msc4203_log_state *s, uint32_t *image
     for (at = LOG_HEADER_UNITS; at < s->segment_units;
          at = units != 0 ? at + units : log_skip(s, s->current, at)) {
         units = log_load(s, s->current << s->shift | at, &r);
-        if ((units == 0 || !log_is_whole(s, &r)) && !log_was_durable(s, s->current, at))
-            break;
+        if ((units == 0 || !log_is_whole(s, &r)) &&
+            (*image != 0 || !log_was_durable(s, s->current, at)))
+            break; /* nothing is written behind the end of an index */
         if (units == 0)
             continue;
         if (r.kind == LOG_PAD && log_before(s->oldest, r.word[2]))
@@ -7859,17 +7941,12 @@ MSC4203_PRIVATE void log_squeeze(struct msc4203_log_state *s)
 MSC4203_APART void log_keep(struct msc4203_log_state *s, const struct msc4203_log_entry *e,
                             uint64_t number)
 {
-    if (s->used + 1 >= s->pool) {
-        s->damaged++; /* more than can have been there */
-        return;
-    }
     s->entry[++s->used] = *e;
     log_set_number(&s->entry[s->used], number);
     log_set_link(&s->entry[s->used], s->used);
     if (e->place != 0)
         s->device[log_device_of(e)].count++;
-    if (number > s->highest)
-        s->highest = number;
+    s->highest = log_larger(s->highest, number);
 }
 
 /* The entry of a message that was read. Returns 0 when there is no room for its device. */
@@ -7944,8 +8021,7 @@ MSC4203_PRIVATE void log_read_gap(struct msc4203_log_state *s, uint64_t number)
         s->gap = s->next;
         s->gap_left = (uint32_t)missing;
     }
-    if (number > s->next)
-        s->next = number;
+    s->next = log_larger(s->next, number);
     for (i = 0; i < LOG_BATCHES; i++)
         if (s->batch[i].state == BATCH_LOST)
             log_read_lost(s, &s->batch[i]);
@@ -7959,15 +8035,15 @@ MSC4203_PRIVATE struct msc4203_log_batch *log_read_batch(struct msc4203_log_stat
     struct msc4203_log_batch *b = &s->batch[r->small % LOG_BATCHES];
     struct msc4203_log_batch *other = &s->batch[LOG_BATCHES - 1 - r->small % LOG_BATCHES];
 
-    if (b->count != 0 && b->turn != r->small / LOG_BATCHES && b->count <= s->gap_left)
+    if (b->count != 0 && b->turn != log_turn(r) && b->count <= s->gap_left)
         log_read_lost(s, b);
-    if (b->count != 0 && b->turn != r->small / LOG_BATCHES) {
+    if (b->count != 0 && b->turn != log_turn(r)) {
         log_batch_end(s, other, BATCH_FREE); /* where many are open, or much is lost */
         *other = *b;
         other->state = BATCH_LOST;
         log_batch_clear(b, BATCH_FREE);
     }
-    b->turn = r->small / LOG_BATCHES;
+    b->turn = log_turn(r);
     return b;
 }
 
@@ -7979,16 +8055,14 @@ MSC4203_PRIVATE void log_read_message(struct msc4203_log_state *s, const struct 
     struct msc4203_log_entry e;
     uint32_t i;
 
-    if ((s->pool_free == 0 && s->used + 2 >= s->pool) || !log_entry_of(s, r, &e, whole)) {
-        s->damaged++; /* as above */
+    if (!log_entry_of(s, r, &e, whole))
         return;
-    }
     i = s->pool_free;
     if (i != 0)
         s->pool_free = log_link(&s->entry[i]);
     else
         i = --s->pool;
-    e.number = r->word[8];
+    e.number = r->word[8] & 0xFFFFFF;
     b->count = e.number + 1;
     b->time = s->damaged;
     s->entry[i] = e;
@@ -8004,13 +8078,12 @@ MSC4203_PRIVATE void log_read_message(struct msc4203_log_state *s, const struct 
 /* The end of a batch. */
 MSC4203_PRIVATE void log_read_commit(struct msc4203_log_state *s, const struct log_record *r)
 {
-    uint64_t first = log_number64(r->word + 4), end = first + r->word[6];
+    uint64_t first = log_number64(r->word + 4), end = first + (r->word[6] & 0xFFFFFF);
     struct msc4203_log_batch *b = log_read_batch(s, r);
 
     log_read_gap(s, first);
     log_read_numbers(s, b, first);
-    if (end > s->next)
-        s->next = end;
+    s->next = log_larger(s->next, end);
     if (r->word[2] > s->time)
         s->time = r->word[2];
     if ((r->word[8] | r->word[9] | r->word[10] | r->word[11]) != 0) {
@@ -8063,10 +8136,8 @@ MSC4203_PRIVATE void log_read_dropped(struct msc4203_log_state *s, const struct 
         s->held[i] = then[0];
         s->held[2 * MSC4203_CHANNELS + i] = now;
     }
-    device = log_device(s, r->word + 4);
-    if (device != 0)
-        log_take_dropped(s, device, 1);
-    memcpy(s->held, s->held + 2 * MSC4203_CHANNELS, 2 * MSC4203_CHANNELS * sizeof s->held[0]);
+    log_take_dropped(s, log_device(s, r->word + 4), 1); /* it may have nothing any more */
+    memmove(s->held, s->held + 2 * MSC4203_CHANNELS, 2 * MSC4203_CHANNELS * sizeof s->held[0]);
     log_unsettle(s);
 }
 
@@ -8097,6 +8168,10 @@ MSC4203_APART void log_apply(struct msc4203_log_state *s, const struct log_recor
         return;
     if (s->used + 4 >= s->pool)
         log_squeeze(s);
+    if (s->used + 4 >= s->pool && (r->kind <= LOG_MOVED || r->kind == LOG_TAKEN)) {
+        s->damaged++; /* more than can have been there */
+        return;
+    }
     switch (r->kind) {
     case LOG_MESSAGE:
         log_read_message(s, r, whole);
@@ -8518,8 +8593,7 @@ MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
         log_read_lost(s, b);
     }
     log_settle(s);
-    if (s->next <= s->highest)
-        s->next = s->highest + 1;
+    s->next = log_larger(s->next, s->highest + 1);
     s->next += s->messages + 1; /* numbers that were given out, and lost before they were durable */
 }
 
@@ -8589,6 +8663,7 @@ MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storag
     s->buffer_bytes = log_buffer_min(s);
     while (storage->memory == NULL && bytes - used - s->buffer_bytes >= s->sector)
         s->buffer_bytes += s->sector;
+    s->phase = PHASE_READING;
     log_clear(s, memory);
     log_survey(s, &image);
     if (log_read_image(s, image)) {
@@ -8596,7 +8671,6 @@ MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storag
     } else if (!s->error) {
         log_clear(s, memory);
         log_survey(s, &image);
-        s->phase = PHASE_READING;
         log_replay(s);
     }
     log_buffer_begin(s, 0);
@@ -8677,8 +8751,8 @@ MSC4203_API void msc4203_log_usage_get(const msc4203_log *log, msc4203_log_usage
         return;
     usage->messages = s->waiting;
     usage->messages_max = s->messages;
-    usage->used = (uint64_t)s->live * LOG_UNIT;
-    usage->capacity = (uint64_t)log_capacity(s, s->largest) * LOG_UNIT;
+    usage->used = log_bytes(s->live);
+    usage->capacity = log_bytes(log_capacity(s, s->largest));
     for (i = 1; i <= s->devices_used; i++)
         usage->devices += s->device[i].count != 0;
     usage->damaged = s->damaged;

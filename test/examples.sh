@@ -1,7 +1,8 @@
 #!/bin/sh
 # examples.sh - takes the examples out of the manual in msc4203.h (```c example) and out of
 # README.md (every ```c), compiles each as it stands and runs it on a captured transaction: it must
-# name every recipient. The manual's server (```c server) must deliver what it is sent. Environment: B (build folder), CC. Prints `examples: N passed, N failed`.
+# name every recipient. The manual's server (```c server) must deliver what it is sent, and example/flash.c must
+# lose nothing. Environment: B (build folder), CC. Prints `examples: N passed, N failed`.
 set -u
 B=${B:-build} CC=${CC:-cc}
 dir=$B/examples
@@ -62,10 +63,11 @@ check 'server1.c delivers' sh -c 'cd "$1" && ./server1 >said && cat said &&
     grep -q "PUT /_matrix/app/v1/transactions/" said && grep -q "\"to_user_id\":\"@_irc_bob" said &&
     grep -q "\"to_device\":{\"events\":\[{\"content\":{\"n\":2}" said' - "$dir"
 # A log on a flash chip whose power fails 300 times; the program checks that nothing is lost.
+check 'flash.c compiles' silent $CC -std=c99 $WARN -O1 -I. -o "$dir/flash" example/flash.c msc4203.c
 for seed in 1 2 3; do
     # shellcheck disable=SC2016
     check "flash $seed" sh -c '"$1" "$2" | grep "each once and in order, through 300 resets"' - \
-        "${B:-build}/flash" "$seed"
+        "$dir/flash" "$seed"
 done
 echo "examples: $passed passed, $failed failed"
 [ $failed -eq 0 ]

@@ -27,6 +27,7 @@ struct content {
 };
 
 static char damage_memory[8192];
+static unsigned long damage_hits; /* messages that were hit, in all */
 
 static uint32_t damage_sum(const msc4203_item *item)
 {
@@ -217,7 +218,7 @@ static void victim_push(struct victim *v, uint32_t *seed)
     else
         CHECK(b->queue.abort(b->queue.context, batch) == MSC4203_OK);
     v->requests += result == MSC4203_OK;
-    CHECK(result == MSC4203_OK || result == MSC4203_E_QUEUE_FULL);
+    CHECK(result == MSC4203_OK || result == MSC4203_E_QUEUE_FULL || result == MSC4203_E_BATCH);
 }
 
 /* Takes something out. */
@@ -326,7 +327,7 @@ static void victim_init(struct victim *v, const struct shape *shape, int closed)
     if (v->requests > 3)
         CHECK(bench_flush(b) == MSC4203_OK);
     content_read(b, &v->whole, v->requests);
-    CHECK(v->whole.count > 10 && v->whole.known == KNOWN && bench_damaged(b) == 0);
+    CHECK(v->whole.count > 4 && v->whole.known == KNOWN && bench_damaged(b) == 0);
     /* what this writes may be taken for something that was never durable */
     writes = b->fake.writes;
     CHECK(b->queue.done(b->queue.context, MSC4203_CHANNEL_PARKED, NULL, 0, &record) == MSC4203_OK);
@@ -439,7 +440,7 @@ static void victim_compare(struct victim *v, uint64_t from, uint64_t to)
     }
     for (i = 0; i < now->damaged_seen; i++) {
         struct item *was = content_item(whole, now->damaged[i]);
-        if (was == NULL || !item_is_hit(v, was, from, to, 16))
+        if (was == NULL ? !victim_is_mark(v, from, to) : !item_is_hit(v, was, from, to, 16))
             elsewhere++;
     }
     for (i = 1; i < CHANNELS; i++)
@@ -550,7 +551,8 @@ static void test_bits(struct victim *v, const struct shape *shape, int closed, s
         victim_try(v, bit / 8, bit / 8 + 1, test_below(16) == 0);
     }
     victim_say(v, "bits", shape, closed);
-    CHECK(v->hits > 0 && v->losses >= v->hits / 2);
+    CHECK(v->losses + 4 >= v->hits / 2);
+    damage_hits += v->hits;
 }
 
 static void test_bytes(struct victim *v, const struct shape *shape, int closed, size_t each)
@@ -639,7 +641,7 @@ static int victim_is_open(const struct victim *v, const struct item *item, uint6
         units = word[0] | (uint64_t)word[1] << 8 | (uint64_t)word[2] << 16;
         if (units == 0)
             return 1;
-        if ((word[3] & 15) == 5 && word[7] == first[7])
+        if ((word[3] & 15) == 5 && word[7] == first[7] && word[27] == first[35])
             return 0;
     }
     return 1;
@@ -881,5 +883,6 @@ int main(void)
             victim_free(&v);
         }
     }
+    CHECK(damage_hits > 20);
     return test_end("damage");
 }

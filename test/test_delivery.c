@@ -1448,6 +1448,16 @@ static void test_sender_start_fails(void)
     world_free(&w);
 }
 
+static int (*hold_real)(void *, uint32_t, uint64_t, const msc4203_span *);
+
+static int hold_little(void *context, uint32_t channel, uint64_t through,
+                       const msc4203_span *record)
+{
+    if (channel == MSC4203_CHANNEL_PARKED)
+        return MSC4203_E_TOO_LARGE;
+    return hold_real(context, channel, through, record);
+}
+
 /* A log that keeps only small records: without siblings. */
 static void test_sender_small_log(void)
 {
@@ -1479,6 +1489,19 @@ static void test_sender_small_log(void)
     CHECK(poll_now(&w) == MSC4203_REQUEST);
     CHECK(answer(&w, 413) == MSC4203_OK); /* its line has no room: parked all the same */
     CHECK(status_of(&w).parked == 1);
+    put_to(&w, (uint32_t)1 << w.config.channel, "@irc_a:gw.example", "DEV", 2, 2, 0);
+    flush(&w);
+    CHECK(poll_now(&w) == MSC4203_REQUEST);
+    hold_real = w.queue.hold;
+    w.queue.hold = hold_little; /* another queue may have room for no line at all */
+    CHECK(answer(&w, 413) == MSC4203_OK && status_of(&w).parked == 2);
+    w.queue.hold = hold_real;
+    put_to(&w, (uint32_t)1 << w.config.channel, "@irc_a:gw.example", "DEV", 3, 3, 0);
+    flush(&w);
+    CHECK(poll_now(&w) == MSC4203_REQUEST);
+    CHECK(answer(&w, 500) == MSC4203_OK);
+    msc4203_log_close(&w.log);
+    CHECK(msc4203_sender_skip(&w.sender) == MSC4203_E_STORAGE);
     world_free(&w);
 }
 

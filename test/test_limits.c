@@ -458,7 +458,7 @@ static void test_sizes(void)
 
 /* Many devices had messages, one after the other; few can at a time. Reading the log takes out what
  * the marks say before there are too many; where marks were damaged, there may be. */
-static void test_few(uint32_t messages, uint32_t devices)
+static void test_few(uint32_t messages, uint32_t devices, int one_by_one)
 {
     static struct bench b;
     unsigned char *image;
@@ -478,12 +478,13 @@ static void test_few(uint32_t messages, uint32_t devices)
             CHECK(bench_open(&b) == MSC4203_OK && bench_damaged(&b) == 0);
         }
         bench_device((unsigned)i, id, &who);
-        if (i % 2 == 0)
-            CHECK(b.queue.move(b.queue.context, 1, NULL, number, i % 4 == 0 ? 4 : 0, NULL) ==
-                  MSC4203_OK);
+        if (i % 2 == 0 || one_by_one)
+            CHECK(b.queue.move(b.queue.context, 1, NULL, number,
+                               i % 4 == 0 && !one_by_one ? 4 : 0, NULL) == MSC4203_OK);
         CHECK(b.queue.done(b.queue.context, 0, &who, number, NULL) == MSC4203_OK);
         CHECK(b.queue.done(b.queue.context, 1, NULL, number, NULL) == MSC4203_OK);
-        CHECK(b.queue.flush(b.queue.context) == MSC4203_OK);
+        if (i % 10 == 9 || !one_by_one)
+            CHECK(b.queue.flush(b.queue.context) == MSC4203_OK);
         CHECK(b.queue.done(b.queue.context, 2, NULL, UINT64_MAX, NULL) == MSC4203_OK);
     }
     CHECK(bench_flush(&b) == MSC4203_OK);
@@ -497,6 +498,9 @@ static void test_few(uint32_t messages, uint32_t devices)
         fake_restore(&b.fake, image);
         for (k = 0; k < places; k++)
             b.fake.seen[test_below(b.fake.bytes)] ^= (unsigned char)(1 + test_below(255));
+        for (k = 0; round % 8 == 0 && k < b.fake.bytes; k += 16) /* all that says "taken" */
+            if (b.fake.seen[k] == 2 && b.fake.seen[k + 3] == 10)
+                b.fake.seen[k + 8]++;
         bench_hurt(&b);
         i = (unsigned long)bench_open(&b);
         if ((int)i != MSC4203_OK)
@@ -509,6 +513,32 @@ static void test_few(uint32_t messages, uint32_t devices)
     }
     CHECK(lost > 10);
     free(image);
+    bench_free(&b);
+}
+
+/* The only message of a device was damaged; what took it out is still there. */
+static void test_lost_device(void)
+{
+    static struct bench b;
+    msc4203_device who;
+    uint64_t number, at = 0;
+    char id[16];
+    size_t i;
+
+    limits_config(&b, &shapes[SHAPE_512], 64 * 1024, 64, 8, 500);
+    CHECK(bench_push(&b, 1, 3, 300, &number) == MSC4203_OK && bench_flush(&b) == MSC4203_OK);
+    for (i = 0; i + 7 < b.fake.bytes && at == 0; i++) /* its device id is in no other record */
+        if (memcmp(b.fake.seen + i, "DEV0000003", 10) == 0)
+            at = i;
+    CHECK(at > 300);
+    bench_device(3, id, &who);
+    CHECK(b.queue.done(b.queue.context, 0, &who, number, NULL) == MSC4203_OK);
+    CHECK(bench_flush(&b) == MSC4203_OK);
+    CHECK(bench_push(&b, 1, 2, 300, &number) == MSC4203_OK && bench_flush(&b) == MSC4203_OK);
+    memset(b.fake.seen + at - 100, 0x55, 60);
+    fake_forget(&b.fake);
+    bench_hurt(&b);
+    CHECK(bench_open(&b) == MSC4203_OK && bench_damaged(&b) == 1);
     bench_free(&b);
 }
 
@@ -605,14 +635,9 @@ static void test_two_logs(void)
     memcpy(b.fake.seen + 2 * segment, image + 2 * segment, segment);
     bench_hurt(&b);
     CHECK(bench_open(&b) == MSC4203_OK && msc4203_log_key(&b.log) == 12345);
-    CHECK(msc4203_log_format(&b.log, b.storage, &b.config, b.index, b.index_bytes, 12345) ==
-          MSC4203_OK);
     /* one segment of each, none at the beginning: either may be in a message */
-    memcpy(b.fake.seen + segment, b.fake.seen, segment);
-    memset(b.fake.seen, 0, segment);
-    memcpy(b.fake.seen + 2 * segment, image + 2 * segment, segment);
-    memcpy(b.fake.seen + 3 * segment, image + 3 * segment, segment / 2);
-    memset(b.fake.seen + 3 * segment, 0, 200);
+    memset(b.fake.seen, 0, 2 * segment);
+    memset(b.fake.seen + 4 * segment, 0, b.fake.bytes - 4 * segment);
     CHECK(msc4203_log_inspect(&b.log, b.storage, &config) == MSC4203_E_FORMAT);
     free(image);
     bench_free(&b);
@@ -725,8 +750,9 @@ static void test_failing_once(void)
     msc4203_queue *q = &b.queue;
     msc4203_message got;
     unsigned char *image;
+    msc4203_span record = contract_span("a channel's record, of some length");
     unsigned long call, before;
-    uint64_t number, first;
+    uint64_t number = 0, first;
     int result;
 
     limits_config(&b, &shapes[SHAPE_512], 64 * 1024, 64, 8, 2000);
@@ -735,7 +761,7 @@ static void test_failing_once(void)
     if (image == NULL)
         exit(2);
     memcpy(image, b.fake.seen, b.fake.bytes);
-    for (call = 1; call < 600; call += 1 + call / 300) {
+    for (call = 1; call < 1500; call += 1 + call / 300) {
         fake_restore(&b.fake, image);
         bench_hurt(&b);
         CHECK(bench_open(&b) == MSC4203_OK);
@@ -747,6 +773,7 @@ static void test_failing_once(void)
             msc4203_message message = limits_message(900);
 
             message.channels = 4;
+            message.item.content.len = (call * 37 + number) % 1400;
             result = q->begin(q->context, &batch);
             if (result == MSC4203_OK)
                 result = q->push(q->context, batch, &message);
@@ -755,7 +782,7 @@ static void test_failing_once(void)
             if (result == MSC4203_OK)
                 result = q->flush(q->context);
             if (result == MSC4203_OK)
-                result = q->done(q->context, 2, NULL, number, NULL);
+                result = q->done(q->context, 2, NULL, number, number % 2 ? &record : NULL);
         } while (result == MSC4203_OK && test_failed == before);
         CHECK(result == MSC4203_E_STORAGE);
         b.fake.fail_at = 0;
@@ -781,8 +808,9 @@ int main(void)
     test_quotas();
     test_numbers();
     test_sizes();
-    test_few(16, 2);
-    test_few(4, 300);
+    test_few(16, 2, 0);
+    test_few(4, 300, 1);
+    test_lost_device();
     test_openings();
     test_wrong_index();
     test_two_logs();
