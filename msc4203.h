@@ -8453,11 +8453,36 @@ MSC4203_APART int log_read_image(struct msc4203_log_state *s, uint32_t first)
     return !s->error;
 }
 
-/* Makes what is not in the index as it was written. */
-MSC4203_PRIVATE void log_finish_image(struct msc4203_log_state *s)
+/* Whether a position is in the region. */
+MSC4203_PRIVATE int log_is_position(const struct msc4203_log_state *s, uint32_t position)
+{
+    return log_segment_of(s, position) < s->segments;
+}
+
+/* Makes what is not in the index as it was written. Nothing in it may lead elsewhere: it was written
+ * by whoever could write to the region. Returns 0 when it can't be right. */
+MSC4203_PRIVATE int log_finish_image(struct msc4203_log_state *s)
 {
     uint32_t i;
+    int right = s->slot[0] < s->items[0] && s->slot[1] < s->items[1] &&
+                log_after(s, s->oldest - 1) < s->segments;
 
+    for (i = 0; i < s->segments; i++)
+        right &= s->segment[i].end <= s->segment_units;
+    for (i = 0; i < MSC4203_CHANNELS; i++)
+        right &= log_is_position(s, s->channel[i].position);
+    for (i = 1; i <= s->devices_used; i++)
+        memset(s->device[i].chain, 0, sizeof s->device[i].chain);
+    for (i = 1; i <= s->used; i++) {
+        struct msc4203_log_entry *e = &s->entry[i];
+        if (e->channels == 0)
+            e->device = 0;
+        else
+            right &= log_is_position(s, log_position(e)) && log_number(e) < s->next &&
+                     log_device_of(e) - 1 < s->devices_used;
+    }
+    if (!right)
+        return 0;
     for (i = 0; i < s->items[LOG_REQUESTS]; i++) {
         struct msc4203_log_item *item = &s->item[LOG_REQUESTS][i];
         if ((item->word[0] | item->word[1] | item->word[2] | item->word[3]) != 0) {
@@ -8465,11 +8490,9 @@ MSC4203_PRIVATE void log_finish_image(struct msc4203_log_state *s)
             *log_request_bucket(s, item) = i + 1;
         }
     }
-    for (i = 1; i <= s->used; i++)
-        if (s->entry[i].channels != 0)
-            log_group_add(s, i);
-    log_index_devices(s);
+    log_settle(s);
     s->empty = 0;
+    return 1;
 }
 
 /* ---- making, opening and closing ---- */
@@ -8666,9 +8689,7 @@ MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storag
     s->phase = PHASE_READING;
     log_clear(s, memory);
     log_survey(s, &image);
-    if (log_read_image(s, image)) {
-        log_finish_image(s);
-    } else if (!s->error) {
+    if ((!log_read_image(s, image) || !log_finish_image(s)) && !s->error) {
         log_clear(s, memory);
         log_survey(s, &image);
         log_replay(s);
