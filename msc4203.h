@@ -7634,12 +7634,24 @@ MSC4203_PRIVATE void log_make_void(struct msc4203_log_state *s, uint32_t after, 
             s->segment[i].sequence = 0;
 }
 
+/* The greatest sequence number before this one that a segment has, or the oldest one's. */
+MSC4203_PRIVATE uint32_t log_earlier(const struct msc4203_log_state *s, uint32_t sequence)
+{
+    uint32_t i, found = s->oldest;
+
+    for (i = 0; i < s->segments; i++)
+        if (s->segment[i].sequence != 0 && log_before(s->segment[i].sequence, sequence) &&
+            log_before(found, s->segment[i].sequence))
+            found = s->segment[i].sequence;
+    return found;
+}
+
 /* Goes back from the newest segment: each says where the one before it ended, and which are void
  * since they were written in vain. Where one is missing that was never durable the log ended before
  * it. What is older than the oldest that is needed is free. */
 MSC4203_APART void log_go_back(struct msc4203_log_state *s)
 {
-    uint32_t word[LOG_HEADER_WORDS], at, i, k, before, end, salt;
+    uint32_t word[LOG_HEADER_WORDS], at, i, k, before, end, salt, lost = 0;
     int was_durable;
 
     for (at = s->sequence; log_before(s->oldest, at); at = before) {
@@ -7667,10 +7679,11 @@ MSC4203_APART void log_go_back(struct msc4203_log_state *s)
             s->segment[k].end = end;
         } else if (was_durable) {
             s->damaged++; /* all of it is lost */
+            if (++lost >= s->segments && log_before(s->oldest, before))
+                before = log_earlier(s, before) + 1; /* so many there were not */
         } else {
             log_make_void(s, before, s->sequence + 1);
-            while (log_before(s->oldest, before) && log_segment_with(s, before) == s->segments)
-                before--;
+            before = log_earlier(s, before);
             s->current = log_after(s, before - 1);
         }
     }
