@@ -8466,10 +8466,13 @@ MSC4203_APART int log_read_image(struct msc4203_log_state *s, uint32_t first)
     return !s->error;
 }
 
-/* Whether a position is in the region. */
-MSC4203_PRIVATE int log_is_position(const struct msc4203_log_state *s, uint32_t position)
+/* Whether a position is in a segment that is in use. */
+MSC4203_PRIVATE int log_is_in_use(const struct msc4203_log_state *s, uint32_t position)
 {
-    return log_segment_of(s, position) < s->segments;
+    uint32_t i = log_segment_of(s, position);
+
+    return i < s->segments && s->segment[i].sequence != 0 &&
+           !log_before(s->segment[i].sequence, s->oldest);
 }
 
 /* Makes what is not in the index as it was written. Nothing in it may lead elsewhere: it was written
@@ -8483,7 +8486,7 @@ MSC4203_PRIVATE int log_finish_image(struct msc4203_log_state *s)
     for (i = 0; i < s->segments; i++)
         right &= s->segment[i].end <= s->segment_units;
     for (i = 0; i < MSC4203_CHANNELS; i++)
-        right &= log_is_position(s, s->channel[i].position);
+        right &= s->channel[i].position == 0 || log_is_in_use(s, s->channel[i].position);
     for (i = 1; i <= s->devices_used; i++)
         memset(s->device[i].chain, 0, sizeof s->device[i].chain);
     for (i = 1; i <= s->used; i++) {
@@ -8491,7 +8494,7 @@ MSC4203_PRIVATE int log_finish_image(struct msc4203_log_state *s)
         if (e->channels == 0)
             e->device = 0;
         else
-            right &= log_is_position(s, log_position(e)) && log_number(e) < s->next &&
+            right &= log_is_in_use(s, log_position(e)) && log_number(e) < s->next &&
                      log_device_of(e) - 1 < s->devices_used;
     }
     if (!right)
