@@ -569,14 +569,15 @@ static void work(msc4203_log *log, const msc4203_storage *storage, struct fake *
         FUZZ_CHECK(is_listed(&after, &before.kept[i]));
 }
 
-/* The damage of a log: from its first byte to its last; whether it is one stretch in one segment, or
- * only in the bodies of messages; and whether the last flush wrote what is there. */
+/* The damage of a log: from its first byte to its last; whether it is in the bodies of messages alone;
+ * whether it is small: that, or by one patch in one segment, and not where the last flush wrote. */
 struct damage {
     size_t first, last;
     int in_bodies, is_small;
 };
 
-static void find_damage(const struct base *base, const unsigned char *region, struct damage *d)
+static void find_damage(const struct base *base, const unsigned char *region, int patches,
+                        struct damage *d)
 {
     size_t total = base->bench.fake.bytes, i, k;
     int late = 0;
@@ -598,7 +599,8 @@ static void find_damage(const struct base *base, const unsigned char *region, st
     if (d->first > d->last)
         d->first = d->last;
     d->is_small = !late &&
-                  (d->in_bodies || d->first / base->segment == d->last / base->segment);
+                  (d->in_bodies ||
+                   (patches <= 1 && d->first / base->segment == d->last / base->segment));
 }
 
 /* The messages outside of such a damage: all are there. */
@@ -622,8 +624,8 @@ static void look_for_all(struct base *base, msc4203_log *log, const unsigned cha
     }
 }
 
-static void check(struct base *base, struct fake *fake, const msc4203_storage *storage,
-                  const uint8_t *data, size_t size, int forged)
+static void check(struct base *base, int patches, struct fake *fake,
+                  const msc4203_storage *storage, const uint8_t *data, size_t size, int forged)
 {
     msc4203_log *log = (msc4203_log *)fuzz_alloc(sizeof *log);
     msc4203_log_config config;
@@ -643,7 +645,7 @@ static void check(struct base *base, struct fake *fake, const msc4203_storage *s
         FUZZ_CHECK(result == MSC4203_OK || forged);
         if (result == MSC4203_OK) {
             if (!forged) {
-                find_damage(base, region, &damage);
+                find_damage(base, region, patches, &damage);
                 look_for_all(base, log, region, &damage);
             }
             work(log, storage, fake, index, bytes, data, size, forged, damage.is_small);
@@ -683,7 +685,7 @@ static void check_raw(const uint8_t *data, size_t size, const uint8_t *choice, i
         forge_header(fake.seen);
     }
     msc4203_memory_storage(&memory, fake.seen, bytes);
-    check(NULL, &fake, choice[WAY] >> 4 & 1 ? &memory : &fake.storage, choice, CHOICES, 1);
+    check(NULL, 0, &fake, choice[WAY] >> 4 & 1 ? &memory : &fake.storage, choice, CHOICES, 1);
     fake_free(&fake);
 }
 
@@ -692,8 +694,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct base *base;
     struct bench *b;
     msc4203_storage memory;
-    size_t patches;
-    int way, seal;
+    int way, seal, patches, count;
 
     if (size < CHOICES)
         return 0;
@@ -712,13 +713,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         make_base(base, data[BASE] % BASES);
     fake_restore(&b->fake, base->image);
     b->fake.calls = b->fake.reads = 0;
-    patches = data[COUNT] % PATCHES;
+    count = patches = data[COUNT] % PATCHES;
     for (data += CHOICES, size -= CHOICES; patches != 0 && size >= PATCH; patches--) {
         patch(base, b->fake.seen, data, seal);
         data += PATCH;
         size -= PATCH;
     }
     msc4203_memory_storage(&memory, b->fake.seen, b->fake.bytes);
-    check(base, &b->fake, way >> 4 & 1 ? &memory : &b->fake.storage, data, size, seal);
+    check(base, count, &b->fake, way >> 4 & 1 ? &memory : &b->fake.storage, data, size, seal);
     return 0;
 }
