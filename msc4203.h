@@ -6366,7 +6366,7 @@ MSC4203_PRIVATE uint32_t log_clean_items(struct msc4203_log_state *s)
     } else if (units != 0 && r.kind == LOG_REMEMBER) {
         which = (int)(r.small & 1);
         first = r.word[4];
-        n = r.word[5];
+        n = log_clip(r.word[5], 0, LOG_ITEMS);
     }
     s->clean_unit += units != 0 ? units : 1;
     if (s->clean_items != 0 && n != 0 && which == LOG_REQUESTS &&
@@ -6382,7 +6382,7 @@ MSC4203_PRIVATE uint32_t log_clean_items(struct msc4203_log_state *s)
     if (n == 0 || !log_is_remembered(s, which, first + n - 1))
         return units != 0 ? units : 1;
     if (which == LOG_OPENINGS || s->clean_unit >= s->segment[s->clean_segment].end) {
-        log_write_items(s, which, first, n < LOG_ITEMS ? n : (uint32_t)LOG_ITEMS);
+        log_write_items(s, which, first, n);
     } else {
         s->clean_first = first;
         s->clean_items = n;
