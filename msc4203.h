@@ -5879,6 +5879,7 @@ MSC4203_APART void log_pack_step(struct msc4203_log_state *s)
             s->entry[to] = *e;
             e->channels = 0;
             log_group_add(s, to);
+            s->clean_entry = log_clip(s->clean_entry, 0, to); /* it may have to be copied yet */
         }
     }
     if (e->channels == 0)
@@ -6254,8 +6255,9 @@ MSC4203_APART int log_load_channel(struct msc4203_log_state *s, uint32_t channel
     if (log_load(s, s->channel[channel].position, r) != 0 && r->kind == LOG_CHANNEL &&
         log_is_whole(s, r))
         return 1;
-    s->damaged += !s->error & ((s->damaged_channels & bit) == 0);
-    s->damaged_channels |= s->error ? 0 : bit;
+    bit = s->error ? 0 : bit & ~s->damaged_channels;
+    s->damaged += bit != 0;
+    s->damaged_channels |= bit;
     return 0;
 }
 
@@ -6403,10 +6405,6 @@ MSC4203_APART uint32_t log_clean_step(struct msc4203_log_state *s)
     segment = &s->segment[s->clean_segment];
     if (segment->live != 0) {
         i = log_seek(s, s->clean_entry, 0, s->clean_segment);
-        if (i > s->used) { /* packing has moved it to the front */
-            s->clean_entry = 1;
-            return 1;
-        }
         s->clean_entry = i + 1;
         log_copy(s, i);
         return log_units(&s->entry[i]);
@@ -6449,7 +6447,7 @@ MSC4203_APART void log_room(struct msc4203_log_state *s, uint32_t units)
         if (soon <= s->low &&
             (log_oldest_fits(s) ||
              (soon <= s->free_min && (s->end == s->durable || s->free > s->free_min / 2)))) {
-            for (oldest = s->oldest; oldest == s->oldest && !s->error;)
+            for (oldest = s->oldest; oldest == s->oldest;)
                 log_clean_step(s);
         } else if (s->oldest != s->unused) { /* unreachable: else; see below */
             log_sync(s, 0);
@@ -8026,8 +8024,7 @@ MSC4203_PRIVATE void log_read_gap(struct msc4203_log_state *s, uint64_t number)
     uint64_t missing = number > s->next ? number - s->next : 0;
     uint32_t i;
 
-    if (missing >> 24 != 0) /* so many were not lost: it is a number that can't be */
-        missing = 0;
+    missing &= 0 - (uint64_t)(missing >> 24 == 0); /* none, if it is more than can have been lost */
     while (missing > s->messages) /* each opening after a crash leaves so many out */
         missing -= s->messages + 1;
     if (missing != 0) {
@@ -8429,7 +8426,7 @@ MSC4203_APART int log_read_image_record(struct msc4203_log_state *s, const struc
     uint32_t words, *to = log_image_part(s, r->word[5], kept, &words);
 
     if (((r->word[4] != count) | (r->word[5] >= IMAGE_PARTS) | (r->word[6] > words) |
-         (r->bytes / 4 > words - r->word[6]) | !log_is_whole(s, r)) != 0)
+         (r->bytes / 4 > words - r->word[6]) | (log_is_whole(s, r) == 0)) != 0)
         return 0;
     log_read(s, log_address(s, r->position) + r->fixed, to + r->word[6], r->bytes);
     log_swap(to + r->word[6], r->bytes / 4);

@@ -151,6 +151,7 @@ static int store_open(int make)
     msc4203_log_config shape;
     int result = msc4203_file_open(&g.file, c->store, 1, &g.storage), error;
 
+    memset(&shape, 0, sizeof shape);
     if (result == MSC4203_END && make) {
         result = store_make(c);
         if (result == MSC4203_OK)

@@ -24,6 +24,7 @@ need_header() {
 }
 need_header cjson/cJSON.h libcjson-dev # what the benchmarks compare with
 need_header jansson.h libjansson-dev
+need_header lmdb.h liblmdb-dev
 need_header simdjson.h libsimdjson-dev
 need_header rapidjson/reader.h rapidjson-dev
 if [ -n "$missing" ]; then

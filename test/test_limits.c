@@ -231,6 +231,7 @@ static void test_full(void)
     static struct bench b;
     msc4203_queue *q = &b.queue;
     msc4203_message message = limits_message(100);
+    msc4203_counts counts;
     uint64_t number, moved;
     uint32_t batch, one, i;
     int result;
@@ -277,6 +278,21 @@ static void test_full(void)
     CHECK(bench_flush(&b) == MSC4203_OK && bench_damaged(&b) == 0);
     fake_forget(&b.fake);
     CHECK(bench_open(&b) == MSC4203_OK && bench_damaged(&b) == 0);
+    bench_free(&b);
+    /* many that are done, and a large batch: reading them takes out what is done before it is full */
+    limits_config(&b, &shapes[SHAPE_512], 256 * 1024, 64, 8, 500);
+    for (i = 0; i < 45; i++) {
+        CHECK(bench_push(&b, 2, 1, 100, &number) == MSC4203_OK && bench_flush(&b) == MSC4203_OK);
+        CHECK(q->done(q->context, 1, NULL, number, NULL) == MSC4203_OK);
+    }
+    CHECK(q->begin(q->context, &batch) == MSC4203_OK);
+    for (i = 0; i < 40; i++)
+        CHECK(q->push(q->context, batch, &message) == MSC4203_OK);
+    CHECK(q->commit(q->context, batch, NULL, &number) == MSC4203_OK);
+    CHECK(bench_flush(&b) == MSC4203_OK);
+    fake_forget(&b.fake);
+    CHECK(bench_open(&b) == MSC4203_OK && bench_damaged(&b) == 0);
+    CHECK(q->count(q->context, 1, NULL, &counts) == MSC4203_OK && counts.messages == 40);
     bench_free(&b);
     /* bytes: a channel's record has no room then, and a message moves only where it waits alone */
     limits_config(&b, &shapes[SHAPE_512], 64 * 1024, 1000, 4, 3000);
@@ -566,7 +582,7 @@ static void test_wrong_index(void)
     msc4203_queue *q = &b.queue;
     msc4203_message message, got;
     msc4203_span name = contract_span("irc"), read;
-    uint64_t number;
+    uint64_t number, expired;
     uint32_t batch, channel, i, place;
     int kind;
 
@@ -585,6 +601,9 @@ static void test_wrong_index(void)
             s->entry[1].place = s->channel[channel].position;
         else if (kind == 3)
             s->entry[1].device -= (uint32_t)10 << 19; /* it is longer than it seems */
+        CHECK(bench_push(&b, 1, 1, 300, NULL) == MSC4203_OK && bench_flush(&b) == MSC4203_OK);
+        s->entry[2].place = ((uint32_t)1 << s->shift) - 1;
+        CHECK(q->expire(q->context, 1, &expired) == MSC4203_OK && expired == 1);
         if (kind < 2) {
             CHECK(q->record(q->context, channel, limits_memory, 1000, NULL, &read) ==
                   MSC4203_E_DAMAGED);

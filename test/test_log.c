@@ -332,7 +332,7 @@ static void test_full(void)
            "%.1f %%), index %lu bytes\n", count, (unsigned long)(bytes >> 20),
            (double)count * (1024 + BENCH_IDS) * 100 / (double)bytes,
            (double)count * 1024 * 100 / (double)bytes, (unsigned long)b.index_bytes);
-    CHECK(count * (1024 + BENCH_IDS) * 20 >= bytes * (test_tiny() ? 13 : 15));
+    CHECK(count * (1024 + BENCH_IDS) * 20 >= bytes * (test_tiny() ? 10 : 15));
     for (i = lately = 0; i < 3 * count && !test_tiny(); i++) { /* one out, one in, thrice round */
         result = b.queue.next(b.queue.context, 1, NULL, after, memory, sizeof memory, &got);
         if (!CHECK(result == MSC4203_ITEM && got.item.content.len == 1024))
