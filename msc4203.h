@@ -5182,6 +5182,30 @@ MSC4203_PRIVATE uint32_t log_fixed(uint32_t kind)
     return units[kind & 15] * (uint32_t)LOG_UNIT;
 }
 
+/* Whether a record's lengths agree: it has the right checksum, but whoever can write to the region can
+ * work that out. */
+MSC4203_PRIVATE int log_agrees(const struct msc4203_log_state *s, const struct log_record *r)
+{
+    const uint32_t *w = r->word;
+
+    switch (r->kind) {
+    case LOG_MESSAGE:
+    case LOG_COPY:
+    case LOG_MOVED:
+        return r->bytes <= s->message_bytes &&
+               (w[4] & 0xFFFF) + (w[4] >> 16) + (w[5] & 0xFFFF) + (w[5] >> 16) <= r->bytes;
+    case LOG_CHANNEL:
+        return (w[7] & 0xFFFF) + (w[7] >> 16) == r->bytes && (w[7] & 0xFFFF) <= LOG_NAME_MAX &&
+               w[7] >> 16 <= s->record_max;
+    case LOG_REMEMBER:
+        return w[5] <= LOG_ITEMS && w[5] * LOG_UNIT == r->bytes;
+    case LOG_DROPPED:
+        return r->bytes == 0 || r->bytes == MSC4203_CHANNELS * 8;
+    default:
+        return 1;
+    }
+}
+
 /* Loads the fixed part of the record at a position, which is in memory, or is read when `from` is
  * NULL. Returns its units, or 0 when there is none. */
 MSC4203_APART uint32_t log_load_from(struct msc4203_log_state *s, uint32_t position,
@@ -5211,7 +5235,7 @@ MSC4203_APART uint32_t log_load_from(struct msc4203_log_state *s, uint32_t posit
                       r->fixed / 4) != r->word[3])
         return 0;
     r->bytes = r->units * LOG_UNIT - r->fixed - (r->word[0] >> 28);
-    return r->units;
+    return log_agrees(s, r) ? r->units : 0;
 }
 
 MSC4203_PRIVATE uint32_t log_load(struct msc4203_log_state *s, uint32_t position,
@@ -6182,7 +6206,7 @@ MSC4203_APART void log_copy(struct msc4203_log_state *s, uint32_t i)
     uint32_t units, position;
     uint64_t from;
 
-    if (log_load(s, log_position(e), &r) == 0 || !log_is_whole(s, &r)) {
+    if (log_load(s, log_position(e), &r) == 0 || r.kind > LOG_MOVED || !log_is_whole(s, &r)) {
         (void)log_mark_damaged(s, e);
         memset(&r, 0, sizeof r);
         r.word[10] = s->device[log_device_of(e)].hash[0];
@@ -6368,7 +6392,7 @@ MSC4203_PRIVATE uint32_t log_clean_items(struct msc4203_log_state *s)
     } else if (units != 0 && r.kind == LOG_REMEMBER) {
         which = (int)(r.small & 1);
         first = r.word[4];
-        n = log_clip(r.word[5], 0, LOG_ITEMS);
+        n = r.word[5];
     }
     s->clean_unit += units != 0 ? units : 1;
     if (s->clean_items != 0 && n != 0 && which == LOG_REQUESTS &&
@@ -7109,7 +7133,8 @@ MSC4203_PRIVATE int log_move(void *context, uint32_t channel, const msc4203_devi
         if (s->next >= LOG_NUMBER_MAX)
             return MSC4203_E_QUEUE_FULL;
         if ((log_flags(&s->entry[i]) & LOG_DAMAGED) != 0 ||
-            log_load(s, log_position(&s->entry[i]), &old) == 0 || !log_is_whole(s, &old))
+            log_load(s, log_position(&s->entry[i]), &old) == 0 || old.kind > LOG_MOVED ||
+            !log_is_whole(s, &old))
             return s->error ? MSC4203_E_STORAGE : log_mark_damaged(s, &s->entry[i]);
         if (moved != NULL)
             *moved = s->next;

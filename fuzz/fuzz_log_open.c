@@ -466,7 +466,58 @@ static void patch(const struct base *base, unsigned char *region, const uint8_t 
         forge_record(segment, unit, units);
 }
 
+/* ---- the storage ---- */
+
+/* The fake storage, which counts what is wrong; a call outside of the region ends it. */
+static int inside_read(void *context, uint64_t at, void *data, size_t bytes)
+{
+    FUZZ_CHECK(fake_is_inside((struct fake *)context, at, bytes));
+    return fake_read(context, at, data, bytes);
+}
+
+static int inside_write(void *context, uint64_t at, const void *data, size_t bytes)
+{
+    FUZZ_CHECK(fake_is_inside((struct fake *)context, at, bytes));
+    return fake_write(context, at, data, bytes);
+}
+
+static int inside_erase(void *context, uint64_t at, size_t bytes)
+{
+    FUZZ_CHECK(fake_is_inside((struct fake *)context, at, bytes));
+    return fake_erase(context, at, bytes);
+}
+
+/* A storage with what the fake one has now, in memory or behind its functions. */
+static void set_storage(msc4203_storage *storage, struct fake *fake, int in_memory)
+{
+    if (in_memory) {
+        msc4203_memory_storage(storage, fake->seen, fake->bytes);
+        return;
+    }
+    *storage = fake->storage;
+    storage->read = inside_read;
+    storage->write = inside_write;
+    storage->erase = fake->storage.erase != NULL ? inside_erase : NULL;
+}
+
 /* ---- what is done with it ---- */
+
+/* A message's strings are in the memory that was given. */
+static void check_inside(const msc4203_item *item, const char *memory, size_t bytes)
+{
+    const msc4203_span *spans[5];
+    size_t i;
+
+    spans[0] = &item->sender;
+    spans[1] = &item->type;
+    spans[2] = &item->user_id;
+    spans[3] = &item->device_id;
+    spans[4] = &item->content;
+    for (i = 0; i < 5; i++)
+        FUZZ_CHECK(spans[i]->len == 0 ||
+                   (spans[i]->ptr >= memory && spans[i]->len <= bytes &&
+                    (size_t)(spans[i]->ptr - memory) <= bytes - spans[i]->len));
+}
 
 /* Reads all that there is, by next(). */
 static void read_all(msc4203_queue *q, int forged)
@@ -505,11 +556,13 @@ static void read_all(msc4203_queue *q, int forged)
                 if (result == MSC4203_E_DAMAGED)
                     continue;
                 FUZZ_CHECK((got.channels >> channel & 1) != 0);
+                check_inside(&got.item, memory, bytes);
                 FUZZ_CHECK(forged || is_whole(&got.item));
             }
             FUZZ_CHECK(result == MSC4203_END || result == MSC4203_E_STORAGE);
             q->count(q->context, channel, given, &counts);
-            q->record(q->context, channel, memory, bytes, &name, &record);
+            if (q->record(q->context, channel, memory, bytes, &name, &record) == MSC4203_OK)
+                FUZZ_CHECK(name.len + record.len <= bytes && name.len <= 255);
         }
     for (channel = 0; q->opening(q->context, channel, &random, &first) == MSC4203_OK; channel++)
         FUZZ_CHECK(channel < 1 << 20);
@@ -666,7 +719,7 @@ static void check_raw(const uint8_t *data, size_t size, const uint8_t *choice, i
     static const uint32_t sectors[4][2] = {{1, 0}, {512, 0}, {4096, 0}, {256, 4096}};
     const uint32_t *sector = sectors[choice[BASE] % 4];
     size_t bytes = choice[COUNT] < 8 ? size : size + choice[COUNT] * 512u;
-    msc4203_storage memory;
+    msc4203_storage storage;
     struct fake fake;
 
     if (bytes == 0)
@@ -684,8 +737,8 @@ static void check_raw(const uint8_t *data, size_t size, const uint8_t *choice, i
         forge_word(fake.seen + 24, (uint32_t)bytes);
         forge_header(fake.seen);
     }
-    msc4203_memory_storage(&memory, fake.seen, bytes);
-    check(NULL, 0, &fake, choice[WAY] >> 4 & 1 ? &memory : &fake.storage, choice, CHOICES, 1);
+    set_storage(&storage, &fake, choice[WAY] >> 4 & 1);
+    check(NULL, 0, &fake, &storage, choice, CHOICES, 1);
     fake_free(&fake);
 }
 
@@ -693,7 +746,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct base *base;
     struct bench *b;
-    msc4203_storage memory;
+    msc4203_storage storage;
     int way, seal, patches, count;
 
     if (size < CHOICES)
@@ -719,7 +772,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         data += PATCH;
         size -= PATCH;
     }
-    msc4203_memory_storage(&memory, b->fake.seen, b->fake.bytes);
-    check(base, count, &b->fake, way >> 4 & 1 ? &memory : &b->fake.storage, data, size, seal);
+    set_storage(&storage, &b->fake, way >> 4 & 1);
+    check(base, count, &b->fake, &storage, data, size, seal);
     return 0;
 }
