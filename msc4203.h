@@ -7369,7 +7369,8 @@ MSC4203_APART int log_shape(struct msc4203_log_state *s, const msc4203_storage *
     s->storage = storage;
     if (sector < LOG_UNIT)
         sector = LOG_UNIT;
-    if (config->sector > sector && log_is_multiple(config->sector, sector))
+    if (config->sector > sector && config->sector <= (uint32_t)1 << 24 &&
+        log_is_multiple(config->sector, sector))
         sector = config->sector;
     if (region > (uint64_t)8 << 30 || sector % LOG_UNIT != 0 || sector > (uint32_t)1 << 24 ||
         config->sector > sector || storage->block > (uint32_t)1 << 27)
