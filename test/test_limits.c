@@ -232,8 +232,8 @@ static void test_full(void)
     msc4203_queue *q = &b.queue;
     msc4203_message message = limits_message(100);
     msc4203_counts counts;
-    uint64_t number, moved;
-    uint32_t batch, one, i;
+    uint64_t number = 0, moved;
+    uint32_t batch = 0, one, i;
     int result;
 
     /* devices */
