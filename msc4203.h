@@ -7513,6 +7513,7 @@ MSC4203_APART int log_header(struct msc4203_log_state *s, uint64_t at,
            log_bytes(word[27] * word[8]) == at && word[4] == LOG_MAGIC_LOW &&
            word[5] == LOG_MAGIC_HIGH &&
            word[0] == (LOG_HEADER_UNITS | (uint32_t)LOG_SEGMENT << 24) &&
+           log_number64(word + 22) <= LOG_NUMBER_MAX &&
            log_fixed_sum(none, 0, 0, word, LOG_HEADER_WORDS) == word[3];
 }
 
@@ -7983,7 +7984,7 @@ MSC4203_APART void log_keep(struct msc4203_log_state *s, const struct msc4203_lo
     log_set_link(&s->entry[s->used], s->used);
     if (e->place != 0)
         s->device[log_device_of(e)].count++;
-    s->highest = log_larger(s->highest, number);
+    s->highest = log_larger(s->highest, number & LOG_NUMBER_MAX);
 }
 
 /* The entry of a message that was read. Returns 0 when there is no room for its device. */
@@ -8128,8 +8129,14 @@ MSC4203_PRIVATE void log_read_commit(struct msc4203_log_state *s, const struct l
     }
 }
 
-MSC4203_PRIVATE void log_raise(uint32_t mark[2], uint64_t number)
+/* Takes a mark for read. Numbers up to it were given out, also where the records that did so were
+ * lost: none of them is given out again, to a message that would then be behind the mark. */
+MSC4203_PRIVATE void log_raise(struct msc4203_log_state *s, uint32_t mark[2], uint64_t number)
 {
+    if (number > LOG_NUMBER_MAX)
+        return;
+    if (number >= s->next)
+        log_read_gap(s, number + 1);
     if (number > log_number64(mark))
         log_set64(mark, number);
 }
@@ -8145,8 +8152,9 @@ MSC4203_PRIVATE void log_read_channel(struct msc4203_log_state *s, const struct 
         log_let_go(s, c, held);
         log_unsettle(s);
     }
-    log_set64(s->held + 2 * c, held);
-    log_raise(s->channel[c].done, r->word[6] | (uint64_t)(r->word[5] >> 16) << 32);
+    log_set64(s->held + 2 * c, 0);
+    log_raise(s, s->held + 2 * c, held);
+    log_raise(s, s->channel[c].done, r->word[6] | (uint64_t)(r->word[5] >> 16) << 32);
     s->channel[c].position = r->small & LOG_GIVEN_BACK ? 0 : r->position;
 }
 
@@ -8161,7 +8169,7 @@ MSC4203_PRIVATE void log_read_dropped(struct msc4203_log_state *s, const struct 
     if (device == 0)
         return;
     if (r->bytes == 0) {
-        log_raise(s->device[device].chain + MARK_DROPPED, log_number64(r->word + 6));
+        log_raise(s, s->device[device].chain + MARK_DROPPED, log_number64(r->word + 6));
         return;
     }
     log_settle(s);
@@ -8237,12 +8245,12 @@ MSC4203_APART void log_apply(struct msc4203_log_state *s, const struct log_recor
         log_read_channel(s, r);
         return;
     case LOG_DONE:
-        log_raise(s->channel[r->small & 31].done, log_number64(r->word + 4));
+        log_raise(s, s->channel[r->small & 31].done, log_number64(r->word + 4));
         return;
     case LOG_SYNCED:
         device = log_device(s, r->word + 4);
         if (device != 0)
-            log_raise(s->device[device].chain + MARK_SYNCED, log_number64(r->word + 6));
+            log_raise(s, s->device[device].chain + MARK_SYNCED, log_number64(r->word + 6));
         return;
     case LOG_TAKEN:
         memset(&e, 0, sizeof e);
@@ -8503,13 +8511,15 @@ MSC4203_PRIVATE int log_is_in_use(const struct msc4203_log_state *s, uint32_t po
 MSC4203_PRIVATE int log_finish_image(struct msc4203_log_state *s)
 {
     uint32_t i;
-    int right = s->slot[0] < s->items[0] && s->slot[1] < s->items[1] &&
+    int right = s->slot[0] < s->items[0] && s->slot[1] < s->items[1] && s->next <= LOG_NUMBER_MAX &&
                 log_after(s, s->oldest - 1) < s->segments;
 
     for (i = 0; i < s->segments; i++)
         right &= s->segment[i].end <= s->segment_units;
     for (i = 0; i < MSC4203_CHANNELS; i++)
-        right &= s->channel[i].position == 0 || log_is_in_use(s, s->channel[i].position);
+        right &= (s->channel[i].position == 0 || log_is_in_use(s, s->channel[i].position)) &&
+                 log_number64(s->channel[i].done) < s->next &&
+                 log_number64(s->held + 2 * i) < s->next;
     for (i = 1; i <= s->devices_used; i++)
         memset(s->device[i].chain, 0, sizeof s->device[i].chain);
     for (i = 1; i <= s->used; i++) {
@@ -8644,6 +8654,7 @@ MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
         return;
     k = s->segment[s->current].sequence;
     log_make_void(s, k, k + ((uint32_t)1 << 30));
+    s->next = log_larger(s->next, s->highest + 1);
     for (k = 0; k < LOG_BATCHES; k++) {
         struct msc4203_log_batch *b = &s->batch[k];
         if (b->count > s->gap_left && (b->state == BATCH_LOST || b->time != s->damaged)) {
@@ -8655,7 +8666,6 @@ MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
         log_read_lost(s, b);
     }
     log_settle(s);
-    s->next = log_larger(s->next, s->highest + 1);
     s->next += s->messages + 1; /* numbers that were given out, and lost before they were durable */
 }
 

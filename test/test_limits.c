@@ -558,6 +558,44 @@ static void test_lost_device(void)
     bench_free(&b);
 }
 
+/* The records that gave out numbers are damaged, and the mark behind them is not: what comes later
+ * gets other numbers, and is not taken for done. */
+static void test_numbers_lost(void)
+{
+    static struct bench b;
+    msc4203_queue *q = &b.queue;
+    msc4203_span record = contract_span("r");
+    msc4203_message got;
+    uint64_t number = 0, last, at = 0, end = 0;
+    uint32_t batch, i, k;
+
+    limits_config(&b, &shapes[SHAPE_512], 4 << 20, 64, 8, 2000);
+    while (b.fake.end % bench_segment(&b) > 2048)
+        bench_age(&b, 1);
+    for (i = 0; i < 9; i++) { /* more messages than can wait */
+        CHECK(q->begin(q->context, &batch) == MSC4203_OK);
+        for (k = 0; k < 25; k++)
+            CHECK(bench_add(&b, batch, 2, k % 4, 1) == MSC4203_OK);
+        CHECK(q->commit(q->context, batch, NULL, &number) == MSC4203_OK);
+        CHECK(bench_flush(&b) == MSC4203_OK);
+        at = i == 1 ? b.fake.end : at;
+        end = b.fake.end;
+        CHECK(q->done(q->context, 1, NULL, number + 24, NULL) == MSC4203_OK);
+    }
+    last = number + 24;
+    for (i = 0; i < 3; i++)
+        CHECK(q->hold(q->context, PARKED, 0, &record) == MSC4203_OK && bench_flush(&b) == MSC4203_OK);
+    CHECK(at < end && at / bench_segment(&b) == end / bench_segment(&b));
+    memset(b.fake.seen + at, 0xEE, (size_t)(end - at));
+    bench_hurt(&b);
+    CHECK(bench_open(&b) == MSC4203_OK && bench_damaged(&b) != 0);
+    CHECK(bench_push(&b, 2, 1, 1, &number) == MSC4203_OK && number > last);
+    CHECK(bench_flush(&b) == MSC4203_OK);
+    CHECK(q->next(q->context, 1, NULL, 0, limits_memory, sizeof limits_memory, &got) ==
+              MSC4203_ITEM && got.number == number);
+    bench_free(&b);
+}
+
 /* The power fails again and again, as soon as the log was opened. */
 static void test_openings(void)
 {
@@ -830,6 +868,7 @@ int main(void)
     test_few(16, 2, 0);
     test_few(4, 300, 1);
     test_lost_device();
+    test_numbers_lost();
     test_openings();
     test_wrong_index();
     test_two_logs();
