@@ -1431,8 +1431,9 @@ struct msc4203_log_state {
     unsigned char *buffer;
     uint64_t buffer_at;                 /* bytes from the region's beginning */
     uint64_t next, settled;             /* the next number; numbers below are visible */
-    uint64_t highest, gap;              /* while the log is read: the greatest number that was met; */
-    uint32_t gap_left;                  /* those that are missing, from `gap` on, and how many */
+    uint64_t highest, gap;              /* while the log is read: the greatest number so far; those
+                                           that are missing begin at `gap`, */
+    uint32_t gap_left;                  /* and how many they are */
     uint32_t key[2];
     /* how the log was made */
     uint32_t messages, devices, message_bytes, message_units, record_max, sector;
@@ -1443,7 +1444,8 @@ struct msc4203_log_state {
     /* the end of the log */
     uint32_t sequence, current, end, durable, fill;
     uint32_t oldest, safe, stated, unused, free; /* sequence numbers; how many are free */
-    uint32_t salt, previous_salt, previous, previous_end, previous_durable, image_end, opening_first;
+    uint32_t salt, previous_salt, previous, previous_end, previous_durable, image_end;
+    uint32_t opening_first;
     uint32_t header_oldest, bare;       /* bare: of a segment that counts for nothing; 0: none */
     uint32_t counter[2], slot[2];       /* of requests and openings so far; where the last is */
     uint32_t time;                      /* the last one, in units of 1,024 ms */
@@ -1539,7 +1541,7 @@ typedef struct msc4203_log_usage {
 MSC4203_API void msc4203_log_usage_get(const msc4203_log *log, msc4203_log_usage *usage);
 
 /* Calls `see` for each message that waits in an open log, in the order of their numbers; a result
- * of `see` other than 0 ends it. The strings of a message are in `memory`, of `bytes` bytes; `error`
+ * of `see` other than 0 ends it. A message's strings are in `memory`, of `bytes` bytes; `error`
  * is MSC4203_OK, or MSC4203_E_DAMAGED (the strings are then empty), or MSC4203_E_TOO_LARGE when the
  * memory is too small for them. `at` is the message's place in the region, in bytes. `see` MUST NOT
  * change the queue. Unlike next() it goes through all channels and devices: for tools.
@@ -4885,8 +4887,8 @@ enum {
 /* Kinds of records. */
 enum {
     LOG_SEGMENT = 1, LOG_MESSAGE = 2, LOG_COPY = 3, LOG_MOVED = 4, LOG_COMMIT = 5, LOG_ABORT = 6,
-    LOG_CHANNEL = 7, LOG_DONE = 8, LOG_SYNCED = 9, LOG_TAKEN = 10, LOG_DROPPED = 11, LOG_REMEMBER = 12,
-    LOG_PAD = 13, LOG_IMAGE = 14
+    LOG_CHANNEL = 7, LOG_DONE = 8, LOG_SYNCED = 9, LOG_TAKEN = 10, LOG_DROPPED = 11,
+    LOG_REMEMBER = 12, LOG_PAD = 13, LOG_IMAGE = 14
 };
 
 /* Flags of a message: it is, or was, for /sync; its device was dropped while it was in flight; its
@@ -5178,7 +5180,8 @@ MSC4203_APART void log_read(struct msc4203_log_state *s, uint64_t at, void *data
 /* Bytes of the fixed part of a kind of record; 0 for an unknown kind. */
 MSC4203_PRIVATE uint32_t log_fixed(uint32_t kind)
 {
-    static const uint8_t units[16] = {0, LOG_HEADER_UNITS, 3, 3, 4, 3, 1, 2, 2, 2, 2, 3, 2, 1, 2, 0};
+    static const uint8_t units[16] = {0, LOG_HEADER_UNITS, 3, 3, 4, 3, 1, 2, 2,
+                                      2, 2, 3, 2, 1, 2, 0};
     return units[kind & 15] * (uint32_t)LOG_UNIT;
 }
 
@@ -5977,7 +5980,7 @@ MSC4203_PRIVATE void log_batch_take(struct msc4203_log_state *s, uint32_t i)
     log_device_drop_empty(s, device);
 }
 
-/* Empties the place of a batch. Its turn stays: it tells the records of successive batches apart. */
+/* Empties the place of a batch. Its turn stays: by it successive batches are told apart. */
 MSC4203_PRIVATE void log_batch_clear(struct msc4203_log_batch *b, uint32_t state)
 {
     uint32_t turn = b->turn;
@@ -6429,10 +6432,10 @@ MSC4203_PRIVATE int log_oldest_fits(const struct msc4203_log_state *s)
     return units < s->segment_units - s->end;
 }
 
-/* Before something is written that takes `units` at most: makes room while few segments are free, or
- * will be after the next syncs. More is cleaned than is written, in small steps. When very few are
- * free, whole segments are cleaned, and what was copied is synced: a copy needs one segment at most,
- * and what says that the old ones are free may need another one. */
+/* Before something is written that takes `units` at most: makes room while few segments are free,
+ * or will be after the next syncs. More is cleaned than is written, in small steps. When very few are
+ * free, whole segments are cleaned, and what was copied is synced: a copy needs one segment at
+ * most, and what says that the old ones are free may need another one. */
 MSC4203_APART void log_room(struct msc4203_log_state *s, uint32_t units)
 {
     uint32_t oldest, soon;
@@ -7541,7 +7544,7 @@ MSC4203_APART int log_inspect(struct msc4203_log_state *s, const msc4203_storage
     return MSC4203_OK;
 }
 
-/* The first unit behind `at` where there is a record again; the segment's end when there is none. */
+/* The first unit behind `at` where there is a record again; the segment's end if there is none. */
 MSC4203_APART uint32_t log_skip(struct msc4203_log_state *s, uint32_t segment, uint32_t at)
 {
     struct log_record r;
@@ -7656,7 +7659,7 @@ MSC4203_APART void log_go_back(struct msc4203_log_state *s)
             break;
         k = log_segment_with(s, before);
         was_durable = k == s->segments && (i == s->segments || word[21] != 0 ||
-                                           log_after(s, s->oldest - 1) == i || /* else all is lost */
+                                           log_after(s, s->oldest - 1) == i || /* all there is */
                                            log_was_durable(s, i, 0));
         if (k == s->segments)
             for (k = 0; k < s->segments && !log_is_segment(s, k, before, salt, was_durable); k++)
@@ -8595,8 +8598,8 @@ MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
 }
 
 /* Begins to write: what was read is made durable first, for it may not be yet. If the last segment
- * has nothing else that is needed, it is void from now on, and its openings are written again: so it
- * costs no room when the power fails again and again. */
+ * has nothing else that is needed, it is void from now on, and its openings are written again: so
+ * it costs no room when the power fails again and again. */
 MSC4203_PRIVATE void log_begin_writing(struct msc4203_log_state *s, uint64_t random)
 {
     uint32_t last = s->current, word[4], first = s->counter[LOG_OPENINGS] + 1;
