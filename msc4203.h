@@ -4878,7 +4878,7 @@ enum {
     LOG_CHANNEL_FIXED = 32,  /* bytes of a channel's record before its name */
     LOG_MESSAGE_FIXED = 48,  /* bytes of a message before its strings; */
     LOG_MOVED_FIXED = 64,    /* of one that was moved */
-    LOG_ITEMS = 8,          /* requests or openings that are copied together */
+    LOG_ITEMS = 8,           /* requests or openings that are copied together */
     LOG_GROUP = 64,          /* entries of a group, groups of a group of the second level */
     LOG_IMAGE_WORDS = 1024,  /* of a part of the index, on the storage */
     LOG_FREE_MIN = 3         /* segments that stay free whatever is called */
@@ -5099,6 +5099,12 @@ MSC4203_PRIVATE uint32_t log_unit_of(const struct msc4203_log_state *s, uint32_t
     return position & (((uint32_t)1 << s->shift) - 1);
 }
 
+/* How many units bytes take. */
+MSC4203_PRIVATE uint32_t log_units_for(uint32_t bytes)
+{
+    return (bytes + LOG_UNIT - 1) / LOG_UNIT;
+}
+
 /* How many bytes units are: without the function that small machines need to shift 64 bits. */
 MSC4203_PRIVATE uint64_t log_bytes(uint32_t units)
 {
@@ -5223,26 +5229,28 @@ MSC4203_PRIVATE uint32_t log_load(struct msc4203_log_state *s, uint32_t position
     return log_load_from(s, position, NULL, r);
 }
 
-/* Whether the body of a record is as it was written. */
-MSC4203_APART int log_is_whole(struct msc4203_log_state *s, const struct log_record *r)
+/* The time of a message. */
+MSC4203_PRIVATE uint64_t log_time_of(const struct log_record *r)
 {
-    uint64_t at = log_address(s, r->position) + r->fixed;
-    struct log_sum sum;
-    uint32_t left = r->bytes, n;
-    unsigned char piece[32] = {0};
+    return r->word[6] | (uint64_t)(r->word[7] & 0xFFFF) << 32;
+}
 
-    if (r->kind == LOG_PAD || r->bytes == 0)
-        return 1;
-    log_sum_begin(&sum, s->key);
-    for (; left != 0 && !s->error; left -= n, at += n) {
+/* Adds bytes of the region to a checksum. */
+MSC4203_APART void log_sum_region(struct msc4203_log_state *s, struct log_sum *sum, uint64_t at,
+                                  uint32_t bytes)
+{
+    unsigned char piece[32] = {0};
+    uint32_t n;
+
+    for (; bytes != 0 && !s->error; bytes -= n, at += n) {
         uint64_t ahead = at - s->buffer_at;
-        n = left;
+        n = bytes;
         if (s->storage->memory != NULL) {
-            log_sum_add(&sum, s->storage->memory + at, n);
+            log_sum_add(sum, s->storage->memory + at, n);
         } else if (ahead < s->buffer_used) {
             if (n > s->buffer_used - ahead)
                 n = (uint32_t)(s->buffer_used - ahead);
-            log_sum_add(&sum, s->buffer + ahead, n);
+            log_sum_add(sum, s->buffer + ahead, n);
         } else { /* by the part of the buffer that is free, or in small pieces */
             uint32_t room = s->phase != PHASE_READING ? s->buffer_bytes - s->buffer_used : 0;
             unsigned char *to = room > sizeof piece ? s->buffer + s->buffer_used : piece;
@@ -5250,9 +5258,20 @@ MSC4203_APART int log_is_whole(struct msc4203_log_state *s, const struct log_rec
             room = room > sizeof piece ? room : (uint32_t)sizeof piece;
             n = n < room ? n : room;
             log_read(s, at, to, n);
-            log_sum_add(&sum, to, n);
+            log_sum_add(sum, to, n);
         }
     }
+}
+
+/* Whether the body of a record is as it was written. */
+MSC4203_APART int log_is_whole(struct msc4203_log_state *s, const struct log_record *r)
+{
+    struct log_sum sum;
+
+    if (r->kind == LOG_PAD || r->bytes == 0)
+        return 1;
+    log_sum_begin(&sum, s->key);
+    log_sum_region(s, &sum, log_address(s, r->position) + r->fixed, r->bytes);
     return !s->error && log_sum_end(&sum) == r->word[2];
 }
 
@@ -5444,18 +5463,24 @@ MSC4203_PRIVATE void log_erase(struct msc4203_log_state *s, uint32_t segment)
             log_fail(s);
 }
 
-/* Begins a segment: the next free one behind the current one, so that all wear evenly. */
+/* The next free segment behind the current one; the current one when there is none. */
+MSC4203_APART uint32_t log_next_free(const struct msc4203_log_state *s)
+{
+    uint32_t i = s->current;
+
+    do
+        i = i + 1 < s->segments ? i + 1 : 0;
+    while (i != s->current && !log_is_free(s, i));
+    return i;
+}
+
+/* Begins a segment: the next free one, so that all wear evenly. */
 MSC4203_APART void log_begin_segment(struct msc4203_log_state *s, uint32_t previous, uint32_t end,
                                      uint32_t durable)
 {
-    uint32_t i = s->current, n;
+    uint32_t i = log_next_free(s);
 
-    for (n = 0; n < s->segments; n++) {
-        i = i + 1 < s->segments ? i + 1 : 0;
-        if (log_is_free(s, i))
-            break;
-    }
-    if (n == s->segments)
+    if (!log_is_free(s, i))
         log_fail(s); /* log_room() keeps some free, unless the log is wrong */
     s->free--;
     s->sequence = s->sequence + 1 != 0 ? s->sequence + 1 : 1;
@@ -5502,7 +5527,7 @@ MSC4203_APART uint32_t log_append(struct msc4203_log_state *s, uint32_t *word, u
         word[2] = log_sum_end(&sum);
         bytes += sum.bytes;
     }
-    units = (bytes + LOG_UNIT - 1) / LOG_UNIT;
+    units = log_units_for(bytes);
     position = log_place(s, units);
     log_put_fixed(s, word, kind, small, units, units * LOG_UNIT - bytes);
     for (i = 0; i < pieces; i++)
@@ -6048,6 +6073,15 @@ MSC4203_PRIVATE uint32_t *log_request_bucket(const struct msc4203_log_state *s,
     return &s->request_head[item->word[2] & s->request_mask];
 }
 
+/* Has the request in a place found. */
+MSC4203_PRIVATE void log_link_request(struct msc4203_log_state *s, uint32_t i)
+{
+    uint32_t *bucket = log_request_bucket(s, &s->item[LOG_REQUESTS][i]);
+
+    s->request_next[i] = *bucket;
+    *bucket = i + 1;
+}
+
 /* Forgets what is in a place. */
 MSC4203_APART void log_forget(struct msc4203_log_state *s, int which, uint32_t i)
 {
@@ -6083,11 +6117,8 @@ MSC4203_APART void log_remember(struct msc4203_log_state *s, int which, uint32_t
     i = log_item_at(s, which, count);
     log_forget(s, which, i);
     memcpy(s->item[which][i].word, word, sizeof s->item[which][i].word);
-    if (which == LOG_REQUESTS) {
-        uint32_t *bucket = log_request_bucket(s, &s->item[which][i]);
-        s->request_next[i] = *bucket;
-        *bucket = i + 1;
-    }
+    if (which == LOG_REQUESTS)
+        log_link_request(s, i);
 }
 
 /* Whether what a segment has noted, the count of the last one in it, is still remembered. */
@@ -6176,14 +6207,32 @@ MSC4203_PRIVATE int log_mark_damaged(struct msc4203_log_state *s, struct msc4203
     return MSC4203_E_DAMAGED;
 }
 
+/* Writes a message's record again, at the end, with this number and these channels. Returns its
+ * position. */
+MSC4203_APART uint32_t log_write_again(struct msc4203_log_state *s, struct log_record *r,
+                                       uint32_t kind, uint32_t small, uint64_t number,
+                                       uint32_t channels)
+{
+    uint64_t from = log_address(s, r->position) + r->fixed;
+    uint32_t bytes = log_fixed(kind) + r->bytes, units = log_units_for(bytes), position;
+
+    r->word[7] = (r->word[7] & 0xFFFF) | (uint32_t)(number >> 32) << 16;
+    r->word[8] = (uint32_t)number;
+    r->word[9] = channels;
+    position = log_place(s, units);
+    log_put_fixed(s, r->word, kind, small, units, units * LOG_UNIT - bytes);
+    log_put_from(s, from, r->bytes);
+    log_put(s, NULL, units * LOG_UNIT - bytes);
+    return position;
+}
+
 /* Writes a message again, at the end, as it is now. One that was damaged stays so, without its
  * strings: with them the copy would look like one that the power failed in. */
 MSC4203_APART void log_copy(struct msc4203_log_state *s, uint32_t i)
 {
     struct msc4203_log_entry *e = &s->entry[i];
     struct log_record r;
-    uint32_t units, position;
-    uint64_t from;
+    uint32_t position;
 
     if (log_load(s, log_position(e), &r) == 0 || !log_is_whole(s, &r)) {
         (void)log_mark_damaged(s, e);
@@ -6191,16 +6240,7 @@ MSC4203_APART void log_copy(struct msc4203_log_state *s, uint32_t i)
         r.word[10] = s->device[log_device_of(e)].hash[0];
         r.word[11] = s->device[log_device_of(e)].hash[1];
     }
-    from = log_address(s, log_position(e)) + r.fixed;
-    r.word[7] = (r.word[7] & 0xFFFF) | (uint32_t)(log_number(e) >> 32) << 16;
-    r.word[8] = (uint32_t)log_number(e);
-    r.word[9] = e->channels;
-    units = (LOG_MESSAGE_FIXED + r.bytes + LOG_UNIT - 1) / LOG_UNIT;
-    position = log_place(s, units);
-    log_put_fixed(s, r.word, LOG_COPY, log_flags(e), units,
-                  units * LOG_UNIT - LOG_MESSAGE_FIXED - r.bytes);
-    log_put_from(s, from, r.bytes);
-    log_put(s, NULL, units * LOG_UNIT - LOG_MESSAGE_FIXED - r.bytes);
+    position = log_write_again(s, &r, LOG_COPY, log_flags(e), log_number(e), e->channels);
     log_tally_units(s, e, 0 - log_units(e));
     e->place = position | log_flags(e) << 29;
     log_tally_units(s, e, log_units(e));
@@ -6214,21 +6254,13 @@ struct log_part {
     uint32_t bytes;
 };
 
-MSC4203_APART void log_sum_part(struct msc4203_log_state *s, struct log_sum *sum,
+MSC4203_PRIVATE void log_sum_part(struct msc4203_log_state *s, struct log_sum *sum,
                                   const struct log_part *part)
 {
-    unsigned char piece[64];
-    uint32_t done, n;
-
-    if (part->given != NULL) {
+    if (part->given != NULL)
         log_sum_add(sum, part->given->ptr, part->bytes);
-        return;
-    }
-    for (done = 0; done < part->bytes; done += n) {
-        n = part->bytes - done < sizeof piece ? part->bytes - done : (uint32_t)sizeof piece;
-        log_read(s, part->at + done, piece, n);
-        log_sum_add(sum, piece, n);
-    }
+    else
+        log_sum_region(s, sum, part->at, part->bytes);
 }
 
 MSC4203_APART uint32_t log_parts_sum(struct msc4203_log_state *s, const struct log_part part[2])
@@ -6299,14 +6331,6 @@ MSC4203_APART void log_write_channel(struct msc4203_log_state *s, uint32_t chann
 
     log_channel_parts(s, channel, name, record, part);
     s->damaged_channels &= ~((uint32_t)1 << channel);
-    if (name != NULL) {
-        part[0].given = name;
-        part[0].bytes = (uint32_t)name->len;
-    }
-    if (record != NULL) {
-        part[1].given = record;
-        part[1].bytes = (uint32_t)record->len;
-    }
     memset(word, 0, sizeof word);
     word[2] = log_parts_sum(s, part);
     word[4] = s->held[2 * channel];
@@ -6314,7 +6338,7 @@ MSC4203_APART void log_write_channel(struct msc4203_log_state *s, uint32_t chann
     word[6] = c->done[0];
     word[7] = part[0].bytes | part[1].bytes << 16;
     bytes = LOG_CHANNEL_FIXED + part[0].bytes + part[1].bytes;
-    units = (bytes + LOG_UNIT - 1) / LOG_UNIT;
+    units = log_units_for(bytes);
     c->position = log_place(s, units);
     log_put_fixed(s, word, LOG_CHANNEL, channel | flags, units, units * LOG_UNIT - bytes);
     log_put_part(s, &part[0]);
@@ -6362,31 +6386,33 @@ MSC4203_PRIVATE uint32_t log_clean_items(struct msc4203_log_state *s)
 {
     uint32_t position = s->clean_segment << s->shift | s->clean_unit, units, n = 0, first = 0;
     struct log_record r;
-    int which = LOG_REQUESTS;
+    int which = LOG_REQUESTS, is_last;
 
     units = log_load(s, position, &r);
-    if (units != 0 && r.kind == LOG_COMMIT && (r.word[8] | r.word[9] | r.word[10] | r.word[11])) {
+    if (units == 0) {
+        units = 1;
+    } else if (r.kind == LOG_COMMIT && (r.word[8] | r.word[9] | r.word[10] | r.word[11]) != 0) {
         first = r.word[7];
         n = 1;
-    } else if (units != 0 && r.kind == LOG_REMEMBER) {
+    } else if (r.kind == LOG_REMEMBER) {
         which = (int)(r.small & 1);
         first = r.word[4];
         n = r.word[5];
     }
-    s->clean_unit += units != 0 ? units : 1;
-    if (s->clean_items != 0 && n != 0 && which == LOG_REQUESTS &&
-        first == s->clean_first + s->clean_items && s->clean_items + n <= LOG_ITEMS &&
-        s->clean_unit < s->segment[s->clean_segment].end) {
+    s->clean_unit += units;
+    is_last = s->clean_unit >= s->segment[s->clean_segment].end;
+    if (s->clean_items != 0 && n != 0 && which == LOG_REQUESTS && !is_last &&
+        first == s->clean_first + s->clean_items && s->clean_items + n <= LOG_ITEMS) {
         s->clean_items += n;
         return units;
     }
-    if (s->clean_items != 0 && (n != 0 || s->clean_unit >= s->segment[s->clean_segment].end)) {
+    if (s->clean_items != 0 && (n != 0 || is_last)) {
         log_write_items(s, LOG_REQUESTS, s->clean_first, s->clean_items);
         s->clean_items = 0;
     }
     if (n == 0 || !log_is_remembered(s, which, first + n - 1))
-        return units != 0 ? units : 1;
-    if (which == LOG_OPENINGS || s->clean_unit >= s->segment[s->clean_segment].end) {
+        return units;
+    if (which == LOG_OPENINGS || is_last) {
         log_write_items(s, which, first, n < LOG_ITEMS ? n : (uint32_t)LOG_ITEMS);
     } else {
         s->clean_first = first;
@@ -6433,8 +6459,8 @@ MSC4203_PRIVATE int log_oldest_fits(const struct msc4203_log_state *s)
 }
 
 /* Before something is written that takes `units` at most: makes room while few segments are free,
- * or will be after the next syncs. More is cleaned than is written, in small steps. When very few are
- * free, whole segments are cleaned, and what was copied is synced: a copy needs one segment at
+ * or will be after the next syncs. More is cleaned than is written, in small steps. When very few
+ * are free, whole segments are cleaned, and what was copied is synced: a copy needs one segment at
  * most, and what says that the old ones are free may need another one. */
 MSC4203_APART void log_room(struct msc4203_log_state *s, uint32_t units)
 {
@@ -6578,7 +6604,7 @@ MSC4203_APART int log_message(struct msc4203_log_state *s, uint32_t i, void *mem
     if (log_load_from(s, log_position(e), at_once ? text : NULL, &r) == 0 ||
         r.kind > LOG_MOVED || (at_once && r.units > units))
         return log_mark_damaged(s, e);
-    message->time_ms = r.word[6] | (uint64_t)(r.word[7] & 0xFFFF) << 32;
+    message->time_ms = log_time_of(&r);
     message->bytes = r.bytes;
     if (r.bytes > bytes)
         return MSC4203_E_TOO_LARGE;
@@ -6685,7 +6711,7 @@ MSC4203_PRIVATE int log_count(void *context, uint32_t channel, const msc4203_dev
     if (first != 0) {
         counts->first = log_number(&s->entry[first]);
         if (log_load(s, log_position(&s->entry[first]), &r) != 0)
-            counts->time_ms = r.word[6] | (uint64_t)(r.word[7] & 0xFFFF) << 32;
+            counts->time_ms = log_time_of(&r);
     }
     return log_has_read(s, MSC4203_OK);
 }
@@ -6825,7 +6851,7 @@ MSC4203_PRIVATE int log_push(void *context, uint32_t batch, const msc4203_messag
     if (bytes > s->message_bytes || item->sender.len > 0xFFFF || item->type.len > 0xFFFF ||
         item->user_id.len > 0xFFFF || item->device_id.len > 0xFFFF)
         return MSC4203_E_TOO_LARGE;
-    units = ((uint32_t)bytes + LOG_MESSAGE_FIXED + LOG_UNIT - 1) / LOG_UNIT;
+    units = log_units_for((uint32_t)bytes + LOG_MESSAGE_FIXED);
     if (!log_fits(s, units))
         return MSC4203_E_QUEUE_FULL;
     log_room(s, units);
@@ -7052,24 +7078,15 @@ MSC4203_PRIVATE int log_hold(void *context, uint32_t channel, uint64_t through,
 
 /* Writes a message again under a new number, for other channels. */
 MSC4203_APART void log_write_moved(struct msc4203_log_state *s, uint32_t channel, uint32_t i,
-                                     const struct log_record *old, uint32_t channels)
+                                     struct log_record *r, uint32_t channels)
 {
     struct msc4203_log_entry e = s->entry[i];
-    uint32_t word[16], units = (old->bytes + LOG_MOVED_FIXED + LOG_UNIT - 1) / LOG_UNIT;
-    uint32_t spare = units * LOG_UNIT - LOG_MOVED_FIXED - old->bytes;
-    uint64_t from = log_address(s, log_position(&e)) + old->fixed;
 
-    memcpy(word, old->word, sizeof word);
-    word[7] = (word[7] & 0xFFFF) | (uint32_t)(s->next >> 32) << 16;
-    word[8] = (uint32_t)s->next;
-    word[9] = channels;
-    log_set64(word + 12, log_number(&e));
-    word[14] = channel;
-    word[15] = 0;
-    e.place = log_place(s, units) | (channels & 1) << 29;
-    log_put_fixed(s, word, LOG_MOVED, channels & 1, units, spare);
-    log_put_from(s, from, old->bytes);
-    log_put(s, NULL, spare);
+    log_set64(r->word + 12, log_number(&e));
+    r->word[14] = channel;
+    r->word[15] = 0;
+    e.place = log_write_again(s, r, LOG_MOVED, channels & 1, s->next, channels) |
+              (channels & 1) << 29;
     e.channels = channels; /* its units count as those of a copy, which it will be */
     log_tally_units(s, &e, log_units(&e));
     log_tally(s, channels, 0, log_units(&e));
@@ -7223,7 +7240,7 @@ MSC4203_PRIVATE int log_expire(void *context, uint64_t before_ms, uint64_t *expi
         for (through = 0; i != 0 && log_number(&s->entry[i]) < s->settled;
              i = log_chain_sync(s, log_link(&s->entry[i]))) {
             if (log_load(s, log_position(&s->entry[i]), &r) != 0 &&
-                (r.word[6] | (uint64_t)(r.word[7] & 0xFFFF) << 32) >= before_ms)
+                log_time_of(&r) >= before_ms)
                 break;
             through = log_number(&s->entry[i]);
         }
@@ -7362,7 +7379,7 @@ MSC4203_APART int log_shape(struct msc4203_log_state *s, const msc4203_storage *
         s->message_bytes = region < 73984 * 16 ? (uint32_t)(region >> 4) - 256 : 73728;
     if (s->message_bytes > (LOG_UNITS_MAX - 5) * LOG_UNIT || region < 4096)
         return MSC4203_E_REGION;
-    s->message_units = (s->message_bytes + LOG_MOVED_FIXED + LOG_UNIT - 1) / LOG_UNIT;
+    s->message_units = log_units_for(s->message_bytes + LOG_MOVED_FIXED);
     need = log_clip((s->message_units + LOG_HEADER_UNITS) * LOG_UNIT, LOG_SEGMENT_MIN, UINT32_MAX);
     while (region >> 16 > step) /* at most some thousand steps */
         step += step;
@@ -7385,8 +7402,7 @@ MSC4203_APART int log_shape(struct msc4203_log_state *s, const msc4203_storage *
                     LOG_NAME_MAX;
     if (s->record_max > LOG_RECORD_MAX)
         s->record_max = LOG_RECORD_MAX;
-    s->channel_units_max =
-        (LOG_CHANNEL_FIXED + LOG_NAME_MAX + s->record_max + LOG_UNIT - 1) / LOG_UNIT;
+    s->channel_units_max = log_units_for(LOG_CHANNEL_FIXED + LOG_NAME_MAX + s->record_max);
     return MSC4203_OK;
 }
 
@@ -7496,13 +7512,12 @@ MSC4203_APART int log_header(struct msc4203_log_state *s, uint64_t at,
 /* Whether there is a segment of the same log elsewhere in the region. A message may hold what looks
  * like a header: one that is not at the region's beginning must not be alone. */
 MSC4203_APART int log_has_other(struct msc4203_log_state *s, uint64_t at, const uint32_t key[2],
-                                  uint32_t segment_bytes)
+                                uint32_t segment_bytes)
 {
     uint32_t word[LOG_HEADER_WORDS];
     uint64_t other;
 
-    for (other = 0; other + segment_bytes <= s->storage->bytes;
-         other += segment_bytes)
+    for (other = 0; other + segment_bytes <= s->storage->bytes; other += segment_bytes)
         if (other != at && log_header(s, other, word) && memcmp(word + 15, key, 8) == 0)
             return 1;
     return 0;
@@ -7751,7 +7766,7 @@ MSC4203_APART void log_survey(struct msc4203_log_state *s, uint32_t *image)
 {
     uint32_t bare;
 
-    s->bare = 0;
+    s->bare = s->damaged = 0;
     log_read_headers(s, s->segments);
     bare = s->current;
     if (s->sequence != 0 && log_is_bare(s, bare)) {
@@ -8459,11 +8474,9 @@ MSC4203_PRIVATE void log_finish_image(struct msc4203_log_state *s)
     uint32_t i;
 
     for (i = 0; i < s->items[LOG_REQUESTS]; i++) {
-        struct msc4203_log_item *item = &s->item[LOG_REQUESTS][i];
-        if ((item->word[0] | item->word[1] | item->word[2] | item->word[3]) != 0) {
-            s->request_next[i] = *log_request_bucket(s, item);
-            *log_request_bucket(s, item) = i + 1;
-        }
+        const uint32_t *word = s->item[LOG_REQUESTS][i].word;
+        if ((word[0] | word[1] | word[2] | word[3]) != 0)
+            log_link_request(s, i);
     }
     for (i = 1; i <= s->used; i++)
         if (s->entry[i].channels != 0)
@@ -8549,13 +8562,10 @@ MSC4203_API int msc4203_log_inspect(msc4203_log *log, const msc4203_storage *sto
 /* The segment after the newest one may have lost its header since it was written. */
 MSC4203_PRIVATE void log_find_newest(struct msc4203_log_state *s)
 {
-    uint32_t i = s->current, next = i, n;
+    uint32_t i;
 
-    for (n = 0; n < s->segments; n++) {
-        next = next + 1 < s->segments ? next + 1 : 0;
-        if (i == s->current && s->segment[next].sequence == 0)
-            i = next;
-    }
+    s->unused = s->oldest;
+    i = log_next_free(s);
     if (!log_is_segment(s, i, s->sequence + 1, s->salt, 0))
         return;
     s->previous = s->sequence++;
@@ -8669,8 +8679,10 @@ MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storag
     if (log_read_image(s, image)) {
         log_finish_image(s);
     } else if (!s->error) {
-        log_clear(s, memory);
-        log_survey(s, &image);
+        if (image != 0) { /* a part of it may be in place */
+            log_clear(s, memory);
+            log_survey(s, &image);
+        }
         log_replay(s);
     }
     log_buffer_begin(s, 0);

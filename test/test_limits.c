@@ -558,6 +558,23 @@ static void test_lost_device(void)
     bench_free(&b);
 }
 
+/* A segment in the middle is lost: that counts once, however often it is missed. */
+static void test_lost_segment(void)
+{
+    static struct bench b;
+    size_t segment;
+
+    limits_config(&b, &shapes[SHAPE_512], 256 * 1024, 400, 8, 500);
+    segment = bench_segment(&b);
+    while (b.log.priv.sequence < 5)
+        CHECK(bench_push(&b, 2, 1, 400, NULL) == MSC4203_OK && bench_flush(&b) == MSC4203_OK);
+    memset(b.fake.seen + 2 * segment, 0x55, segment);
+    fake_forget(&b.fake);
+    bench_hurt(&b);
+    CHECK(bench_open(&b) == MSC4203_OK && bench_damaged(&b) == 1);
+    bench_free(&b);
+}
+
 /* The power fails again and again, as soon as the log was opened. */
 static void test_openings(void)
 {
@@ -830,6 +847,7 @@ int main(void)
     test_few(16, 2, 0);
     test_few(4, 300, 1);
     test_lost_device();
+    test_lost_segment();
     test_openings();
     test_wrong_index();
     test_two_logs();
