@@ -57,21 +57,6 @@ static void reopen(struct bench *b, struct contract *c)
     contract_count(c);
 }
 
-/* Closing gives up the open batches, and may fail like anything else. */
-static void close_log(struct bench *b, struct contract *c)
-{
-    int result;
-
-    c->doing = "close";
-    result = msc4203_log_close(&b->log);
-    if (contract_failed(c, result))
-        return;
-    CHECK(result == MSC4203_OK);
-    contract_flushed(c);
-    no_fault(b);
-    contract_reopen(c, (int)test_below(2));
-}
-
 static struct contract *begin(struct bench *b, const uint8_t *data)
 {
     const struct shape *shape = &shapes[data[SIZES] % SHAPES];
@@ -115,7 +100,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 reopen(&b, c);
             break;
         case 2:
-            close_log(&b, c);
+            bench_close(&b, c);
             break;
         default:
             break;

@@ -252,6 +252,22 @@ static TEST_UNUSED int bench_reopen(struct contract *c, int crash)
     }
 }
 
+/* Closes the log, which may fail, and opens it again without faults. */
+static TEST_UNUSED void bench_close(struct bench *b, struct contract *c)
+{
+    int result;
+
+    c->doing = "close";
+    result = msc4203_log_close(&b->log);
+    if (contract_failed(c, result))
+        return;
+    CHECK(result == MSC4203_OK);
+    contract_flushed(c);
+    b->fake.fail_at = 0;
+    b->fake.fail_once = 0;
+    contract_reopen(c, (int)test_below(2));
+}
+
 /* The states of the model are large, and need not be empty. */
 static TEST_UNUSED struct contract *contract_new(struct bench *b)
 {
@@ -335,6 +351,25 @@ static TEST_UNUSED void bench_device(unsigned device, char name[16], msc4203_dev
     who->device_id = contract_span(name);
 }
 
+/* Fills in a message that has this content; its device's name is put into `name`. */
+static TEST_UNUSED void bench_message(msc4203_message *message, char name[16], unsigned device,
+                                      uint32_t channels, uint64_t time_ms, const char *text,
+                                      size_t bytes)
+{
+    msc4203_device who;
+
+    memset(message, 0, sizeof *message);
+    bench_device(device, name, &who);
+    message->time_ms = time_ms;
+    message->channels = channels;
+    message->item.sender = contract_span("@alice:gw.example");
+    message->item.type = contract_span("m.room.encrypted");
+    message->item.user_id = who.user_id;
+    message->item.device_id = who.device_id;
+    message->item.content.ptr = text;
+    message->item.content.len = bytes;
+}
+
 /* Puts a message with so many bytes of content into a batch. */
 static TEST_UNUSED int bench_add(struct bench *b, uint32_t batch, uint32_t channels,
                                  unsigned device, size_t bytes)
@@ -343,7 +378,6 @@ static TEST_UNUSED int bench_add(struct bench *b, uint32_t batch, uint32_t chann
     static size_t room;
     char name[16];
     msc4203_message message;
-    msc4203_device who;
 
     if (room < bytes) {
         free(text);
@@ -353,16 +387,7 @@ static TEST_UNUSED int bench_add(struct bench *b, uint32_t batch, uint32_t chann
         memset(text, 'x', bytes);
         room = bytes;
     }
-    memset(&message, 0, sizeof message);
-    bench_device(device, name, &who);
-    message.time_ms = 1000;
-    message.channels = channels;
-    message.item.sender = contract_span("@alice:gw.example");
-    message.item.type = contract_span("m.room.encrypted");
-    message.item.user_id = who.user_id;
-    message.item.device_id = who.device_id;
-    message.item.content.ptr = text;
-    message.item.content.len = bytes;
+    bench_message(&message, name, device, channels, 1000, text, bytes);
     return b->queue.push(b->queue.context, batch, &message);
 }
 

@@ -179,19 +179,10 @@ static void victim_text(struct victim *v, uint32_t seed, size_t size, unsigned d
 {
     static char text[4096];
     msc4203_message message;
-    msc4203_device who;
     char id[16];
 
-    memset(&message, 0, sizeof message);
-    bench_device(device, id, &who);
-    message.time_ms = 1000 + seed;
-    message.channels = channels;
-    message.item.sender = contract_span("@alice:gw.example");
-    message.item.type = contract_span("m.room.encrypted");
-    message.item.user_id = who.user_id;
-    message.item.device_id = who.device_id;
-    message.item.content.ptr = text;
-    message.item.content.len = contract_text(text, seed, (uint32_t)size);
+    bench_message(&message, id, device, channels, 1000 + seed, text,
+                  contract_text(text, seed, (uint32_t)size));
     *result = v->bench.queue.push(v->bench.queue.context, batch, &message);
 }
 

@@ -26,11 +26,13 @@ static int format_see(void *context, const msc4203_message *m, uint64_t at, int 
 
     (void)context;
     (void)at;
-    sprintf(line, "message %lu %lx %lu %d %.*s %.*s %.*s %.*s %.*s\n", (unsigned long)m->number,
-            (unsigned long)m->channels, (unsigned long)m->time_ms, error, (int)m->item.sender.len,
-            m->item.sender.ptr, (int)m->item.type.len, m->item.type.ptr,
-            (int)m->item.user_id.len, m->item.user_id.ptr, (int)m->item.device_id.len,
-            m->item.device_id.ptr, (int)m->item.content.len, m->item.content.ptr);
+    sprintf(line, "message %lu %lx %lu%09lu %d %.*s %.*s %.*s %.*s %.*s\n",
+            (unsigned long)m->number, (unsigned long)m->channels,
+            (unsigned long)(m->time_ms / 1000000000u), (unsigned long)(m->time_ms % 1000000000u),
+            error, (int)m->item.sender.len, m->item.sender.ptr, (int)m->item.type.len,
+            m->item.type.ptr, (int)m->item.user_id.len, m->item.user_id.ptr,
+            (int)m->item.device_id.len, m->item.device_id.ptr, (int)m->item.content.len,
+            m->item.content.ptr);
     format_line(line);
     return 0;
 }
@@ -77,28 +79,20 @@ static void format_push(struct bench *b, unsigned request, unsigned messages, ui
     static char text[400];
     msc4203_message message;
     msc4203_request id;
-    msc4203_device who;
     char device[16];
     uint64_t first;
     uint32_t batch;
     unsigned i;
+    int bytes;
 
     CHECK(b->queue.begin(b->queue.context, &batch) == MSC4203_OK);
     for (i = 0; i < messages; i++) {
-        bench_device(request % 3 + i, device, &who);
-        memset(&message, 0, sizeof message);
-        message.time_ms = UINT64_C(1800000000000) + request;
-        message.channels = channels;
-        message.item.sender = contract_span("@alice:gw.example");
-        message.item.type = contract_span("m.room.encrypted");
-        message.item.user_id = who.user_id;
-        message.item.device_id = who.device_id;
-        message.item.content.ptr = text;
-        message.item.content.len =
-            (size_t)sprintf(text, "{\"request\":%u,\"index\":%u,\"text\":\"%.*s\"}", request, i,
-                            (int)(request * 7 % 90),
-                            "abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyzabcdefghijklmno"
-                            "pqrstuvwxyzabcdefghijklmnopqrstuvwxyz");
+        bytes = sprintf(text, "{\"request\":%u,\"index\":%u,\"text\":\"%.*s\"}", request, i,
+                        (int)(request * 7 % 90),
+                        "abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyzabcdefghijklmno"
+                        "pqrstuvwxyzabcdefghijklmnopqrstuvwxyz");
+        bench_message(&message, device, request % 3 + i, channels,
+                      UINT64_C(1800000000000) + request, text, (size_t)bytes);
         CHECK(b->queue.push(b->queue.context, batch, &message) == MSC4203_OK);
     }
     contract_request(request, 1, &id);

@@ -63,25 +63,10 @@ static void power_where(void)
                (unsigned long long)power_now.seed);
 }
 
-/* Closes the log, which may fail, and opens it again. */
-static void power_close(struct bench *b, struct contract *c)
-{
-    int result;
-
-    c->doing = "close";
-    result = msc4203_log_close(&b->log);
-    if (contract_failed(c, result))
-        return;
-    CHECK(result == MSC4203_OK);
-    contract_flushed(c);
-    b->fake.fail_at = 0;
-    contract_reopen(c, (int)test_below(2));
-}
-
 static void power_step(struct bench *b, struct contract *c)
 {
     if (test_below(50) == 0)
-        power_close(b, c);
+        bench_close(b, c);
     else
         contract_step(c);
     if (getenv("TEST_TRACE") != NULL)
