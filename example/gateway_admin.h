@@ -76,9 +76,10 @@ static size_t status_text(char *to)
 
     msc4203_log_usage_get(&g.log, &usage);
     at = (size_t)sprintf(
-        to, "{\"queued\":%llu,\"queued_max\":%llu,\"bytes_used\":%llu,\"bytes_capacity\":%llu,\"bytes_free\":%llu,"
-            "\"sync_pending\":%llu,\"parked\":%llu,\"damaged\":%llu,\"devices\":%llu,"
-            "\"devices_max\":%lu,\"connections\":%d,\"store_error\":",
+        to, "{\"queued\":%llu,\"queued_max\":%llu,\"bytes_used\":%llu,"
+            "\"bytes_capacity\":%llu,\"bytes_free\":%llu,\"sync_pending\":%llu,"
+            "\"parked\":%llu,\"damaged\":%llu,\"devices\":%llu,\"devices_max\":%lu,"
+            "\"connections\":%d,\"store_error\":",
         (unsigned long long)usage.messages, (unsigned long long)usage.messages_max,
         (unsigned long long)usage.used,
         (unsigned long long)usage.capacity, (unsigned long long)(usage.capacity - usage.used),

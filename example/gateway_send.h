@@ -7,7 +7,8 @@
 #include "gateway_keys.h"
 
 /* Whether a message that waits for /sync alone would take what is kept for appservices: the last
- * sixteenth of the places for devices, and the last eighth of the store, in bytes and in messages. */
+ * sixteenth of the places for devices, and the last eighth of the store, in bytes and in
+ * messages. */
 static int send_is_kept(const msc4203_message *message)
 {
     msc4203_log_usage usage;

@@ -94,8 +94,8 @@ static uint32_t store_least(uint64_t a, uint64_t b)
 }
 
 /* How a store is made: how many messages can wait, and how many devices can have some. That is what
- * it has room for, at 512 bytes a message and 4 KiB a device, as far as a quarter of the memory holds
- * either. */
+ * it has room for, at 512 bytes a message and 4 KiB a device, as far as a quarter of the memory
+ * holds either. */
 static msc4203_log_config store_shape(const struct config *c)
 {
     msc4203_log_config shape;
@@ -142,9 +142,9 @@ static int store_make(const struct config *c)
     return result;
 }
 
-/* Opens the file, makes it when there is none (if it may), and sets how much memory its index and its
- * buffer take: a sixteenth of all, at the most, for the buffer. Returns a result; when that is not
- * MSC4203_OK, g.store_why says why. */
+/* Opens the file, makes it when there is none (if it may), and sets how much memory its index and
+ * its buffer take: a sixteenth of all, at the most, for the buffer. Returns a result; when that is
+ * not MSC4203_OK, g.store_why says why. */
 static int store_open(int make)
 {
     const struct config *c = g.config;
