@@ -8107,8 +8107,11 @@ MSC4203_PRIVATE void log_read_commit(struct msc4203_log_state *s, const struct l
     }
 }
 
-MSC4203_PRIVATE void log_raise(uint32_t mark[2], uint64_t number)
+/* Takes a mark for read. Numbers up to it were given out, also where the records that did so were
+ * lost: none of them is given out again, to a message that would then be behind the mark. */
+MSC4203_PRIVATE void log_raise(struct msc4203_log_state *s, uint32_t mark[2], uint64_t number)
 {
+    s->highest = log_larger(s->highest, number);
     if (number > log_number64(mark))
         log_set64(mark, number);
 }
@@ -8125,7 +8128,8 @@ MSC4203_PRIVATE void log_read_channel(struct msc4203_log_state *s, const struct 
         log_unsettle(s);
     }
     log_set64(s->held + 2 * c, held);
-    log_raise(s->channel[c].done, r->word[6] | (uint64_t)(r->word[5] >> 16) << 32);
+    s->highest = log_larger(s->highest, held);
+    log_raise(s, s->channel[c].done, r->word[6] | (uint64_t)(r->word[5] >> 16) << 32);
     s->channel[c].position = r->small & LOG_GIVEN_BACK ? 0 : r->position;
 }
 
@@ -8140,7 +8144,7 @@ MSC4203_PRIVATE void log_read_dropped(struct msc4203_log_state *s, const struct 
     if (device == 0)
         return;
     if (r->bytes == 0) {
-        log_raise(s->device[device].chain + MARK_DROPPED, log_number64(r->word + 6));
+        log_raise(s, s->device[device].chain + MARK_DROPPED, log_number64(r->word + 6));
         return;
     }
     log_settle(s);
@@ -8216,12 +8220,12 @@ MSC4203_APART void log_apply(struct msc4203_log_state *s, const struct log_recor
         log_read_channel(s, r);
         return;
     case LOG_DONE:
-        log_raise(s->channel[r->small & 31].done, log_number64(r->word + 4));
+        log_raise(s, s->channel[r->small & 31].done, log_number64(r->word + 4));
         return;
     case LOG_SYNCED:
         device = log_device(s, r->word + 4);
         if (device != 0)
-            log_raise(s->device[device].chain + MARK_SYNCED, log_number64(r->word + 6));
+            log_raise(s, s->device[device].chain + MARK_SYNCED, log_number64(r->word + 6));
         return;
     case LOG_TAKEN:
         memset(&e, 0, sizeof e);
@@ -8592,6 +8596,7 @@ MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
         return;
     k = s->segment[s->current].sequence;
     log_make_void(s, k, k + ((uint32_t)1 << 30));
+    s->next = log_larger(s->next, s->highest + 1);
     for (k = 0; k < LOG_BATCHES; k++) {
         struct msc4203_log_batch *b = &s->batch[k];
         if (b->count > s->gap_left && (b->state == BATCH_LOST || b->time != s->damaged)) {
@@ -8603,7 +8608,6 @@ MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
         log_read_lost(s, b);
     }
     log_settle(s);
-    s->next = log_larger(s->next, s->highest + 1);
     s->next += s->messages + 1; /* numbers that were given out, and lost before they were durable */
 }
 
