@@ -8701,8 +8701,8 @@ MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storag
 MSC4203_API void msc4203_log_quotas(msc4203_log *log, uint64_t channel_bytes,
                                     uint64_t device_bytes)
 {
-    log->priv.channel_units = log_clip((uint32_t)(channel_bytes / LOG_UNIT), 0, UINT32_MAX);
-    log->priv.device_units = log_clip((uint32_t)(device_bytes / LOG_UNIT), 0, UINT32_MAX);
+    log->priv.channel_units = log_clip(UINT32_MAX, 0, channel_bytes / LOG_UNIT);
+    log->priv.device_units = log_clip(UINT32_MAX, 0, device_bytes / LOG_UNIT);
 }
 
 MSC4203_API uint64_t msc4203_log_key(const msc4203_log *log)

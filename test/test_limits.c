@@ -322,7 +322,7 @@ static void test_quotas(void)
         CHECK(bench_push(&b, 1, 3, 400, NULL) == MSC4203_OK); /* /sync has no limit but a device's */
         CHECK(bench_push(&b, 1, 4, 400, NULL) == MSC4203_OK);
         CHECK(bench_push(&b, 8, 5, 400, NULL) == MSC4203_OK);
-    msc4203_log_quotas(&b.log, 0, 0);
+        msc4203_log_quotas(&b.log, ((uint64_t)1 << 36) + 16, ((uint64_t)1 << 36) + 16);
         CHECK(bench_push(&b, 2, 1, 400, NULL) == MSC4203_OK);
         bench_free(&b);
     }
@@ -576,30 +576,41 @@ static void test_lost_segment(void)
 }
 
 /* The records that gave out numbers are damaged, and the mark behind them is not: what comes later
- * gets other numbers, and is not taken for done. */
-static void test_numbers_lost(void)
+ * gets other numbers, and is not taken for done, or for what is in flight. Of these marks: */
+enum { LOST_DONE, LOST_SYNCED, LOST_HELD, LOST_KINDS };
+static void test_numbers_lost(int kind)
 {
     static struct bench b;
     msc4203_queue *q = &b.queue;
     msc4203_span record = contract_span("r");
     msc4203_message got;
-    uint64_t number = 0, last, at = 0, end = 0;
+    msc4203_device who;
+    char device[16];
+    uint64_t number = 0, last = 0, at = 0, end = 0;
     uint32_t batch, i, k;
+    int held = kind == LOST_HELD;
 
     limits_config(&b, &shapes[SHAPE_512], 4 << 20, 64, 8, 2000);
+    bench_device(0, device, &who);
     while (b.fake.end % bench_segment(&b) > 2048)
         bench_age(&b, 1);
     for (i = 0; i < 9; i++) { /* more messages than can wait */
         CHECK(q->begin(q->context, &batch) == MSC4203_OK);
         for (k = 0; k < 25; k++)
-            CHECK(bench_add(&b, batch, 2, k % 4, 1) == MSC4203_OK);
+            CHECK(bench_add(&b, batch, kind == LOST_SYNCED ? 1 : held && i < 8 ? 4 : 2, 0, 1) ==
+                  MSC4203_OK);
         CHECK(q->commit(q->context, batch, NULL, &number) == MSC4203_OK);
         CHECK(bench_flush(&b) == MSC4203_OK);
         at = i == 1 ? b.fake.end : at;
         end = b.fake.end;
-        CHECK(q->done(q->context, 1, NULL, number + 24, NULL) == MSC4203_OK);
+        last = number + 24;
+        if (held && i == 8)
+            CHECK(q->hold(q->context, 1, last, &record) == MSC4203_OK);
+        else if (kind == LOST_SYNCED)
+            CHECK(q->done(q->context, 0, &who, last, NULL) == MSC4203_OK);
+        else
+            CHECK(q->done(q->context, held ? 2 : 1, NULL, last, NULL) == MSC4203_OK);
     }
-    last = number + 24;
     for (i = 0; i < 3; i++)
         CHECK(q->hold(q->context, PARKED, 0, &record) == MSC4203_OK &&
               bench_flush(&b) == MSC4203_OK);
@@ -607,10 +618,12 @@ static void test_numbers_lost(void)
     memset(b.fake.seen + at, 0xEE, (size_t)(end - at));
     bench_hurt(&b);
     CHECK(bench_open(&b) == MSC4203_OK && bench_damaged(&b) != 0);
-    CHECK(bench_push(&b, 2, 1, 1, &number) == MSC4203_OK && number > last);
+    CHECK(bench_push(&b, 3, 0, 1, &number) == MSC4203_OK && number > last);
     CHECK(bench_flush(&b) == MSC4203_OK);
-    CHECK(q->next(q->context, 1, NULL, 0, limits_memory, sizeof limits_memory, &got) ==
-              MSC4203_ITEM && got.number == number);
+    CHECK(q->next(q->context, kind == LOST_SYNCED ? 0 : 1, kind == LOST_SYNCED ? &who : NULL,
+                  held ? last : 0, limits_memory, sizeof limits_memory, &got) ==
+          MSC4203_ITEM);
+    CHECK(got.number == number);
     bench_free(&b);
 }
 
@@ -887,7 +900,8 @@ int main(void)
     test_few(4, 300, 1);
     test_lost_device();
     test_lost_segment();
-    test_numbers_lost();
+    for (i = 0; i < LOST_KINDS; i++)
+        test_numbers_lost((int)i);
     test_openings();
     test_wrong_index();
     test_two_logs();
