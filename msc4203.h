@@ -1215,9 +1215,11 @@ typedef struct msc4203_queue {
      * is given as for next()). With a `record`, that replaces the channel's record, as if by
      * hold(), in the same step, which a crash MUST NOT split (but for MSC4203_CHANNEL_SYNC, of
      * which the older messages may be taken and the newer ones not). Numbers that are not visible
-     * yet are not taken. MUST NOT fail for lack of room.
+     * yet are not taken. MUST NOT fail for lack of room, unless it brings the first record of a
+     * channel without a name.
      *
-     * Returns MSC4203_OK, also when nothing waited. */
+     * Returns MSC4203_OK, also when nothing waited; MSC4203_E_TOO_LARGE when `record` has more than
+     * 4,096 bytes; MSC4203_E_QUEUE_FULL in the case above. */
     int (*done)(void *context, uint32_t channel, const msc4203_device *device, uint64_t through,
                 const msc4203_span *record);
 
@@ -1226,7 +1228,8 @@ typedef struct msc4203_queue {
      * most 4,096 bytes; the state of whoever delivers on it) in the same step. Those that a lower
      * `through` lets go of are taken out, if they were of a device that was dropped meanwhile.
      *
-     * Returns MSC4203_OK; MSC4203_E_TOO_LARGE; MSC4203_E_QUEUE_FULL. */
+     * Returns MSC4203_OK; MSC4203_E_TOO_LARGE; MSC4203_E_QUEUE_FULL when there is no room for the
+     * first record of a channel without a name. */
     int (*hold)(void *context, uint32_t channel, uint64_t through, const msc4203_span *record);
 
     /* Takes message `number` out of `channel` (and `device`, as for next()) and, if `channels` is
@@ -6184,6 +6187,13 @@ MSC4203_PRIVATE int log_fits(const struct msc4203_log_state *s, uint32_t units)
     return s->live + units <= log_capacity(s, units > s->largest ? units : s->largest);
 }
 
+/* Whether a channel's record fits: there is room for one more whenever a channel gets its first. */
+MSC4203_PRIVATE int log_record_fits(const struct msc4203_log_state *s, uint32_t channel)
+{
+    return s->channel[channel].position != 0 || channel == MSC4203_CHANNEL_PARKED ||
+           log_fits(s, s->channel_units_max);
+}
+
 /* The segment with the next sequence number after this one; `segments` when there is none. */
 MSC4203_PRIVATE uint32_t log_after(const struct msc4203_log_state *s, uint32_t sequence)
 {
@@ -6328,6 +6338,7 @@ MSC4203_APART void log_write_channel(struct msc4203_log_state *s, uint32_t chann
     struct msc4203_log_channel *c = &s->channel[channel];
     uint32_t word[8], units, bytes;
     struct log_part part[2];
+    int had = c->position != 0;
 
     log_channel_parts(s, channel, name, record, part);
     s->damaged_channels &= ~((uint32_t)1 << channel);
@@ -6346,6 +6357,8 @@ MSC4203_APART void log_write_channel(struct msc4203_log_state *s, uint32_t chann
     log_put(s, NULL, units * LOG_UNIT - bytes);
     if (flags & LOG_GIVEN_BACK)
         c->position = 0;
+    if (channel != MSC4203_CHANNEL_PARKED)
+        s->named = (uint8_t)(s->named - had + (c->position != 0));
 }
 
 MSC4203_PRIVATE void log_append_abort(struct msc4203_log_state *s, uint32_t batch)
@@ -7007,6 +7020,8 @@ MSC4203_PRIVATE int log_done(void *context, uint32_t channel, const msc4203_devi
         result = MSC4203_E_USAGE;
     if (result == MSC4203_OK && record != NULL && record->len > s->record_max)
         result = MSC4203_E_TOO_LARGE;
+    if (result == MSC4203_OK && record != NULL && !log_record_fits(s, channel))
+        result = MSC4203_E_QUEUE_FULL;
     if (result != MSC4203_OK)
         return result;
     log_room(s, record != NULL ? LOG_NAMED_UNITS + (uint32_t)record->len / LOG_UNIT : 2);
@@ -7065,6 +7080,8 @@ MSC4203_PRIVATE int log_hold(void *context, uint32_t channel, uint64_t through,
         result = MSC4203_E_USAGE;
     if (result == MSC4203_OK && record->len > s->record_max)
         result = MSC4203_E_TOO_LARGE;
+    if (result == MSC4203_OK && !log_record_fits(s, channel))
+        result = MSC4203_E_QUEUE_FULL;
     if (result != MSC4203_OK)
         return result;
     log_room(s, LOG_NAMED_UNITS + (uint32_t)record->len / LOG_UNIT);
@@ -7276,14 +7293,6 @@ MSC4203_APART int log_is_named(struct msc4203_log_state *s, uint32_t channel,
     return 1;
 }
 
-MSC4203_PRIVATE void log_count_named(struct msc4203_log_state *s)
-{
-    uint32_t c;
-
-    for (s->named = 0, c = 1; c < MSC4203_CHANNEL_PARKED; c++)
-        s->named = (uint8_t)(s->named + (s->channel[c].position != 0));
-}
-
 MSC4203_PRIVATE int log_channel(void *context, const msc4203_span *name, int make,
                                 uint32_t *channel)
 {
@@ -7314,7 +7323,6 @@ MSC4203_PRIVATE int log_channel(void *context, const msc4203_span *name, int mak
         return MSC4203_E_QUEUE_FULL;
     memset(&empty, 0, sizeof empty);
     log_write_channel(s, c, name, &empty, 0);
-    log_count_named(s);
     *channel = c;
     return log_has_written(s);
 }
@@ -7337,7 +7345,6 @@ MSC4203_PRIVATE int log_release(void *context, uint32_t channel)
     memset(&empty, 0, sizeof empty);
     log_set64(s->held + 2 * channel, 0);
     log_write_channel(s, channel, &empty, &empty, LOG_GIVEN_BACK);
-    log_count_named(s);
     return log_has_written(s);
 }
 
@@ -8664,7 +8671,7 @@ MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storag
                                  size_t bytes, uint64_t random)
 {
     struct msc4203_log_state *s = &log->priv;
-    uint32_t image;
+    uint32_t image, i;
     msc4203_log_config config;
     size_t used;
     int result = log_inspect(s, storage, &config);
@@ -8691,7 +8698,8 @@ MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storag
     }
     log_buffer_begin(s, 0);
     s->settled = s->next;
-    log_count_named(s);
+    for (s->named = 0, i = 1; i < MSC4203_CHANNEL_PARKED; i++)
+        s->named = (uint8_t)(s->named + (s->channel[i].position != 0));
     s->phase = PHASE_READ_ONLY;
     if (!s->error && log_is_writable(s))
         log_begin_writing(s, random);

@@ -575,6 +575,40 @@ static void test_lost_segment(void)
     bench_free(&b);
 }
 
+/* Channels without names get records, as far as there is room for them: a log is never too full for
+ * what it has, and takes as much when it was opened again. */
+static void test_unnamed(void)
+{
+    static struct bench b;
+    msc4203_queue *q = &b.queue;
+    msc4203_span record = contract_span("r");
+    msc4203_log_usage before, after;
+    uint32_t channel, taken = 0;
+
+    limits_config(&b, &shapes[SHAPE_512], 64 * 1024, 64, 8, 1000);
+    for (channel = 1; channel < MSC4203_CHANNEL_PARKED; channel++) {
+        int result = channel % 2 ? q->hold(q->context, channel, 0, &record)
+                                 : q->done(q->context, channel, NULL, 0, &record);
+        if (result == MSC4203_OK)
+            CHECK(++taken == channel); /* once it is full it stays so */
+        else
+            CHECK(result == MSC4203_E_QUEUE_FULL);
+        msc4203_log_usage_get(&b.log, &after);
+        CHECK(after.used <= after.capacity);
+    }
+    CHECK(taken != 0 && taken < MSC4203_CHANNEL_PARKED - 1);
+    CHECK(q->hold(q->context, 1, 0, &record) == MSC4203_OK); /* again, for which there is room */
+    CHECK(q->hold(q->context, MSC4203_CHANNEL_PARKED, 0, &record) == MSC4203_OK);
+    CHECK(q->release(q->context, 1) == MSC4203_OK);
+    CHECK(bench_push(&b, 2, 1, 100, NULL) == MSC4203_OK && bench_flush(&b) == MSC4203_OK);
+    msc4203_log_usage_get(&b.log, &before);
+    fake_forget(&b.fake);
+    CHECK(bench_open(&b) == MSC4203_OK);
+    msc4203_log_usage_get(&b.log, &after);
+    CHECK(after.capacity == before.capacity && after.used == before.used);
+    bench_free(&b);
+}
+
 /* The records that gave out numbers are damaged, and the mark behind them is not: what comes later
  * gets other numbers, and is not taken for done, or for what is in flight. Of these marks: */
 enum { LOST_DONE, LOST_SYNCED, LOST_HELD, LOST_KINDS };
@@ -900,6 +934,7 @@ int main(void)
     test_few(4, 300, 1);
     test_lost_device();
     test_lost_segment();
+    test_unnamed();
     for (i = 0; i < LOST_KINDS; i++)
         test_numbers_lost((int)i);
     test_openings();
