@@ -207,8 +207,8 @@ for number in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
     } >"$dir/fuzz_log_ops/$number"
 done
 
-# Logs (see fuzz_log_open.c): patched and worked with, the checksums left alone or made right (8),
-# in memory (16) or behind functions.
+# Logs (see fuzz_log_open.c): patched and worked with, in memory (16) or behind functions; with
+# FUZZ_FORGED, the checksums left alone or made right (8).
 for number in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23; do
     {
         bytes $((1 + number % 4 * 8)) $((number % 8)) $((number % 3 * 4)) 0
