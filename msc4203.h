@@ -1216,7 +1216,7 @@ typedef struct msc4203_queue {
      * hold(), in the same step, which a crash MUST NOT split (but for MSC4203_CHANNEL_SYNC, of
      * which the older messages may be taken and the newer ones not). Numbers that are not visible
      * yet are not taken. MUST NOT fail for lack of room, unless it brings the first record of a
-     * channel without a name.
+     * channel that has no name and never had a message.
      *
      * Returns MSC4203_OK, also when nothing waited; MSC4203_E_TOO_LARGE when `record` has more than
      * 4,096 bytes; MSC4203_E_QUEUE_FULL in the case above. */
@@ -1229,7 +1229,7 @@ typedef struct msc4203_queue {
      * `through` lets go of are taken out, if they were of a device that was dropped meanwhile.
      *
      * Returns MSC4203_OK; MSC4203_E_TOO_LARGE; MSC4203_E_QUEUE_FULL when there is no room for the
-     * first record of a channel without a name. */
+     * first record of a channel that has no name and never had a message. */
     int (*hold)(void *context, uint32_t channel, uint64_t through, const msc4203_span *record);
 
     /* Takes message `number` out of `channel` (and `device`, as for next()) and, if `channels` is
@@ -1458,11 +1458,12 @@ struct msc4203_log_state {
     uint32_t devices_used, device_free;
     uint32_t live, largest, damaged;
     uint32_t damaged_channels;          /* whose records were found so, and counted */
+    uint32_t roomed;                    /* channels for whose records room is kept */
     uint32_t low, free_min, clean_segment, clean_entry, clean_unit, clean_first, clean_items;
     uint32_t channel_units_max;
     int32_t debt;
     uint32_t channel_units, device_units; /* quotas */
-    uint8_t phase, error, empty, named;
+    uint8_t phase, error, empty;
 };
 
 /* A log. Treat `priv` as private. */
@@ -6168,30 +6169,34 @@ MSC4203_APART void log_write_items(struct msc4203_log_state *s, int which, uint3
 /* Units that all messages together may take. Copied one after the other, they leave less than the
  * largest of them free in each segment, and less than half of it. Other segments are needed to copy
  * them to, and because what is freed is free two syncs later: the fewer sectors a segment has, the
- * more of them. What is remembered, and each named channel's record, has its room too. */
+ * more of them. What is remembered, and the record of each channel in use, has its room too. */
 MSC4203_PRIVATE uint32_t log_capacity(const struct msc4203_log_state *s, uint32_t largest)
 {
     uint32_t usable = s->segment_units - LOG_HEADER_UNITS;
     uint32_t most = largest > s->channel_units_max ? largest : s->channel_units_max;
     uint32_t each = most < usable / 2 ? usable - most : usable / 2;
     uint32_t all = s->segments > s->low ? (s->segments - s->low) * each : 0;
-    uint32_t kept = (s->items[LOG_REQUESTS] + s->items[LOG_OPENINGS]) * 2 +
-                    (s->named + 1u) * s->channel_units_max;
+    uint32_t kept = (s->items[LOG_REQUESTS] + s->items[LOG_OPENINGS]) * 2, channels;
 
+    for (channels = s->roomed & ~(uint32_t)1; channels != 0; channels &= channels - 1)
+        kept += s->channel_units_max;
     return all > kept ? all - kept : 0;
 }
 
-/* Whether so many units more fit. */
-MSC4203_PRIVATE int log_fits(const struct msc4203_log_state *s, uint32_t units)
+/* Whether so many units more fit, of messages for these channels. With the first thing that a
+ * channel gets, room is kept for its record: that fits whenever it comes. */
+MSC4203_PRIVATE int log_fits(struct msc4203_log_state *s, uint32_t units, uint32_t channels)
 {
-    return s->live + units <= log_capacity(s, units > s->largest ? units : s->largest);
-}
+    uint32_t before = s->roomed, room;
 
-/* Whether a channel's record fits: there is room for one more whenever a channel gets its first. */
-MSC4203_PRIVATE int log_record_fits(const struct msc4203_log_state *s, uint32_t channel)
-{
-    return s->channel[channel].position != 0 || channel == MSC4203_CHANNEL_PARKED ||
-           log_fits(s, s->channel_units_max);
+    s->roomed |= channels;
+    if (units == 0 && s->roomed == before)
+        return 1;
+    room = log_capacity(s, units > s->largest ? units : s->largest);
+    if (room != 0 && s->live + units <= room)
+        return 1;
+    s->roomed = before;
+    return 0;
 }
 
 /* The segment with the next sequence number after this one; `segments` when there is none. */
@@ -6338,7 +6343,6 @@ MSC4203_APART void log_write_channel(struct msc4203_log_state *s, uint32_t chann
     struct msc4203_log_channel *c = &s->channel[channel];
     uint32_t word[8], units, bytes;
     struct log_part part[2];
-    int had = c->position != 0;
 
     log_channel_parts(s, channel, name, record, part);
     s->damaged_channels &= ~((uint32_t)1 << channel);
@@ -6357,8 +6361,6 @@ MSC4203_APART void log_write_channel(struct msc4203_log_state *s, uint32_t chann
     log_put(s, NULL, units * LOG_UNIT - bytes);
     if (flags & LOG_GIVEN_BACK)
         c->position = 0;
-    if (channel != MSC4203_CHANNEL_PARKED)
-        s->named = (uint8_t)(s->named - had + (c->position != 0));
 }
 
 MSC4203_PRIVATE void log_append_abort(struct msc4203_log_state *s, uint32_t batch)
@@ -6865,7 +6867,7 @@ MSC4203_PRIVATE int log_push(void *context, uint32_t batch, const msc4203_messag
         item->user_id.len > 0xFFFF || item->device_id.len > 0xFFFF)
         return MSC4203_E_TOO_LARGE;
     units = log_units_for((uint32_t)bytes + LOG_MESSAGE_FIXED);
-    if (!log_fits(s, units))
+    if (!log_fits(s, units, message->channels))
         return MSC4203_E_QUEUE_FULL;
     log_room(s, units);
     result = log_batch_state(s, batch); /* making room may have given it up */
@@ -7020,7 +7022,7 @@ MSC4203_PRIVATE int log_done(void *context, uint32_t channel, const msc4203_devi
         result = MSC4203_E_USAGE;
     if (result == MSC4203_OK && record != NULL && record->len > s->record_max)
         result = MSC4203_E_TOO_LARGE;
-    if (result == MSC4203_OK && record != NULL && !log_record_fits(s, channel))
+    if (result == MSC4203_OK && record != NULL && !log_fits(s, 0, (uint32_t)1 << channel))
         result = MSC4203_E_QUEUE_FULL;
     if (result != MSC4203_OK)
         return result;
@@ -7080,7 +7082,7 @@ MSC4203_PRIVATE int log_hold(void *context, uint32_t channel, uint64_t through,
         result = MSC4203_E_USAGE;
     if (result == MSC4203_OK && record->len > s->record_max)
         result = MSC4203_E_TOO_LARGE;
-    if (result == MSC4203_OK && !log_record_fits(s, channel))
+    if (result == MSC4203_OK && !log_fits(s, 0, (uint32_t)1 << channel))
         result = MSC4203_E_QUEUE_FULL;
     if (result != MSC4203_OK)
         return result;
@@ -7141,7 +7143,8 @@ MSC4203_PRIVATE int log_move(void *context, uint32_t channel, const msc4203_devi
         return MSC4203_END;
     if (channels != 0) {
         alone = s->entry[i].channels == (uint32_t)1 << channel;
-        if (!alone && (!log_has_entry(s) || !log_fits(s, log_units(&s->entry[i]))))
+        if ((!alone && !log_has_entry(s)) ||
+            !log_fits(s, alone ? 0 : log_units(&s->entry[i]), channels))
             return MSC4203_E_QUEUE_FULL;
         if (s->next >= LOG_NUMBER_MAX)
             return MSC4203_E_QUEUE_FULL;
@@ -7313,14 +7316,12 @@ MSC4203_PRIVATE int log_channel(void *context, const msc4203_span *name, int mak
     result = log_has_read(s, make ? log_is_closed(s) : MSC4203_END);
     if (result != MSC4203_OK)
         return result;
-    if (!log_fits(s, s->channel_units_max))
-        return MSC4203_E_QUEUE_FULL;
-    log_room(s, s->channel_units_max);
     for (c = MSC4203_CHANNEL_FIRST; c < MSC4203_CHANNEL_PARKED; c++)
         if (s->channel[c].position == 0 && s->channel[c].units == 0)
             break;
-    if (c == MSC4203_CHANNEL_PARKED)
+    if (c == MSC4203_CHANNEL_PARKED || !log_fits(s, 0, (uint32_t)1 << c))
         return MSC4203_E_QUEUE_FULL;
+    log_room(s, s->channel_units_max);
     memset(&empty, 0, sizeof empty);
     log_write_channel(s, c, name, &empty, 0);
     *channel = c;
@@ -7339,6 +7340,8 @@ MSC4203_PRIVATE int log_release(void *context, uint32_t channel)
         return MSC4203_E_USAGE;
     if (s->channel[channel].units != 0)
         return MSC4203_E_BUSY;
+    if (channel != MSC4203_CHANNEL_PARKED)
+        s->roomed &= ~((uint32_t)1 << channel);
     if (s->channel[channel].position == 0)
         return MSC4203_OK;
     log_room(s, s->channel_units_max);
@@ -7431,6 +7434,7 @@ MSC4203_APART int log_sizes(struct msc4203_log_state *s, const msc4203_log_confi
     if (s->items[LOG_OPENINGS] == 0)
         s->items[LOG_OPENINGS] = log_clip((uint32_t)(region >> 12), 4, 1000);
     s->largest = s->message_units;
+    s->roomed = (uint32_t)1 << MSC4203_CHANNEL_PARKED;
     if (s->messages > LOG_MESSAGES_MAX || s->devices > LOG_DEVICES_MAX ||
         s->items[LOG_REQUESTS] > region >> 6 || s->items[LOG_OPENINGS] > region >> 6 ||
         log_capacity(s, s->message_units) < s->message_units + 4 * s->channel_units_max)
@@ -8698,8 +8702,9 @@ MSC4203_API int msc4203_log_open(msc4203_log *log, const msc4203_storage *storag
     }
     log_buffer_begin(s, 0);
     s->settled = s->next;
-    for (s->named = 0, i = 1; i < MSC4203_CHANNEL_PARKED; i++)
-        s->named = (uint8_t)(s->named + (s->channel[i].position != 0));
+    for (i = 1; i < MSC4203_CHANNEL_PARKED; i++)
+        if (s->channel[i].position != 0 || s->channel[i].units != 0)
+            s->roomed |= (uint32_t)1 << i;
     s->phase = PHASE_READ_ONLY;
     if (!s->error && log_is_writable(s))
         log_begin_writing(s, random);

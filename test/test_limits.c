@@ -294,7 +294,8 @@ static void test_full(void)
     CHECK(bench_open(&b) == MSC4203_OK && bench_damaged(&b) == 0);
     CHECK(q->count(q->context, 1, NULL, &counts) == MSC4203_OK && counts.messages == 40);
     bench_free(&b);
-    /* bytes: a channel's record has no room then, and a message moves only where it waits alone */
+    /* bytes: a channel's record has no room then, and a message moves only where it waits alone, to
+     * a channel whose record has its room */
     limits_config(&b, &shapes[SHAPE_512], 64 * 1024, 1000, 4, 3000);
     while (bench_push(&b, 6, 1, 2500, &number) == MSC4203_OK)
         ;
@@ -304,7 +305,8 @@ static void test_full(void)
     CHECK(q->move(q->context, 1, NULL, number, 8, &moved) == MSC4203_E_QUEUE_FULL);
     CHECK(q->channel(q->context, &message.item.type, 1, &batch) == MSC4203_E_QUEUE_FULL);
     CHECK(q->done(q->context, 2, NULL, UINT64_MAX, NULL) == MSC4203_OK);
-    CHECK(q->move(q->context, 1, NULL, number, 8, &moved) == MSC4203_OK);
+    CHECK(q->move(q->context, 1, NULL, number, 8, &moved) == MSC4203_E_QUEUE_FULL);
+    CHECK(q->move(q->context, 1, NULL, number, 4, &moved) == MSC4203_OK);
     bench_free(&b);
 }
 
