@@ -257,7 +257,8 @@
  * damaged place: a message is reported by next(); of what took messages out, they come again; a
  * batch whose end is lost is delivered all the same. Two things are lost with more than their own
  * bytes: what the last flush before a crash wrote, if any of it is damaged, for then it looks like
- * a flush that was never completed; and a batch that ends in the newest segment, if all of that is.
+ * a flush that was never completed (a batch before it too, if the batch's end is damaged as well);
+ * and a batch that ends in the newest segment, if all of that is.
  *
  * Cost. No operation's cost depends on how many messages wait, but expire()'s, drop()'s (on those
  * of the device), and that of opening after a crash, which reads the region once. After
@@ -4855,7 +4856,8 @@ MSC4203_API void msc4203_digest_end(msc4203_digest *digest, unsigned char out[16
  * The end of the log is the first record that is not whole, unless something later says that this
  * place was durable: then it is damage, and reading goes on behind it. Each opening for writing
  * begins a segment, whose header says where the one before it ended, and which are void: so nothing
- * that was cut off comes back, and nothing is written twice.
+ * that was cut off comes back, and nothing is written twice. It has a salt of its own, which is
+ * worked out from the one before: so records are found also where a header was lost.
  * --------------------------------------------------------------------------------------------- */
 
 /* 6. log: begin */
@@ -4885,7 +4887,8 @@ enum {
     LOG_ITEMS = 8,           /* requests or openings that are copied together */
     LOG_GROUP = 64,          /* entries of a group, groups of a group of the second level */
     LOG_IMAGE_WORDS = 1024,  /* of a part of the index, on the storage */
-    LOG_FREE_MIN = 3         /* segments that stay free whatever is called */
+    LOG_FREE_MIN = 3,        /* segments that stay free whatever is called */
+    LOG_TRIES = 4            /* sequence numbers with which a lost header is looked for */
 };
 
 /* Kinds of records. */
@@ -7770,6 +7773,38 @@ MSC4203_PRIVATE int log_is_bare(struct msc4203_log_state *s, uint32_t segment)
            !log_states_durable(s, segment, LOG_HEADER_UNITS, 0);
 }
 
+/* The salt of an opening that begins with the segment of this sequence number. Whoever knows the one
+ * before it, and has lost this segment's header, can work it out. Where the power failed in an
+ * opening it is used again, in the same place: nothing but the same records was written there. */
+MSC4203_PRIVATE uint32_t log_salt(const struct msc4203_log_state *s, uint32_t sequence)
+{
+    return log_fixed_sum(s->key, s->segment[s->current].salt, sequence, NULL, 0);
+}
+
+/* The segment after the newest one may have lost its header since it was written. It is in the next
+ * free place: of the same opening, or the first one of a later opening, which leaves out the numbers
+ * of segments that count for nothing. */
+MSC4203_PRIVATE int log_find_newest(struct msc4203_log_state *s)
+{
+    uint32_t i, k, sequence = s->sequence + 1, salt = s->salt;
+
+    s->unused = s->oldest;
+    i = log_next_free(s);
+    for (k = 0; k <= LOG_TRIES; k++, salt = log_salt(s, sequence)) {
+        if (log_is_segment(s, i, sequence, salt, 0)) {
+            s->previous = s->sequence;
+            s->previous_salt = s->salt;
+            s->sequence = sequence;
+            s->header_oldest = s->oldest;
+            s->previous_end = s->previous_durable = s->segment_units;
+            s->current = i;
+            return 1;
+        }
+        sequence += k != 0;
+    }
+    return 0;
+}
+
 /* Finds the segments. When the power failed as soon as the newest one had its header, that counts
  * for nothing: it may say that the one before it is void, which has openings that this one was to
  * repeat. */
@@ -7792,6 +7827,8 @@ MSC4203_APART void log_survey(struct msc4203_log_state *s, uint32_t *image)
     log_look_through(s, image);
     if (s->sequence != 0)
         log_go_back(s);
+    if (log_find_newest(s))
+        *image = 0;
 }
 
 /* ---- opening: reading the records ---- */
@@ -7824,6 +7861,12 @@ MSC4203_APART void log_sort(struct msc4203_log_state *s)
             entry[k] = e;
         }
     }
+}
+
+/* Notes a number that was given out: none up to it is given out again. */
+MSC4203_APART void log_met(struct msc4203_log_state *s, uint64_t number)
+{
+    s->highest = log_larger(s->highest, number);
 }
 
 /* What is left of what a message waits for once all marks are applied. */
@@ -7973,7 +8016,7 @@ MSC4203_APART void log_keep(struct msc4203_log_state *s, const struct msc4203_lo
     log_set_link(&s->entry[s->used], s->used);
     if (e->place != 0)
         s->device[log_device_of(e)].count++;
-    s->highest = log_larger(s->highest, number);
+    log_met(s, number);
 }
 
 /* The entry of a message that was read. Returns 0 when there is no room for its device. */
@@ -8120,9 +8163,9 @@ MSC4203_PRIVATE void log_read_commit(struct msc4203_log_state *s, const struct l
 
 /* Takes a mark for read. Numbers up to it were given out, also where the records that did so were
  * lost: none of them is given out again, to a message that would then be behind the mark. */
-MSC4203_PRIVATE void log_raise(struct msc4203_log_state *s, uint32_t mark[2], uint64_t number)
+MSC4203_APART void log_raise(struct msc4203_log_state *s, uint32_t mark[2], uint64_t number)
 {
-    s->highest = log_larger(s->highest, number);
+    log_met(s, number);
     if (number > log_number64(mark))
         log_set64(mark, number);
 }
@@ -8139,7 +8182,7 @@ MSC4203_PRIVATE void log_read_channel(struct msc4203_log_state *s, const struct 
         log_unsettle(s);
     }
     log_set64(s->held + 2 * c, held);
-    s->highest = log_larger(s->highest, held);
+    log_met(s, held);
     log_raise(s, s->channel[c].done, r->word[6] | (uint64_t)(r->word[5] >> 16) << 32);
     s->channel[c].position = r->small & LOG_GIVEN_BACK ? 0 : r->position;
 }
@@ -8181,6 +8224,8 @@ MSC4203_PRIVATE void log_read_items(struct msc4203_log_state *s, const struct lo
         log_swap(word, 4);
         if ((word[0] | word[1] | word[2] | word[3]) != 0)
             log_remember(s, which, r->word[4] + i, word);
+        if (which == LOG_OPENINGS) /* also where the header that says so was lost */
+            log_met(s, log_number64(word + 2) - 1);
         log_note_item(s, r->position, which, r->word[4] + i);
     }
     if (which == LOG_OPENINGS && s->opening_first == 0)
@@ -8574,29 +8619,12 @@ MSC4203_API int msc4203_log_inspect(msc4203_log *log, const msc4203_storage *sto
     return log_inspect(&log->priv, storage, config);
 }
 
-/* The segment after the newest one may have lost its header since it was written. */
-MSC4203_PRIVATE void log_find_newest(struct msc4203_log_state *s)
-{
-    uint32_t i;
-
-    s->unused = s->oldest;
-    i = log_next_free(s);
-    if (!log_is_segment(s, i, s->sequence + 1, s->salt, 0))
-        return;
-    s->previous = s->sequence++;
-    s->previous_salt = s->salt;
-    s->header_oldest = s->oldest;
-    s->previous_end = s->previous_durable = s->segment_units;
-    s->current = i;
-}
-
 /* Reads all that was written since the oldest segment that is needed. Where the log ends, what is
  * behind it is void. */
 MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
 {
     uint32_t i, k, first;
 
-    log_find_newest(s);
     first = log_after(s, s->oldest - 1);
     for (i = first; i < s->segments && !s->error; i = log_after(s, s->segment[i].sequence)) {
         s->current = i;
@@ -8641,7 +8669,6 @@ MSC4203_PRIVATE void log_begin_writing(struct msc4203_log_state *s, uint64_t ran
     }
     word[0] = (uint32_t)random;
     word[1] = (uint32_t)(random >> 32);
-    s->salt = word[0] ^ word[1];
     log_set64(word + 2, s->next);
     log_remember(s, LOG_OPENINGS, s->counter[LOG_OPENINGS] + 1, word);
     s->oldest = s->segment[log_after(s, s->oldest - 1)].sequence;
@@ -8649,6 +8676,7 @@ MSC4203_PRIVATE void log_begin_writing(struct msc4203_log_state *s, uint64_t ran
     log_count_free(s);
     if (s->bare != 0)
         s->sequence = s->bare;
+    s->salt = log_salt(s, s->sequence + 1);
     log_begin_segment(s, s->previous, s->previous_end, s->previous_durable);
     for (; !log_before(s->counter[LOG_OPENINGS], first) && !s->error; first += LOG_ITEMS)
         log_write_items(s, LOG_OPENINGS, first,
