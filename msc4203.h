@@ -7726,8 +7726,8 @@ MSC4203_APART void log_look_through(struct msc4203_log_state *s, uint32_t *image
             continue;
         if (r.kind == LOG_PAD && log_before(s->oldest, r.word[2]))
             s->oldest = r.word[2];
-        else if (r.kind != LOG_PAD)
-            *image = r.kind == LOG_IMAGE && r.small != 0 ? r.word[7] : 0;
+        else if (r.kind == LOG_IMAGE && r.small != 0)
+            *image = r.word[7];
     }
     s->image_end = at;
 }
@@ -7773,8 +7773,8 @@ MSC4203_PRIVATE int log_is_bare(struct msc4203_log_state *s, uint32_t segment)
            !log_states_durable(s, segment, LOG_HEADER_UNITS, 0);
 }
 
-/* The salt of an opening that begins with the segment of this sequence number. Whoever knows the one
- * before it, and has lost this segment's header, can work it out. Where the power failed in an
+/* The salt of an opening that begins with the segment of this sequence number. Whoever knows the
+ * one before it, and has lost this segment's header, can work it out. Where the power failed in an
  * opening it is used again, in the same place: nothing but the same records was written there. */
 MSC4203_PRIVATE uint32_t log_salt(const struct msc4203_log_state *s, uint32_t sequence)
 {
@@ -7782,8 +7782,8 @@ MSC4203_PRIVATE uint32_t log_salt(const struct msc4203_log_state *s, uint32_t se
 }
 
 /* The segment after the newest one may have lost its header since it was written. It is in the next
- * free place: of the same opening, or the first one of a later opening, which leaves out the numbers
- * of segments that count for nothing. */
+ * free place: of the same opening, or the first one of a later opening, which leaves out the
+ * numbers of segments that count for nothing. */
 MSC4203_PRIVATE int log_find_newest(struct msc4203_log_state *s)
 {
     uint32_t i, k, sequence = s->sequence + 1, salt = s->salt;

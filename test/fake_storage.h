@@ -37,7 +37,8 @@ struct fake {
     uint64_t end;          /* behind the last write */
 
     /* what was met */
-    unsigned long failures, reads, writes, syncs, erases, sectors, kept, lost, torn, garbage, half_erased;
+    unsigned long failures, reads, writes, syncs, erases, sectors;
+    unsigned long kept, lost, torn, garbage, half_erased;
     uint64_t touched;
 };
 
@@ -249,7 +250,7 @@ static TEST_UNUSED void fake_forget(struct fake *f)
         f->units[i].last = 0;
 }
 
-/* A sector that is not synced becomes what it was, what it should be, a part of that, or garbage. */
+/* A sector that is not synced becomes what it was, what it should be, part of that, or garbage. */
 static TEST_UNUSED void fake_settle(struct fake *f, size_t unit, size_t what)
 {
     size_t at = unit * f->unit, bytes = f->unit, cut;

@@ -107,7 +107,8 @@ static TEST_UNUSED void bench_openings(struct bench *b)
     if (!CHECK(back >= b->config.openings || i == 8 || b->opened[i] == 0 ||
                (b->storage->memory == NULL && b->storage->write == NULL)))
         printf("  of the last openings %lu are known\n", (unsigned long)i);
-    if (!CHECK(i > 0 || (b->storage->memory == NULL && b->storage->write == NULL))) /* that one writes nothing */
+    /* one that can't write is not noted */
+    if (!CHECK(i > 0 || (b->storage->memory == NULL && b->storage->write == NULL)))
         printf("  this opening is not known\n");
 }
 
@@ -520,8 +521,8 @@ static TEST_UNUSED void test_faults(const struct shape *shape, size_t bytes,
             b.fake.fail_at = 0;
             bench_compare(&b, c);
             if (test_failed != before)
-                printf("  faults, %s: history %lu, call %lu, TEST_SEED=%llu\n", shape->name, i, call,
-                       (unsigned long long)seed);
+                printf("  faults, %s: history %lu, call %lu, TEST_SEED=%llu\n", shape->name, i,
+                       call, (unsigned long long)seed);
             bench_free(&b);
             if (c->crashes == 0 && call > 200)
                 break;

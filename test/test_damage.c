@@ -1,5 +1,5 @@
-/* test_damage.c - a full log that is damaged: each bit, byte, sector and segment in turn, cut short,
- * lengthened, or garbage from the first byte.
+/* test_damage.c - a full log that is damaged: each bit, byte, sector and segment in turn, cut
+ * short, lengthened, or garbage from the first byte.
  *
  * What must hold: all that was outside of the damage is delivered, byte for byte and on the right
  * channels; nothing is invented; nothing comes back that was taken out; and the damage is counted
@@ -379,9 +379,8 @@ static int victim_is_late(const struct victim *v, uint64_t from, uint64_t to)
 }
 
 /* Whether the damage hits a record that takes something out, or that gave out numbers by which
- * something was taken out: then that may come back. Where records
- * begin, and what kind they are, is as the format's description says; leftovers of earlier uses of a
- * segment only make this wider. */
+ * something was taken out: then that may come back. Where records begin, and what kind they are, is
+ * as the format's description says; leftovers of earlier uses of a segment only make this wider. */
 static int victim_is_mark(const struct victim *v, uint64_t from, uint64_t to)
 {
     enum { UNIT = 16, HEADER = 128, MESSAGE = 2, COPY = 3, REMEMBER = 12, PAD = 13 };
@@ -407,8 +406,8 @@ static int victim_is_mark(const struct victim *v, uint64_t from, uint64_t to)
     return 0;
 }
 
-/* Whether the end of a batch may be hit together with all that came later, or with all of the newest
- * segment: nothing then shows that it was durable. */
+/* Whether the end of a batch may be hit together with all that came later, or with all of the
+ * newest segment: nothing then shows that it was durable. */
 static int victim_is_end(const struct victim *v, uint64_t from, uint64_t to)
 {
     return victim_is_late(v, from, to) &&
@@ -421,7 +420,7 @@ static void victim_compare(struct victim *v, uint64_t from, uint64_t to)
     struct content *whole = &v->whole, *now = &v->now;
     size_t lost = 0, hit = 0, elsewhere = 0, back = 0, invented = 0, records = 0, i;
     uint64_t damaged = bench_damaged(&v->bench);
-    uint32_t gone[ITEMS]; /* sums of what was lost: where a message was moved, the first may be back */
+    uint32_t gone[ITEMS]; /* sums of what was lost: a moved message may be back where it was */
     size_t n = 0, k;
     int is_mark;
 
@@ -531,8 +530,8 @@ static void victim_say(const struct victim *v, const char *what, const struct sh
 {
     printf("damage, %s%s, %s: %lu messages, %lu cases: %lu hit messages, %lu cost messages, at "
            "most %lu; %lu cost names or records, at worst %u of %d requests known; lost elsewhere "
-           "%lu, back %lu (%lu with a mark), invented %lu, silent %lu, not opened %lu\n", shape->name,
-           closed ? ", closed" : "", what, (unsigned long)v->whole.count, v->cases, v->hits,
+           "%lu, back %lu (%lu with a mark), invented %lu, silent %lu, not opened %lu\n",
+           shape->name, closed ? ", closed" : "", what, (unsigned long)v->whole.count, v->cases, v->hits,
            v->losses, (unsigned long)v->worst, v->records, v->known_least, KNOWN, v->elsewhere,
            v->back, v->marks, v->invented, v->silent, v->unopened);
 }
@@ -634,7 +633,7 @@ static int cut_read(void *context, uint64_t at, void *data, size_t bytes)
     return 0;
 }
 
-/* Whether the end of a message's batch was cut off, or may have been: that is then no message yet. */
+/* Whether the end of a message's batch was cut off, or may have been: it is not a message yet. */
 static int victim_is_open(const struct victim *v, const struct item *item, uint64_t end)
 {
     uint64_t segment = item->at - item->at % v->segment, at = item->at, units;

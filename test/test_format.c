@@ -1,6 +1,6 @@
-/* test_format.c - logs of format version 1 that are kept in test/data/log: every later version reads
- * them. One was left by a crash, one was closed. Beside each stands what is in it, a line for each
- * message, channel, request and opening.
+/* test_format.c - logs of format version 1 that are kept in test/data/log: every later version
+ * reads them. One was left by a crash, one was closed. Beside each stands what is in it, a line for
+ * each message, channel, request and opening.
  *
  * TEST_MAKE_LOGS=1 makes them anew: only when the format has a new version, under other names. */
 #include "log_bench.h"

@@ -1,5 +1,5 @@
 /* test_limits.c - the log at its limits: what each call says when it is asked for something that
- * can't be, when something is full, and when the storage fails; and the sizes that a log can have. */
+ * can't be, when something is full, when the storage fails; and the sizes that a log can have. */
 #include "log_bench.h"
 
 enum { PARKED = MSC4203_CHANNEL_PARKED, CHANNELS = MSC4203_CHANNELS };
@@ -230,10 +230,12 @@ static void test_full(void)
 {
     static struct bench b;
     msc4203_queue *q = &b.queue;
-    msc4203_message message = limits_message(100);
+    msc4203_message message = limits_message(100), got;
     msc4203_counts counts;
+    msc4203_device who;
     uint64_t number = 0, moved;
     uint32_t batch = 0, one, i;
+    char device[16];
     int result;
 
     /* devices */
@@ -279,7 +281,7 @@ static void test_full(void)
     fake_forget(&b.fake);
     CHECK(bench_open(&b) == MSC4203_OK && bench_damaged(&b) == 0);
     bench_free(&b);
-    /* many that are done, and a large batch: reading them takes out what is done before it is full */
+    /* many that are done, and a large batch: reading takes out what is done before it is full */
     limits_config(&b, &shapes[SHAPE_512], 256 * 1024, 64, 8, 500);
     for (i = 0; i < 45; i++) {
         CHECK(bench_push(&b, 2, 1, 100, &number) == MSC4203_OK && bench_flush(&b) == MSC4203_OK);
@@ -293,6 +295,22 @@ static void test_full(void)
     fake_forget(&b.fake);
     CHECK(bench_open(&b) == MSC4203_OK && bench_damaged(&b) == 0);
     CHECK(q->count(q->context, 1, NULL, &counts) == MSC4203_OK && counts.messages == 40);
+    bench_free(&b);
+    /* a batch that is as large as can be: each of its messages comes, and is itself */
+    limits_config(&b, &shapes[SHAPE_512], 256 * 1024, 64, 64, 500);
+    CHECK(q->begin(q->context, &batch) == MSC4203_OK);
+    for (i = 0; bench_add(&b, batch, 2, i, 10 + i) == MSC4203_OK; i++)
+        ;
+    CHECK(i >= 32 && q->commit(q->context, batch, NULL, &number) == MSC4203_OK);
+    CHECK(bench_flush(&b) == MSC4203_OK);
+    for (one = 0; one < i; one++) {
+        bench_device(one, device, &who);
+        CHECK(q->next(q->context, 1, NULL, number + one - 1, limits_memory, sizeof limits_memory,
+                      &got) == MSC4203_ITEM && got.number == number + one);
+        CHECK(got.item.device_id.len == who.device_id.len &&
+              memcmp(got.item.device_id.ptr, who.device_id.ptr, who.device_id.len) == 0);
+    }
+    CHECK(q->count(q->context, 1, NULL, &counts) == MSC4203_OK && counts.messages == i);
     bench_free(&b);
     /* bytes: a channel's record has no room then, and a message moves only where it waits alone, to
      * a channel whose record has its room */
@@ -321,7 +339,7 @@ static void test_quotas(void)
         CHECK(bench_push(&b, 6, 1, 400, NULL) == MSC4203_OK);
         CHECK(bench_push(&b, 2, 1, 400, NULL) == MSC4203_E_QUOTA);
         CHECK(bench_push(&b, 4, 2, 400, NULL) == (kind == 0 ? MSC4203_E_QUOTA : MSC4203_OK));
-        CHECK(bench_push(&b, 1, 3, 400, NULL) == MSC4203_OK); /* /sync has no limit but a device's */
+        CHECK(bench_push(&b, 1, 3, 400, NULL) == MSC4203_OK); /* /sync: only a device's limit */
         CHECK(bench_push(&b, 1, 4, 400, NULL) == MSC4203_OK);
         CHECK(bench_push(&b, 8, 5, 400, NULL) == MSC4203_OK);
         msc4203_log_quotas(&b.log, ((uint64_t)1 << 36) + 16, ((uint64_t)1 << 36) + 16);
@@ -663,6 +681,19 @@ static void test_unnamed(void)
     CHECK(q->release(q->context, 1) == MSC4203_OK);
     CHECK(bench_push(&b, 2, 1, 100, NULL) == MSC4203_OK && bench_flush(&b) == MSC4203_OK);
     msc4203_log_usage_get(&b.log, &before);
+    fake_forget(&b.fake);
+    CHECK(bench_open(&b) == MSC4203_OK);
+    msc4203_log_usage_get(&b.log, &after);
+    CHECK(after.capacity == before.capacity && after.used == before.used);
+    bench_free(&b);
+    /* a large message makes a log take less, from now on, as one that was opened with it */
+    limits_config(&b, &shapes[SHAPE_512], 1024 * 1024, 64, 8, 12000);
+    CHECK(bench_push(&b, 2, 1, 100, NULL) == MSC4203_OK);
+    msc4203_log_usage_get(&b.log, &before);
+    CHECK(bench_push(&b, 2, 1, 10000, NULL) == MSC4203_OK && bench_flush(&b) == MSC4203_OK);
+    msc4203_log_usage_get(&b.log, &after);
+    CHECK(after.capacity < before.capacity);
+    before = after;
     fake_forget(&b.fake);
     CHECK(bench_open(&b) == MSC4203_OK);
     msc4203_log_usage_get(&b.log, &after);
