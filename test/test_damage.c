@@ -532,8 +532,8 @@ static void victim_say(const struct victim *v, const char *what, const struct sh
            "most %lu; %lu cost names or records, at worst %u of %d requests known; lost elsewhere "
            "%lu, back %lu (%lu with a mark), invented %lu, silent %lu, not opened %lu\n",
            shape->name, closed ? ", closed" : "", what, (unsigned long)v->whole.count, v->cases,
-           v->hits, v->losses, (unsigned long)v->worst, v->records, v->known_least, KNOWN, v->elsewhere,
-           v->back, v->marks, v->invented, v->silent, v->unopened);
+           v->hits, v->losses, (unsigned long)v->worst, v->records, v->known_least, KNOWN,
+           v->elsewhere, v->back, v->marks, v->invented, v->silent, v->unopened);
 }
 
 static void victim_again(struct victim *v)
