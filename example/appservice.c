@@ -138,7 +138,7 @@ static int items_end(int result)
     else if (result == MSC4203_REPEAT_TO_DEVICE)
         done = output_drop_to_device() && output_keep();
     if (done) {
-        say_good(&a.store, "transactions are kept again");
+        say_good(&a.store, "transactions are kept");
         return MSC4203_OK;
     }
     if (result >= 0 || result == MSC4203_E_STORAGE) {
@@ -476,7 +476,7 @@ static void connections_accept(void)
                 a.deaf_until = a.now + YOUNG_MS;
             return;
         }
-        say_good(&a.accept, "connections are accepted again");
+        say_good(&a.accept, "connections are accepted");
         for (i = 0; a.connections[i].at != AT_FREE; i++)
             ;
         memset(&a.connections[i], 0, offsetof(struct connection, in));

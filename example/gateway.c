@@ -108,7 +108,7 @@ static void hangup(void)
     if (config_read(next, g.path))
         g.hangup = g.now;
     else
-        say(SAY_ERROR, NULL, "goes on as before: %s:%u: %s", g.path, next->line, next->reason);
+        say(SAY_ERROR, "goes on as before: %s:%u: %s", g.path, next->line, next->reason);
 }
 
 /* Says what of it needs a restart. */
@@ -117,15 +117,15 @@ static void hangup_compare(const struct config *next)
     const struct config *now = &g.running;
 
     if (strcmp(now->store, next->store) != 0 || now->store_bytes != next->store_bytes)
-        say(SAY_WARNING, NULL, "store changes with a restart only");
+        say(SAY_WARNING, "store changes with a restart only");
     if (now->memory_bytes != next->memory_bytes)
-        say(SAY_WARNING, NULL, "memory changes with a restart only");
+        say(SAY_WARNING, "memory changes with a restart only");
     if (strcmp(now->host, next->host) != 0 || strcmp(now->port, next->port) != 0)
-        say(SAY_WARNING, NULL, "listen changes with a restart only");
+        say(SAY_WARNING, "listen changes with a restart only");
     if (strcmp(now->admin, next->admin) != 0 || strcmp(now->admin_port, next->admin_port) != 0)
-        say(SAY_WARNING, NULL, "admin changes with a restart only");
+        say(SAY_WARNING, "admin changes with a restart only");
     if (now->devices_max != next->devices_max)
-        say(SAY_WARNING, NULL, "devices_max is the store's, which keeps what it was made with");
+        say(SAY_WARNING, "devices_max is the store's, which keeps what it was made with");
 }
 
 /* Puts it in force, once no request is in the middle of its body. */
@@ -151,7 +151,7 @@ static void hangup_now(void)
     if (change_over() != MSC4203_OK)
         storage_failed();
     config_free(old);
-    say(SAY_INFO, NULL, "the configuration was read again");
+    say(SAY_INFO, "the configuration was read again");
 }
 
 /* After a failure of the store: opens it anew. */
@@ -189,7 +189,7 @@ static void store_reopen(void)
     }
     g.failed = 0;
     g.store_why[0] = 0;
-    say_good(&g.store_bad, NULL, "the store works");
+    say_good(&g.store_bad, "the store works");
 }
 
 static void poll_add(int *count, int fd, short events, int owner)
@@ -578,6 +578,7 @@ int main(int argc, char **argv)
 
     if (!start_descriptors())
         return 2;
+    say_begin("gateway");
     if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
         print_help();
         return 0;

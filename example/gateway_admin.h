@@ -315,7 +315,7 @@ static void parked_move(struct connection *c, uint64_t number, int retry)
     } else if (result != MSC4203_OK) {
         refuse_result(c, result);
     } else {
-        say(SAY_INFO, NULL, "parked message %llu: %s", (unsigned long long)number,
+        say(SAY_INFO, "parked message %llu: %s", (unsigned long long)number,
             retry ? "tried again" : "dropped");
         g.news = 1;
         committed(c);

@@ -39,29 +39,31 @@ static void transaction_trace(void *context, int what, const msc4203_transaction
     id = &g.config->appservices[channel->appservice].id;
     switch (what) {
     case MSC4203_TRACE_RESUMED:
-        say(SAY_INFO, id, "transaction %s is in flight from before", t->id);
+        say(SAY_INFO, "%.*s: transaction %s is in flight from before", SPAN(id), t->id);
         break;
     case MSC4203_TRACE_DELIVERED:
-        say_good(&channel->bad, id, "delivers");
+        say_good(&channel->bad, "%.*s: delivers", SPAN(id));
         break;
     case MSC4203_TRACE_FAILED:
         transaction_cause(channel, status, cause, sizeof cause);
         memcpy(channel->last_error, cause, sizeof cause);
-        say_bad(&channel->bad, id, "delivery fails, and is tried again", cause);
+        say_bad(&channel->bad, SAY_WARNING, "%.*s: delivery fails, and is tried again: %s",
+                SPAN(id), cause);
         break;
     case MSC4203_TRACE_SPLIT:
-        say(SAY_INFO, id, "transaction %s is too large for it: cut smaller", t->id);
+        say(SAY_INFO, "%.*s: transaction %s is too large for it: cut smaller", SPAN(id), t->id);
         break;
     case MSC4203_TRACE_PARKED:
-        say(SAY_WARNING, id, "a message was refused: parked");
+        say(SAY_WARNING, "%.*s: a message was refused: parked", SPAN(id));
         break;
     case MSC4203_TRACE_SKIPPED:
-        say(SAY_WARNING, id, "transaction %s was given up: %lu messages", t->id,
+        say(SAY_WARNING, "%.*s: transaction %s was given up: %lu messages", SPAN(id), t->id,
             (unsigned long)t->count);
-        say_good(&channel->bad, id, "goes on");
+        say_good(&channel->bad, "%.*s: goes on", SPAN(id));
         break;
     case MSC4203_TRACE_DAMAGED:
-        say(SAY_WARNING, id, "transaction %s is damaged in the store: made anew", t->id);
+        say(SAY_WARNING, "%.*s: transaction %s is damaged in the store: made anew", SPAN(id),
+            t->id);
         break;
     default:
         break;
@@ -94,8 +96,8 @@ static int transaction_status(struct channel *channel, int done)
         if (++channel->halves < HALVES)
             return 0;
         if (channel->appservice >= 0)
-            say(SAY_WARNING, &g.config->appservices[channel->appservice].id,
-                "answers %d, but never to the end (%s): taken as delivered", o->status, o->why);
+            say(SAY_WARNING, "%.*s: answers %d, but never to the end (%s): taken as delivered",
+                SPAN(&g.config->appservices[channel->appservice].id), o->status, o->why);
         done = 1;
     }
     channel->halves = 0;

@@ -8,7 +8,8 @@
 #ifndef GATEWAY_RESOLVE_H
 #define GATEWAY_RESOLVE_H
 
-#include "gateway_say.h"
+#include "http.h"
+#include "say.h"
 
 #include <signal.h>
 #include <sys/types.h>

@@ -8,6 +8,9 @@
 
 #include <sys/ioctl.h>
 
+/* A span's text, for "%.*s". */
+#define SPAN(span) (int)(span)->len, (span)->ptr
+
 enum {
     IN_BYTES = 768,          /* of a head, in the connection itself */
     OUT_BYTES = 512,         /* of an answer */
@@ -158,7 +161,7 @@ struct channel {
     msc4203_sender sender;
     struct outgoing out;
     uint64_t next_poll;          /* not before that, unless something happened */
-    struct say_state bad;
+    struct say_trouble bad;
     char last_error[160];
     int halves;                  /* how often it was answered with success, but not to the end */
 };
@@ -188,7 +191,7 @@ static struct gateway {
     ino_t store_inode;
     int lost;                    /* that file is not there any more as it was */
     char store_why[160];         /* it failed */
-    struct say_state store_bad;
+    struct say_trouble store_bad;
     int failed;                  /* the storage has */
     uint64_t reopen_at;
     msc4203_expiry expiry;

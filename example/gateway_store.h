@@ -40,7 +40,7 @@ static void storage_failed(void)
         snprintf(g.store_why, sizeof g.store_why, "%s", strerror(errno));
     g.failed = 1;
     g.reopen_at = g.now + 1000;
-    say_bad(&g.store_bad, NULL, "the store failed, nothing is accepted or delivered",
+    say_bad(&g.store_bad, SAY_ERROR, "the store failed, nothing is accepted or delivered: %s",
             g.store_why);
 }
 
@@ -186,11 +186,11 @@ static void store_compare(void)
     const struct config *c = g.config;
 
     if (g.storage.bytes != c->store_bytes)
-        say(SAY_WARNING, NULL, "%s has %llu bytes, as it was made, not the %llu that the "
+        say(SAY_WARNING, "%s has %llu bytes, as it was made, not the %llu that the "
             "configuration says", c->store, (unsigned long long)g.storage.bytes,
             (unsigned long long)c->store_bytes);
     if (c->devices_max != 0 && g.devices != c->devices_max)
-        say(SAY_WARNING, NULL, "%s is for %lu devices, as it was made, not for devices_max %lu",
+        say(SAY_WARNING, "%s is for %lu devices, as it was made, not for devices_max %lu",
             c->store, (unsigned long)g.devices, (unsigned long)c->devices_max);
 }
 
@@ -210,7 +210,7 @@ static void store_expire(void)
     if (result != MSC4203_OK || expired == 0)
         return;
     g.dirty = 1;
-    say(SAY_INFO, NULL, "%llu messages had waited %lu days for a /sync: given up",
+    say(SAY_INFO, "%llu messages had waited %lu days for a /sync: given up",
         (unsigned long long)expired, (unsigned long)g.config->expire_days);
 }
 
@@ -246,7 +246,8 @@ static int change_over(void)
         service->sender = c->appservices[i].sender;
         result = g.queue.channel(g.queue.context, &c->appservices[i].id, 1, &channel);
         if (result == MSC4203_E_QUEUE_FULL) {
-            say(SAY_ERROR, &c->appservices[i].id, "has no channel: all are still in use");
+            say(SAY_ERROR, "%.*s: has no channel: all are still in use",
+                SPAN(&c->appservices[i].id));
             result = MSC4203_OK;
             continue;
         }
@@ -280,7 +281,7 @@ static int change_over(void)
     if (result == MSC4203_OK)
         result = g.queue.flush(g.queue.context);
     if (moved != 0)
-        say(SAY_INFO, NULL, "the configuration moved %lu messages", (unsigned long)moved);
+        say(SAY_INFO, "the configuration moved %lu messages", (unsigned long)moved);
     g.news = 1;
     return result;
 }

@@ -23,17 +23,16 @@
 
 #if defined(__GNUC__)
 #define SAY_FORMAT(text, values) __attribute__((format(printf, text, values), unused))
-#define SAY_UNUSED               __attribute__((unused))
 #else
 #define SAY_FORMAT(text, values)
-#define SAY_UNUSED
 #endif
 
 enum say_level { SAY_INFO, SAY_WARNING, SAY_ERROR };
 
 enum {
     SAY_BYTES = 500,      /* of a line: a pipe takes so much in one piece, or nothing, everywhere */
-    SAY_AGAIN_S = 60 * 60 /* what stays bad is said again after this time */
+    SAY_AGAIN_S = 60 * 60, /* what stays bad is said again after this time */
+    SAY_CAUSES = 4
 };
 
 static struct {
@@ -75,17 +74,25 @@ static int say_write(const char *line, size_t bytes)
            write(say_state.fd, line, bytes) == (ssize_t)bytes;
 }
 
+/* A time in UTC, as 2026-01-31T23:59:59. */
+static void say_time(char text[32], time_t seconds)
+{
+    struct tm utc;
+
+    text[0] = 0;
+    if (gmtime_r(&seconds, &utc) != NULL)
+        strftime(text, 32, "%Y-%m-%dT%H:%M:%S", &utc);
+}
+
 /* Begins a line with when, who and how bad. Returns its bytes. */
 static size_t say_head(char *line, int level)
 {
     static const char *const levels[] = {"info", "warning", "error"};
-    char date[32] = "";
+    char date[32];
     struct timespec now;
-    struct tm utc;
 
     clock_gettime(CLOCK_REALTIME, &now);
-    if (gmtime_r(&now.tv_sec, &utc) != NULL)
-        strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%S", &utc);
+    say_time(date, now.tv_sec);
     return (size_t)snprintf(line, SAY_BYTES, "%s.%03dZ %s: %s: ", date,
                             (int)(now.tv_nsec / 1000000), say_state.program, levels[level]);
 }
@@ -143,13 +150,7 @@ SAY_FORMAT(2, 3) static void say(int level, const char *format, ...)
     va_end(values);
 }
 
-/* Something that may be wrong for a while. Zero at first: all is well. */
-struct say_trouble {
-    char text[200]; /* what was said of it last; empty: all is well */
-    unsigned long times;
-    time_t said;
-};
-
+/* On a clock that never jumps. */
 static time_t say_seconds(void)
 {
     struct timespec now;
@@ -158,34 +159,56 @@ static time_t say_seconds(void)
     return now.tv_sec;
 }
 
+/* Something that may be wrong for a while. Zero at first: all is well. */
+struct say_trouble {
+    unsigned long times;
+    time_t since, said;                 /* since is on the calendar */
+    unsigned cause, causes[SAY_CAUSES]; /* hashes of what was said lately */
+};
+
 /* Says that something is wrong: the first time, when it has another cause, and once an hour. */
 SAY_FORMAT(3, 4)
 static void say_bad(struct say_trouble *trouble, int level, const char *format, ...)
 {
-    char text[sizeof trouble->text];
-    va_list values;
+    char text[SAY_BYTES], since[32];
+    unsigned hash = 5381, i;
     time_t now = say_seconds();
+    va_list values;
 
     va_start(values, format);
     vsnprintf(text, sizeof text, format, values);
     va_end(values);
-    trouble->times++;
-    if (strcmp(text, trouble->text) == 0 && now - trouble->said < SAY_AGAIN_S)
-        return;
-    if (strcmp(text, trouble->text) == 0)
-        say(level, "%s (%lu times so far)", text, trouble->times);
-    else
+    for (i = 0; text[i] != 0; i++)
+        hash = hash * 33 + (unsigned char)text[i];
+    if (trouble->times++ == 0)
+        trouble->since = time(NULL);
+    for (i = 0; i < SAY_CAUSES && trouble->causes[i] != hash; i++)
+        ;
+    if (i == SAY_CAUSES) {
+        trouble->causes[trouble->cause++ % SAY_CAUSES] = hash;
         say(level, "%s", text);
-    memcpy(trouble->text, text, sizeof text);
+    } else if (now - trouble->said >= SAY_AGAIN_S) {
+        say_time(since, trouble->since);
+        say(level, "still: %s; %lu times since %sZ", text, trouble->times, since);
+    } else {
+        return;
+    }
     trouble->said = now;
 }
 
 /* Says that it is well again, if it was not. */
-SAY_UNUSED static void say_good(struct say_trouble *trouble, const char *text)
+SAY_FORMAT(2, 3) static void say_good(struct say_trouble *trouble, const char *format, ...)
 {
+    char text[SAY_BYTES], since[32];
+    va_list values;
+
     if (trouble->times == 0)
         return;
-    say(SAY_INFO, "%s, after %lu failures", text, trouble->times);
+    va_start(values, format);
+    vsnprintf(text, sizeof text, format, values);
+    va_end(values);
+    say_time(since, trouble->since);
+    say(SAY_INFO, "%s again, after %lu failures since %sZ", text, trouble->times, since);
     memset(trouble, 0, sizeof *trouble);
 }
 

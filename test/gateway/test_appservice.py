@@ -661,7 +661,7 @@ class Operator(Appservice):
         for what, times in (('hs_token', 1), ('item left out', 2), ('room event 0', 1),
                             ('is refused: the input ends too early', 1),
                             ('error: transactions are refused: ', 1),
-                            ('kept again, after 5 failures', 1)):
+                            ('kept again, after 5 failures since ', 1)):
             self.assertEqual(self.p.said().count(what), times, (what, self.p.said()))
 
     def test_many_bad_items(self):

@@ -139,7 +139,7 @@ class Streams(Case):
                 g.process.send_signal(signal.SIGHUP)
             while b'was read again' not in said:
                 said += stream.read(65536)
-        self.assertRegex(said.decode(), r'warning: \d+ lines could not be written\n')
+        self.assertRegex(said.decode(), r'warning: \d+ messages before this one are lost\n')
         self.works(g, 'gone') # now its other end is closed
         self.assertEqual(g.stop(), 0)
 

@@ -41,7 +41,7 @@ class Says(Case):
             self.start(lambda request: react)
             self.fails(cause)
             self.a.react = lambda request: None
-            until(lambda: self.lines('irc: delivers again; it had failed '))
+            until(lambda: self.lines('irc: delivers again, after '))
             line, = self.lines('info: ')
         self.start(lambda request: 500)
         self.fails('it answered 500')
@@ -59,8 +59,8 @@ class Says(Case):
         self.fails('it answered 500')
         for hours in (1, 2):
             self.g.pass_ms(3600001)
-            until(lambda: len(self.lines('irc: still: ')) == hours)
-            self.assertRegex(self.lines('still: ')[-1], r'it answered 500; \d+ times since 20')
+            until(lambda: len(self.lines('still: irc: ')) == hours)
+            self.assertRegex(self.lines('still: ')[-1], r'it answered 500; \d+ times since 20\d\d-[0-9T:-]+Z')
         self.assertEqual(len(self.lines('')), 3)
 
     def test_no_answer(self):
