@@ -11,7 +11,7 @@ set -u
 B=${B:-build}
 python=${PYTHON:-python3} go=${GO:-go} npm=${NPM:-npm} cargo=${CARGO:-cargo}
 root=$PWD here=test/interop dir=$B/interop
-all='synapse mautrix-go mautrix nio matrix-bot-sdk vector-im ruma e2ee lost'
+all='synapse mautrix-go mautrix nio matrix-bot-sdk vector-im ruma e2ee lost metrics'
 peers=${PEER:-$all}
 mkdir -p "$dir/log"
 rm -f "$dir"/log/*
@@ -86,7 +86,7 @@ for peer in $peers; do
     ruma) wait; [ "$(cat "$dir/log/ruma.status")" = 0 ] || ok=1 ;;
     esac
     case $peer in
-    synapse | nio | e2ee | lost) tests=$here/test_$peer.py ;;
+    synapse | nio | e2ee | lost | metrics) tests=$here/test_$peer.py ;;
     *) tests=$here/test_receivers.py ;;
     esac
     log=$dir/log/$peer
