@@ -120,7 +120,7 @@ GATEWAY = $(B)/gateway $(B)/appservice $(B)/msc4203
 test-gateway: $(GATEWAY) ## Tests the gateway over real sockets; needs python3; two minutes
 	@$(SCRIPT_ENV) sh test/gateway/run.sh
 
-torture: $(GATEWAY) ## Half a minute of failures and kills: everything must arrive exactly once
+torture: $(GATEWAY) ## A minute of failures and kills: everything must arrive exactly once
 	@$(SCRIPT_ENV) sh test/gateway/run.sh torture
 
 mutants: ## Puts faults into a copy of the library: the tests must catch each

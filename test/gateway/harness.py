@@ -2,6 +2,7 @@
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -148,6 +149,14 @@ class Gateway:
         """Of its process: a letter, as of ps."""
         with open('/proc/%d/stat' % self.process.pid) as f:
             return f.read().rsplit(')', 1)[1].split()[0]
+
+    def memory(self):
+        """The most memory that its process had so far, in KiB."""
+        with open('/proc/%d/status' % self.process.pid) as f:
+            return int(re.search(r'VmHWM:\s+(\d+)', f.read()).group(1))
+
+    def descriptors(self):
+        return len(os.listdir('/proc/%d/fd' % self.process.pid))
 
     def children(self):
         """Its processes."""
@@ -385,8 +394,8 @@ class Appservice:
 class Program:
     """The appservice program."""
 
-    def __init__(self, *options, port=None):
-        self.folder = folder()
+    def __init__(self, *options, port=None, path=None):
+        self.folder = path or folder()
         self.port = port or free_port()
         self.out = os.path.join(self.folder, 'out')
         self.state = os.path.join(self.folder, 'state')

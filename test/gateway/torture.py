@@ -1,7 +1,9 @@
-"""Half a minute of everything at once, over real sockets: clients that repeat requests whose answer
-they did not get, a gateway that is killed, an appservice program that is killed, one in Python that
-fails in every way, and a client's /sync. At the end everything that was accepted must have arrived
-exactly once, and in order for each device.
+"""A year in a minute, over real sockets: clients that repeat requests whose answer they did not get,
+and a client's /sync; a gateway that is killed, suspended, whose clocks jump, or that has few
+descriptors, or none of the first three; an appservice program that is killed, whose disk is full, or
+whose output is moved away; one in Python that fails in every way, and moves to another address. At
+the end everything that was accepted must have arrived exactly once, and in order for each device,
+and the gateway's memory and descriptors must be what they were.
 
 torture.py [SECONDS [SEED]]"""
 import collections
@@ -9,13 +11,16 @@ import http.client
 import os
 import random
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
 
-from harness import Appservice, Gateway, Program, V3, free_port, request, send_path, until
+from harness import (Appservice, Gateway, Program, V3, folder, free_port, request, send_path,
+                     until)
 
-SECONDS = float(sys.argv[1]) if len(sys.argv) > 1 else 30
+SECONDS = float(sys.argv[1]) if len(sys.argv) > 1 else 60
 SEED = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(1 << 32)
 CLIENTS = 8
 FAULTS = (OSError, http.client.HTTPException, ValueError)
@@ -26,7 +31,7 @@ problems = []
 def config(port, prog, py):
     lines = ['retry_ms_min 10', 'retry_ms_max 150', 'txn_messages_max 60', 'memory 4M',
              'appservice prog %s hs as_prog to_device' % prog.url,
-             'appservice py %s hs2 as_py to_device' % py.url,
+             'appservice py http://py.example:%d hs2 as_py to_device' % py.port,
              r'exclusive prog @prog_.*:gw\.example', r'exclusive py @py_.*:gw\.example']
     for user in ('prog_a', 'prog_b', 'py_a', 'py_b', 'plain'):
         for device in 'XY':
@@ -172,31 +177,84 @@ def now_and_then(stop, seed, least, most, action):
     return thread
 
 
+HOUR = 3600000
+
+
 def hurt_gateway(chance):
-    what = chance.choice(('kill', 'kill', 'kill', 'stop', 'hangup'))
+    what = chance.choice(('kill', 'kill', 'kill', 'stop', 'hangup', 'suspend', 'clock', 'crowd',
+                          'closed'))
     counts['gateway: ' + what] += 1
     if what == 'hangup':
         gateway.process.send_signal(signal.SIGHUP)
+    elif what == 'suspend': # the machine sleeps
+        gateway.process.send_signal(signal.SIGSTOP)
+        gateway.pass_ms(chance.randrange(8 * HOUR))
+        time.sleep(0.3)
+        gateway.process.send_signal(signal.SIGCONT)
+    elif what == 'clock': # somebody sets the calendar
+        gateway.pass_ms(0, chance.randrange(-12 * HOUR, 12 * HOUR))
     elif what == 'kill':
+        memory.append(gateway.memory())
         gateway.again(kill=True)
     else:
+        memory.append(gateway.memory())
         if gateway.stop() != 0:
             problems.append('the gateway ended badly')
-        gateway.start()
+        gateway.start({'closed': 'exec 0<&- 2>&-', 'crowd': 'ulimit -n 32'}.get(what))
+        if what == 'crowd': # more who say nothing than it has descriptors
+            idle = [socket.create_connection(('127.0.0.1', port)) for _ in range(60)]
+            time.sleep(0.5)
+            for s in idle:
+                s.close()
 
 
 def hurt_program(chance):
-    counts['program: kill'] += 1
+    what = chance.choice(('kill', 'kill', 'kill', 'moved away') + (('full disk',) if disk else ()))
+    counts['program: ' + what] += 1
+    if what == 'moved away':
+        os.rename(program.out, program.out + '.1')
+        time.sleep(0.3)
+        os.rename(program.out + '.1', program.out)
+        return
+    if what == 'full disk':
+        filler = os.path.join(disk, 'filler')
+        with open(filler, 'wb', buffering=0) as f:
+            try:
+                while True:
+                    f.write(b'x' * 65536)
+            except OSError:
+                pass
+        time.sleep(0.3)
+        if chance.random() < 0.5:
+            program.kill()
+        os.remove(filler)
+        if program.process.poll() is None:
+            return
     program.kill()
     time.sleep(chance.choice((0, 0.3)))
     program.start(*chance.choice(((), ('--fail', '2'))))
 
 
 def hurt_python(chance):
-    counts['appservice: down'] += 1
+    what = chance.choice(('down', 'moves'))
+    counts['appservice: ' + what] += 1
     py.down()
     time.sleep(0.3)
+    if what == 'moves':
+        py.host = '127.0.0.2' if py.host == '127.0.0.1' else '127.0.0.1'
+        gateway.hosts({'py.example': py.host})
     py.up()
+
+
+def small_disk():
+    """A disk of its own that can be filled; None where nothing may be mounted."""
+    path = folder()
+    done = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=256m', 'tmpfs', path],
+                          stderr=subprocess.DEVNULL)
+    if done.returncode == 0:
+        return path
+    print('torture: no disk can be mounted here, so none is filled')
+    return None
 
 
 def check(clients, got):
@@ -219,12 +277,14 @@ def check(clients, got):
 
 
 print('torture: seed %d, %g s' % (SEED, SECONDS), flush=True)
-program = Program()
+disk = small_disk()
+program = Program(path=disk)
 py = Appservice()
 faults = Faults()
 py.react, py.early = faults, True
 port = free_port()
-gateway = Gateway(config(port, program, py), store='8M')
+gateway = Gateway(config(port, program, py), store='8M', hosts={'py.example': py.host}, clock=True)
+memory, descriptors = [], gateway.descriptors()
 stop, calm = threading.Event(), threading.Event()
 clients = [Client(i, port, stop) for i in range(CLIENTS)]
 syncs = [Syncs(d, port, calm) for d in 'XY']
@@ -254,15 +314,30 @@ got = [(m['to_user_id'], m['to_device_id'], m['content'])
        for m in program.messages() + py.messages] + [g for t in syncs for g in t.got]
 print('torture: %s' % ', '.join('%s %d' % c for c in sorted(counts.items())))
 check(clients, got)
+memory.append(gateway.memory())
+half = len(memory) // 2
+print('torture: peak memory of %d lives, KiB: %d at most in the first half, %d in the second' % (
+    len(memory), max(memory[:half] or [0]), max(memory[half:])))
+if half > 10 and max(memory[half:]) > max(memory[:half]) * 1.1 + 256:
+    problems.append('its memory grows')
+try: # a connection to each appservice, and the one that asks
+    until(lambda: gateway.descriptors() <= descriptors + 8, 90, 'fewer descriptors')
+except AssertionError as error:
+    problems.append('%s: %d, at first %d' % (error, gateway.descriptors(), descriptors))
 if gateway.stop() != 0:
     problems.append('the gateway ended badly')
 if problems:
-    print('torture: kept: %s, %s' % (gateway.folder, program.folder))
+    print('torture: kept: %s, %s%s' % (gateway.folder, program.folder,
+                                       ', which is to be unmounted' if disk else ''))
     for problem in problems[:10]:
         print('torture: %s' % problem)
 else:
     gateway.close()
-    program.close()
+    if disk:
+        program.kill()
+        subprocess.run(['umount', '-l', disk])
+    else:
+        program.close()
 print('torture: %d passed, %d failed' % (not problems, len(problems) and 1))
 sys.stdout.flush()
 os._exit(1 if problems else 0)
