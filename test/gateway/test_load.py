@@ -31,14 +31,16 @@ class Load(Case):
         if os.path.exists('/proc/self/status') and 'SANITIZED' not in os.environ:
             self.assertLess(memory(gateway), 8 * KIB)
 
-    def measure(self, g, name, count=600):
-        """The latencies of requests, one after another, over a connection that stays."""
+    def measure(self, g, name, to, count=600):
+        """The latencies of requests, one after another, over a connection that stays: each to a
+        client, and to one of these appservices."""
         c = http.client.HTTPConnection('127.0.0.1', g.port, timeout=20)
         took, since = [], ''
         for n in range(count):
             began = time.monotonic()
             status, body = request(c, 'PUT', send_path('%s%d' % (name, n)), {'messages': {
-                '@alice:gw.example': {'PHONE': {'n': n}}}}, 'bob1')
+                '@alice:gw.example': {'PHONE': {'n': n}},
+                '@%s_joe:gw.example' % to[n % len(to)]: {'D': {'n': n}}}}, 'bob1')
             took.append(time.monotonic() - began)
             self.assertEqual((status, body), (200, {}))
             if n % 20 == 0:
@@ -56,19 +58,30 @@ class Load(Case):
         return crowd
 
     def test_a_thousand_others(self):
-        g = self.gateway(DEVICES, store='16M')
+        """An appservice that is alive, one that is dead, one that takes half a second for each
+        transaction; idle and slow clients, and garbage: nobody waits much longer than without."""
+        slow = self.peer(lambda request: time.sleep(0.5))
+        lines = DEVICES + FAST
+        for id, url, token in (('alive', self.program().url, 'hs'), ('slow', slow.url, 'hs2'),
+                               ('dead', 'http://127.0.0.1:9', 'hs3')):
+            lines = lines + ['appservice %s %s %s as_%s to_device' % (id, url, token, id),
+                             r'exclusive %s @%s_.*:gw\.example' % (id, id),
+                             'device @%s_joe:gw.example D joe_%s by %s' % (id, id, id)]
+        g = self.gateway(lines, store='16M')
+        all = ('alive', 'slow', 'dead')
         alone = beside = None
         for attempt in range(4): # the machine may be busy with something else
-            alone = self.measure(g, 'a%d-' % attempt)[0]
+            alone = self.measure(g, 'a%d-' % attempt, all[:1])[0]
             crowd = self.crowd(g)
-            beside, worst = self.measure(g, 'b%d-' % attempt)
+            beside, worst = self.measure(g, 'b%d-' % attempt, all)
             peak = memory(g)
-            self.measure(g, 'c%d-' % attempt)
+            self.measure(g, 'c%d-' % attempt, all)
             if 'SANITIZED' not in os.environ:
                 self.assertLessEqual(memory(g), peak + 64)
             crowd.communicate(b'')
             crowd.wait()
-            sys.__stderr__.write('load: 99th percentile %.2f ms, beside a thousand others %.2f ms '
+            sys.__stderr__.write('load: 99th percentile %.2f ms, beside a thousand others and a dead and a '
+                                 'slow appservice %.2f ms '
                                  '(at most %.0f), '
                                  '%d KiB\n' % (alone * 1000, beside * 1000, worst * 1000, peak))
             if beside <= 2 * alone:
