@@ -634,6 +634,10 @@
  * Length of a body: 2^64 - 1 bytes. Number of items of a kind in one body: 2^32 - 1. No other limit
  * on ids, types or contents than the scratch buffer; what servers allow (user ids 255 bytes,
  * contents 64 KiB) is the server's business.
+ * Compilers: structs must not be packed (-fpack-struct). A freestanding build needs <string.h> too.
+ * Inside of a C++ namespace the header must be included with MSC4203_NO_SIMD. Some headers define
+ * macros with arguments that are named like members (<curses.h>: move(), lwIP: read() and write()):
+ * the library compiles with them; write (queue->move)(...) in your own code.
  */
 #ifndef MSC4203_H
 #define MSC4203_H
@@ -3820,7 +3824,7 @@ MSC4203_HOT int reader_end(struct msc4203_reader_state *s)
  * put aside while that is given. */
 MSC4203_PRIVATE msc4203_span *reader_shared(struct msc4203_reader_state *s)
 {
-    return s->shape == MSC4203_EDU ? &s->item.sender : &s->item.user_id;
+    return item_field(&s->item, s->shape == MSC4203_EDU ? ITEM_SENDER : ITEM_USER);
 }
 
 /* Forgets the item that was given, but for what the next one shares with it. */
@@ -4711,7 +4715,7 @@ MSC4203_API uint32_t msc4203_route(const msc4203_appservice *services, size_t co
         if (service->sender.ptr != NULL && queue_same(&service->sender, user_id))
             how = MSC4203_EXCLUSIVE;
         else
-            how = match(service, user_id);
+            how = (match)(service, user_id);
         if (how == MSC4203_OUTSIDE)
             continue;
         set |= (uint32_t)1 << service->channel;
@@ -4842,7 +4846,7 @@ MSC4203_API void msc4203_digest_end(msc4203_digest *digest, unsigned char out[16
  *   12 remember  count of the first, how many; body: requests or openings      which
  *   13 pad     word 2: the oldest sequence number that is still needed; fills
  *              the sector at the end of a flush
- *   14 image   count, part of the index, first word, sequence; body: the words  1 at the end
+ *   14 image   count, part of the index, first word, sequence; body: the words  2 at the end
  *
  * The life of a message: `message`, when it is pushed; `commit` gives it a number; a flush makes
  * both durable; `copy`, when its segment is the oldest one and room is needed; `done`, `synced` or
@@ -4885,6 +4889,8 @@ enum {
     LOG_MESSAGE_FIXED = 48,  /* bytes of a message before its strings; */
     LOG_MOVED_FIXED = 64,    /* of one that was moved */
     LOG_ITEMS = 8,           /* requests or openings that are copied together */
+    LOG_ITEM_WORD = 0xFFFFFF, /* of an item's last word; above it is its segment */
+    LOG_IMAGE_ENDS = 2,      /* `small` of the index's last part (1: of one that is not read now) */
     LOG_GROUP = 64,          /* entries of a group, groups of a group of the second level */
     LOG_IMAGE_WORDS = 1024,  /* of a part of the index, on the storage */
     LOG_FREE_MIN = 3,        /* segments that stay free whatever is called */
@@ -5173,13 +5179,13 @@ MSC4203_APART void log_read(struct msc4203_log_state *s, uint64_t at, void *data
                                                       : s->buffer_bytes;
             s->buffer_at = at;
             s->buffer_used = (uint32_t)n;
-            if (storage->read(storage->context, at, s->buffer, n) != 0)
+            if ((storage->read)(storage->context, at, s->buffer, n) != 0)
                 log_fail(s);
             continue;
         } else {
             if (s->buffer_used != 0 && at < s->buffer_at && n > s->buffer_at - at)
                 n = (size_t)(s->buffer_at - at);
-            if (storage->read(storage->context, at, to, n) != 0)
+            if ((storage->read)(storage->context, at, to, n) != 0)
                 log_fail(s);
         }
         to += n;
@@ -5288,7 +5294,7 @@ MSC4203_APART int log_is_whole(struct msc4203_log_state *s, const struct log_rec
 MSC4203_APART void log_write_out(struct msc4203_log_state *s)
 {
     if (s->buffer_used != s->buffer_clean && !s->error &&
-        s->storage->write(s->storage->context, s->buffer_at + s->buffer_clean,
+        (s->storage->write)(s->storage->context, s->buffer_at + s->buffer_clean,
                           s->buffer + s->buffer_clean, s->buffer_used - s->buffer_clean) != 0)
         log_fail(s);
     s->buffer_clean = s->buffer_used;
@@ -5307,7 +5313,7 @@ MSC4203_PRIVATE void log_sync_storage(struct msc4203_log_state *s)
     if (s->storage->memory != NULL)
         return;
     log_write_out(s);
-    if (!s->error && s->storage->sync(s->storage->context) != 0)
+    if (!s->error && (s->storage->sync)(s->storage->context) != 0)
         log_fail(s);
 }
 
@@ -5466,7 +5472,7 @@ MSC4203_PRIVATE void log_erase(struct msc4203_log_state *s, uint32_t segment)
     log_buffer_begin(s, log_address(s, segment << s->shift));
     for (at = 0; storage->block != 0 && at < s->segment_units * LOG_UNIT && !s->error;
          at += storage->block)
-        if (storage->erase(storage->context, s->buffer_at + at, storage->block) != 0)
+        if ((storage->erase)(storage->context, s->buffer_at + at, storage->block) != 0)
             log_fail(s);
 }
 
@@ -6061,6 +6067,12 @@ MSC4203_APART void log_batch_commit(struct msc4203_log_state *s, struct msc4203_
 
 /* ---- what is remembered: requests, and openings ---- */
 
+/* Whether there is a request or opening in these words. */
+MSC4203_PRIVATE int log_is_set(const uint32_t word[4])
+{
+    return (word[0] | word[1] | word[2] | word[3]) != 0;
+}
+
 /* Where the request or opening with this count is; one of the last ones. */
 MSC4203_PRIVATE uint32_t log_item_at(const struct msc4203_log_state *s, int which, uint32_t count)
 {
@@ -6134,37 +6146,65 @@ MSC4203_PRIVATE int log_is_noted(const struct msc4203_log_state *s, int which, u
     return last != 0 && log_is_remembered(s, which, last);
 }
 
-/* Notes that a segment has a request or opening of this count. */
-MSC4203_PRIVATE void log_note_item(struct msc4203_log_state *s, uint32_t position, int which,
-                                   uint32_t count)
+/* Notes that the request or opening of this count is in a segment: the last place that has it
+ * counts, which is kept in the item itself. Else each crash would leave one copy more, for ever. */
+MSC4203_APART void log_note_item(struct msc4203_log_state *s, uint32_t position, int which,
+                                 uint32_t count)
 {
-    struct msc4203_log_segment *segment = &s->segment[log_segment_of(s, position)];
-    uint32_t *last = which == LOG_REQUESTS ? &segment->request : &segment->opening;
+    uint32_t i = log_segment_of(s, position), *word;
+    uint32_t *last = which == LOG_REQUESTS ? &s->segment[i].request : &s->segment[i].opening;
 
     if (*last == 0 || log_before(*last, count))
         *last = count;
+    if (log_is_remembered(s, which, count)) {
+        word = &s->item[which][log_item_at(s, which, count)].word[3];
+        *word = (*word & LOG_ITEM_WORD) | i << 24;
+    }
 }
 
-/* Writes again the `n` requests or openings, at most LOG_ITEMS, from count `first` on. */
-MSC4203_APART void log_write_items(struct msc4203_log_state *s, int which, uint32_t first,
-                                   uint32_t n)
+/* Collects of `n` requests or openings, from count `first` on, those that are in this segment, or
+ * all where it is UINT32_MAX. Returns which these are. */
+MSC4203_APART uint32_t log_collect_items(const struct msc4203_log_state *s, int which,
+                                         uint32_t first, uint32_t n, uint32_t segment,
+                                         struct msc4203_log_item *item)
 {
-    uint32_t word[8], i;
+    uint32_t i, has = 0;
+
+    memset(item, 0, n * sizeof *item);
+    for (i = 0; i < n; i++, item++) {
+        if (!log_is_remembered(s, which, first + i))
+            continue;
+        *item = s->item[which][log_item_at(s, which, first + i)];
+        if (log_is_set(item->word) &&
+            (segment == UINT32_MAX || item->word[3] >> 24 == segment))
+            has |= (uint32_t)1 << i;
+        else
+            memset(item, 0, sizeof *item);
+        item->word[3] &= LOG_ITEM_WORD;
+    }
+    return has;
+}
+
+/* Writes them again, at most LOG_ITEMS. */
+MSC4203_APART void log_write_items(struct msc4203_log_state *s, int which, uint32_t first,
+                                   uint32_t n, uint32_t segment)
+{
     struct msc4203_log_item item[LOG_ITEMS];
+    uint32_t word[8], i, position, has = log_collect_items(s, which, first, n, segment, item);
     msc4203_span body;
 
-    memset(word, 0, sizeof word);
-    memset(item, 0, sizeof item);
-    for (i = 0; i < n; i++)
-        if (log_is_remembered(s, which, first + i))
-            item[i] = s->item[which][log_item_at(s, which, first + i)];
+    if (has == 0)
+        return;
     log_swap(item[0].word, n * 4);
+    memset(word, 0, sizeof word);
     word[4] = first;
     word[5] = n;
     body.ptr = (const char *)item;
     body.len = n * sizeof item[0];
-    log_note_item(s, log_append(s, word, LOG_REMEMBER, (uint32_t)which, &body, 1), which,
-                  first + n - 1);
+    position = log_append(s, word, LOG_REMEMBER, (uint32_t)which, &body, 1);
+    for (i = 0; i < n; i++)
+        if ((has >> i & 1) != 0)
+            log_note_item(s, position, which, first + i);
 }
 
 /* ---- making room ---- */
@@ -6425,13 +6465,14 @@ MSC4203_PRIVATE uint32_t log_clean_items(struct msc4203_log_state *s)
         return units;
     }
     if (s->clean_items != 0 && (n != 0 || is_last)) {
-        log_write_items(s, LOG_REQUESTS, s->clean_first, s->clean_items);
+        log_write_items(s, LOG_REQUESTS, s->clean_first, s->clean_items, s->clean_segment);
         s->clean_items = 0;
     }
     if (n == 0 || !log_is_remembered(s, which, first + n - 1))
         return units;
     if (which == LOG_OPENINGS || is_last) {
-        log_write_items(s, which, first, n < LOG_ITEMS ? n : (uint32_t)LOG_ITEMS);
+        log_write_items(s, which, first, n < LOG_ITEMS ? n : (uint32_t)LOG_ITEMS,
+                        s->clean_segment);
     } else {
         s->clean_first = first;
         s->clean_items = n;
@@ -6659,7 +6700,7 @@ MSC4203_PRIVATE int log_opening(void *context, uint32_t back, uint64_t *random, 
         return MSC4203_END;
     item = &s->item[LOG_OPENINGS][log_item_at(s, LOG_OPENINGS, s->counter[LOG_OPENINGS] - back)];
     *random = log_number64(item->word);
-    *first = log_number64(item->word + 2);
+    *first = item->word[2] | (uint64_t)(item->word[3] & LOG_ITEM_WORD) << 32;
     return *first == 0 ? MSC4203_END : MSC4203_OK;
 }
 
@@ -6671,7 +6712,7 @@ MSC4203_PRIVATE int log_request(const msc4203_request *request, uint32_t id[4])
         id[0] = log_get(request->who);
         id[1] = log_get(request->who + 4);
         id[2] = log_get(request->what);
-        id[3] = log_get(request->what + 4);
+        id[3] = log_get(request->what + 4) & LOG_ITEM_WORD;
     }
     return (id[0] | id[1] | id[2] | id[3]) != 0;
 }
@@ -6687,7 +6728,8 @@ MSC4203_PRIVATE int log_known(void *context, const msc4203_request *request)
     if (!log_request(request, id.word))
         return MSC4203_OK;
     for (at = *log_request_bucket(s, &id); at != 0; at = s->request_next[at - 1])
-        if (memcmp(s->item[LOG_REQUESTS][at - 1].word, id.word, sizeof id.word) == 0)
+        if (memcmp(s->item[LOG_REQUESTS][at - 1].word, id.word, 3 * sizeof id.word[0]) == 0 &&
+            (s->item[LOG_REQUESTS][at - 1].word[3] & LOG_ITEM_WORD) == id.word[3])
             return MSC4203_KNOWN;
     return MSC4203_OK;
 }
@@ -6942,8 +6984,8 @@ MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_requ
         s->next += b->count;
         log_batch_commit(s, b, *first);
         log_append(s, word, LOG_COMMIT, batch - 1, NULL, 0);
-        if (s->counter[LOG_REQUESTS] != 0)
-            log_note_item(s, s->current << s->shift, LOG_REQUESTS, s->counter[LOG_REQUESTS]);
+        if (word[7] != 0)
+            log_note_item(s, s->current << s->shift, LOG_REQUESTS, word[7]);
     }
     log_batch_clear(b, BATCH_FREE);
     return log_has_written(s);
@@ -7726,7 +7768,7 @@ MSC4203_APART void log_look_through(struct msc4203_log_state *s, uint32_t *image
             continue;
         if (r.kind == LOG_PAD && log_before(s->oldest, r.word[2]))
             s->oldest = r.word[2];
-        else if (r.kind == LOG_IMAGE && r.small != 0)
+        else if (r.kind == LOG_IMAGE && r.small == LOG_IMAGE_ENDS)
             *image = r.word[7];
     }
     s->image_end = at;
@@ -8222,11 +8264,16 @@ MSC4203_PRIVATE void log_read_items(struct msc4203_log_state *s, const struct lo
     for (i = 0; (i + 1) * sizeof word <= r->bytes; i++) {
         log_read(s, log_address(s, r->position) + r->fixed + i * sizeof word, word, sizeof word);
         log_swap(word, 4);
-        if ((word[0] | word[1] | word[2] | word[3]) != 0)
-            log_remember(s, which, r->word[4] + i, word);
+        if (!log_is_set(word))
+            continue; /* it was not remembered, or was elsewhere */
+        if (s->empty && log_is_remembered(s, which, r->word[4] + i) &&
+            log_is_set(s->item[which][log_item_at(s, which, r->word[4] + i)].word))
+            continue; /* this segment will be void; an older one has it, too */
+        word[3] &= LOG_ITEM_WORD;
+        log_remember(s, which, r->word[4] + i, word);
+        log_note_item(s, r->position, which, r->word[4] + i);
         if (which == LOG_OPENINGS) /* also where the header that says so was lost */
             log_met(s, log_number64(word + 2) - 1);
-        log_note_item(s, r->position, which, r->word[4] + i);
     }
     if (which == LOG_OPENINGS && s->opening_first == 0)
         s->opening_first = r->word[4];
@@ -8475,7 +8522,8 @@ MSC4203_PRIVATE void log_write_image(struct msc4203_log_state *s)
             log_swap(from + at, n);
             body.ptr = (const char *)(from + at);
             body.len = n * sizeof *from;
-            log_append(s, word, LOG_IMAGE, part + 1 == IMAGE_PARTS && at + n == words, &body, 1);
+            log_append(s, word, LOG_IMAGE,
+                       part + 1 == IMAGE_PARTS && at + n == words ? LOG_IMAGE_ENDS : 0, &body, 1);
             log_swap(from + at, n);
             if (n == 0)
                 break;
@@ -8520,7 +8568,7 @@ MSC4203_APART int log_read_image(struct msc4203_log_state *s, uint32_t first)
                 return 0;
             if (r.kind == LOG_IMAGE && !log_read_image_record(s, &r, count++, kept))
                 return 0;
-            ended = r.kind == LOG_IMAGE && r.small != 0;
+            ended = r.kind == LOG_IMAGE && r.small == LOG_IMAGE_ENDS;
         }
     }
     log_image_kept(s, kept, 1);
@@ -8680,7 +8728,8 @@ MSC4203_PRIVATE void log_begin_writing(struct msc4203_log_state *s, uint64_t ran
     log_begin_segment(s, s->previous, s->previous_end, s->previous_durable);
     for (; !log_before(s->counter[LOG_OPENINGS], first) && !s->error; first += LOG_ITEMS)
         log_write_items(s, LOG_OPENINGS, first,
-                        log_clip(s->counter[LOG_OPENINGS] - first + 1, 1, LOG_ITEMS));
+                        log_clip(s->counter[LOG_OPENINGS] - first + 1, 1, LOG_ITEMS),
+                        UINT32_MAX);
     log_sync(s, 1);
     if (is_void && !s->error) {
         s->segment[last].sequence = 0;
@@ -8831,7 +8880,7 @@ MSC4203_API int msc4203_log_scan(msc4203_log *log, void *memory, size_t bytes,
         result = log_has_read(s, log_message(s, i, memory, bytes, &message));
         if (result == MSC4203_E_STORAGE)
             break;
-        result = see(context, &message, log_address(s, log_position(&s->entry[i])),
+        result = (see)(context, &message, log_address(s, log_position(&s->entry[i])),
                      result == MSC4203_ITEM ? MSC4203_OK : result);
     }
     return result;
@@ -9229,7 +9278,7 @@ enum { SENDER_END = sizeof sender_end - 1 };
 MSC4203_PRIVATE void sender_trace(struct msc4203_sender_state *s, int what, int status)
 {
     if (s->config.trace != NULL)
-        s->config.trace(s->config.context, what, &s->transaction, status);
+        (s->config.trace)(s->config.context, what, &s->transaction, status);
 }
 
 /* Bytes of a body before its first message, and of one that has nothing but that. */
@@ -9244,7 +9293,7 @@ MSC4203_PRIVATE int sender_record(struct msc4203_sender_state *s, void *memory, 
                                   msc4203_span *record)
 {
     int result =
-        s->queue->record(s->queue->context, s->config.channel, memory, bytes, NULL, record);
+        (s->queue->record)(s->queue->context, s->config.channel, memory, bytes, NULL, record);
 
     if (result != MSC4203_OK || record->len < SENDER_RECORD || record->ptr[0] != 1)
         record->len = 0;
@@ -9298,10 +9347,10 @@ MSC4203_PRIVATE int sender_end_of(struct msc4203_sender_state *s, int done, unsi
     record.ptr = (const char *)bytes;
     record.len = sizeof bytes;
     if (done)
-        result = s->queue->done(s->queue->context, s->config.channel, NULL, s->transaction.last,
+        result = (s->queue->done)(s->queue->context, s->config.channel, NULL, s->transaction.last,
                                 &record);
     else
-        result = s->queue->hold(s->queue->context, s->config.channel, s->transaction.first - 1,
+        result = (s->queue->hold)(s->queue->context, s->config.channel, s->transaction.first - 1,
                                 &record);
     if (result != MSC4203_OK)
         return result;
@@ -9337,7 +9386,7 @@ MSC4203_PRIVATE int sender_park(struct msc4203_sender_state *s, uint64_t number,
     msc4203_counts counts;
     size_t all, old, most, skip;
     uint64_t moved;
-    int result = q->move(q->context, s->config.channel, NULL, number, (uint32_t)1 << parked,
+    int result = (q->move)(q->context, s->config.channel, NULL, number, (uint32_t)1 << parked,
                          &moved);
 
     s->dirty = 1;
@@ -9345,11 +9394,11 @@ MSC4203_PRIVATE int sender_park(struct msc4203_sender_state *s, uint64_t number,
         return result == MSC4203_END ? MSC4203_OK : result;
     s->status.parked++;
     sender_trace(s, MSC4203_TRACE_PARKED, status);
-    result = q->record(q->context, s->config.channel, text, bytes, &name, NULL);
+    result = (q->record)(q->context, s->config.channel, text, bytes, &name, NULL);
     if (result != MSC4203_OK)
         return result == MSC4203_END ? MSC4203_OK : result;
     /* The line, behind what there is already. */
-    result = q->record(q->context, parked, text + 300, bytes - 300, NULL, &record);
+    result = (q->record)(q->context, parked, text + 300, bytes - 300, NULL, &record);
     if (result != MSC4203_OK && result != MSC4203_END)
         return result;
     old = result == MSC4203_OK ? record.len : 0;
@@ -9358,7 +9407,7 @@ MSC4203_PRIVATE int sender_park(struct msc4203_sender_state *s, uint64_t number,
     *at++ = ' ';
     memcpy(at, name.ptr, name.len);
     at[name.len] = '\n';
-    result = q->count(q->context, parked, NULL, &counts);
+    result = (q->count)(q->context, parked, NULL, &counts);
     if (result != MSC4203_OK)
         return result;
     most = SENDER_RECORD_MAX;
@@ -9368,7 +9417,7 @@ MSC4203_PRIVATE int sender_park(struct msc4203_sender_state *s, uint64_t number,
                 skip++;
         record.ptr = text + 300 + skip;
         record.len = all - skip;
-        result = q->hold(q->context, parked, counts.through, &record);
+        result = (q->hold)(q->context, parked, counts.through, &record);
         most /= 2;
     } while (result == MSC4203_E_TOO_LARGE && most >= all - old);
     /* Without room for the line it is parked all the same. */
@@ -9385,7 +9434,7 @@ MSC4203_PRIVATE int sender_part(struct msc4203_sender_state *s, uint64_t after, 
 {
     msc4203_message *const message = &s->message;
     size_t skip = first ? 0 : sender_head(s) - 1;
-    int result = s->queue->next(s->queue->context, s->config.channel, NULL, after, memory, bytes,
+    int result = (s->queue->next)(s->queue->context, s->config.channel, NULL, after, memory, bytes,
                                 message);
 
     if (result != MSC4203_ITEM)
@@ -9423,7 +9472,7 @@ MSC4203_PRIVATE int sender_choose(struct msc4203_sender_state *s, char *memory, 
             if (t->count != 0) /* within a transaction it could not be read either */
                 break;
             after = s->message.number; /* nothing before it waits */
-            result = s->queue->done(s->queue->context, s->config.channel, NULL, after, NULL);
+            result = (s->queue->done)(s->queue->context, s->config.channel, NULL, after, NULL);
             if (result != MSC4203_OK)
                 return result;
             s->status.damaged++;
@@ -9448,7 +9497,7 @@ MSC4203_PRIVATE int sender_choose(struct msc4203_sender_state *s, char *memory, 
         t->last = after = s->message.number;
         t->bytes += part.len;
         if (s->config.siblings != NULL)
-            s->config.siblings(s->config.context, &s->message, NULL);
+            (s->config.siblings)(s->config.context, &s->message, NULL);
     }
     return MSC4203_OK;
 }
@@ -9463,7 +9512,7 @@ MSC4203_PRIVATE size_t sender_siblings(struct msc4203_sender_state *s, char *mem
         return 0;
     msc4203_writer_begin(writer, MSC4203_TRANSACTION, s->flags, memory,
                          SENDER_RECORD_MAX - SENDER_RECORD + 1);
-    s->config.siblings(s->config.context, NULL, writer);
+    (s->config.siblings)(s->config.context, NULL, writer);
     if (writer->priv.at.seen & MSC4203_TO_DEVICE || writer->priv.at.seen == 0 ||
         writer->priv.needed > SENDER_RECORD_MAX - SENDER_RECORD + 1 || /* not all fitted */
         msc4203_writer_end(writer, &used) != MSC4203_OK)
@@ -9488,22 +9537,22 @@ MSC4203_PRIVATE int sender_make(struct msc4203_sender_state *s, uint64_t now_ms,
     size = sender_siblings(s, memory + SENDER_RECORD);
     if (size != 0)
         t->bytes += size - SENDER_END;
-    result = s->queue->opening(s->queue->context, 0, &s->opening, &s->begin);
+    result = (s->queue->opening)(s->queue->context, 0, &s->opening, &s->begin);
     if (result != MSC4203_OK)
         return result;
     s->made = now_ms;
     sender_note(s, SENDER_IN_FLIGHT, (unsigned char *)memory);
     record.ptr = memory;
     record.len = SENDER_RECORD + size;
-    result = s->queue->hold(s->queue->context, s->config.channel, t->last, &record);
+    result = (s->queue->hold)(s->queue->context, s->config.channel, t->last, &record);
     if (result == MSC4203_E_TOO_LARGE && size != 0) { /* a small log: without siblings, then */
         t->bytes -= size - SENDER_END;
         sender_note(s, SENDER_IN_FLIGHT, (unsigned char *)memory);
         record.len = SENDER_RECORD;
-        result = s->queue->hold(s->queue->context, s->config.channel, t->last, &record);
+        result = (s->queue->hold)(s->queue->context, s->config.channel, t->last, &record);
     }
     if (result == MSC4203_OK)
-        result = s->queue->flush(s->queue->context);
+        result = (s->queue->flush)(s->queue->context);
     if (result != MSC4203_OK)
         return result;
     s->dirty = 0;
@@ -9559,7 +9608,7 @@ MSC4203_API int msc4203_sender_init(msc4203_sender *sender, const msc4203_queue 
     s->state = SENDER_READY;
     sender_name(s);
     if (t->count == 1) { /* a crash came between parking it and saying so? */
-        result = queue->next(queue->context, config->channel, NULL, t->first - 1, memory, bytes,
+        result = (queue->next)(queue->context, config->channel, NULL, t->first - 1, memory, bytes,
                              &s->message);
         if (result == MSC4203_END || s->message.number > t->first)
             return sender_done(s);
@@ -9595,7 +9644,7 @@ MSC4203_API int msc4203_sender_poll(msc4203_sender *sender, uint64_t now_ms, voi
     if (s->state == SENDER_EMPTY) {
         result = sender_make(s, now_ms, (char *)memory, bytes);
         if (result == MSC4203_END) {
-            result = s->dirty ? s->queue->flush(s->queue->context) : MSC4203_OK;
+            result = s->dirty ? (s->queue->flush)(s->queue->context) : MSC4203_OK;
             if (result != MSC4203_OK)
                 return result;
             s->dirty = 0;
@@ -10077,10 +10126,10 @@ MSC4203_PRIVATE int sync_is_ours(const msc4203_queue *q, uint64_t opening, uint6
     uint32_t back;
     msc4203_counts counts;
 
-    if (q->count(q->context, MSC4203_CHANNEL_SYNC, NULL, &counts) != MSC4203_OK)
+    if ((q->count)(q->context, MSC4203_CHANNEL_SYNC, NULL, &counts) != MSC4203_OK)
         return 0;
     bound = counts.through + 1;
-    for (back = 0; q->opening(q->context, back, &random, &first) == MSC4203_OK; back++) {
+    for (back = 0; (q->opening)(q->context, back, &random, &first) == MSC4203_OK; back++) {
         if (random == opening)
             return number < bound;
         bound = first;
@@ -10112,7 +10161,7 @@ MSC4203_API int msc4203_sync_begin(msc4203_sync *sync, const msc4203_queue *queu
     memset(s, 0, sizeof *s);
     s->queue = queue;
     s->device = *device;
-    result = queue->opening(queue->context, 0, &s->opening, &number);
+    result = (queue->opening)(queue->context, 0, &s->opening, &number);
     if (result != MSC4203_OK)
         return result;
     s->opening ^= owner;
@@ -10124,7 +10173,7 @@ MSC4203_API int msc4203_sync_begin(msc4203_sync *sync, const msc4203_queue *queu
     if (number == 0 || !sync_is_ours(queue, opening ^ owner, number))
         return MSC4203_OK;
     s->after = s->before = number;
-    return queue->done(queue->context, MSC4203_CHANNEL_SYNC, device, number, NULL);
+    return (queue->done)(queue->context, MSC4203_CHANNEL_SYNC, device, number, NULL);
 }
 
 MSC4203_API int msc4203_sync_next(msc4203_sync *sync, void *memory, size_t bytes,
@@ -10138,7 +10187,7 @@ MSC4203_API int msc4203_sync_next(msc4203_sync *sync, void *memory, size_t bytes
     if (s->count == SYNC_MAX)
         return MSC4203_END;
     do {
-        result = q->next(q->context, MSC4203_CHANNEL_SYNC, &s->device, after, memory, bytes,
+        result = (q->next)(q->context, MSC4203_CHANNEL_SYNC, &s->device, after, memory, bytes,
                          message);
         if (result == MSC4203_E_DAMAGED && message->number <= after)
             return result;
@@ -10189,7 +10238,7 @@ MSC4203_APART int change_next(const msc4203_queue *queue, uint32_t channel,
                               msc4203_message *message)
 {
     uint64_t after = message->number;
-    int result = queue->next(queue->context, channel, device, after, memory, bytes, message);
+    int result = (queue->next)(queue->context, channel, device, after, memory, bytes, message);
 
     if (result == MSC4203_E_DAMAGED && message->number > after)
         message->channels = 0; /* it waits nowhere that is known */
@@ -10201,7 +10250,7 @@ MSC4203_APART int change_next(const msc4203_queue *queue, uint32_t channel,
 MSC4203_APART int change_move(const msc4203_queue *queue, uint32_t channel,
                               const msc4203_device *device, uint64_t number, uint32_t channels)
 {
-    return queue->move(queue->context, channel, device, number, channels, NULL);
+    return (queue->move)(queue->context, channel, device, number, channels, NULL);
 }
 
 MSC4203_API int msc4203_change_device(const msc4203_queue *queue, const msc4203_device *device,
@@ -10242,14 +10291,14 @@ MSC4203_APART uint32_t change_route(const msc4203_message *message, void *contex
 
     device.user_id = message->item.user_id;
     device.device_id = message->item.device_id;
-    return route(context, &device);
+    return (route)(context, &device);
 }
 
 /* The number up to which a channel is in flight. */
 MSC4203_APART int change_begin(const msc4203_queue *queue, uint32_t channel, uint64_t *through)
 {
     msc4203_counts counts;
-    int result = queue->count(queue->context, channel, NULL, &counts);
+    int result = (queue->count)(queue->context, channel, NULL, &counts);
 
     *through = counts.through;
     return result;
@@ -10303,7 +10352,7 @@ MSC4203_API int msc4203_expire(msc4203_expiry *expiry, const msc4203_queue *queu
 {
     uint64_t step = now_ms - expiry->priv.last_ms;
     msc4203_counts counts;
-    int result = queue->count(queue->context, MSC4203_CHANNEL_SYNC, NULL, &counts);
+    int result = (queue->count)(queue->context, MSC4203_CHANNEL_SYNC, NULL, &counts);
 
     if (expired != NULL)
         *expired = 0;
@@ -10316,7 +10365,7 @@ MSC4203_API int msc4203_expire(msc4203_expiry *expiry, const msc4203_queue *queu
         return result;
     if (now_ms < counts.time_ms || expiry->priv.steady_ms < SENDER_HOUR)
         return MSC4203_E_CLOCK;
-    return queue->expire(queue->context, now_ms > age_ms ? now_ms - age_ms : 0, expired);
+    return (queue->expire)(queue->context, now_ms > age_ms ? now_ms - age_ms : 0, expired);
 }
 #endif /* MSC4203_NO_DELIVERY */
 

@@ -55,6 +55,14 @@ int msc4203_between = sizeof(msc4203_reader) + sizeof(msc4203_writer) > 0;
 #define MSC4203_IMPLEMENTATION
 #include "msc4203.h"
 C
+    # Headers that others include first may define macros like these: <curses.h>, lwIP.
+    {
+        echo '#include "msc4203.h"'
+        sed -n 's/^ *\(int\|void\|uint32_t\) (\*\([a-z_]*\))(.*/#define \2(x) x x/p' msc4203.h |
+            sort -u | grep -v abort # which C++ itself speaks of
+        echo '#define MSC4203_IMPLEMENTATION'
+        echo '#include "msc4203.h"'
+    } >"$dir/macros.c"
     cat >"$dir/static.c" <<'C'
 #define MSC4203_STATIC
 #define MSC4203_IMPLEMENTATION
@@ -108,7 +116,7 @@ compiles() {
     # Warnings need no code, where the compiler knows how to do without.
     syntax="-c -o $dir/x.o"
     silent $CC -fsyntax-only "$dir/one.c" -I. >/dev/null && syntax=-fsyntax-only
-    for source in plain implementation twice later static; do
+    for source in plain implementation twice later macros static; do
         for standard in c99 c11; do
             check "$source.c as $standard" silent $CC -std=$standard $WARN $WARN_C -I. \
                 $syntax "$dir/$source.c"
@@ -129,7 +137,7 @@ compiles_cxx() {
         echo "header: no C++ compiler $CXX here: C++ is left out (make lint demands it)"
         return
     fi
-    for source in plain implementation twice later static; do
+    for source in plain implementation twice later macros static; do
         for standard in c++98 c++17; do
             check "$source.c as $standard" silent $CXX -x c++ -std=$standard $WARN -I. \
                 $syntax "$dir/$source.c"

@@ -141,7 +141,8 @@ files=${LINT_FILES:-$(ls example/*.c test/*.c test/bench/*.c test/mcu/*.c fuzz/*
 include='-I. -Itest/bench'
 # Builds of the library that are compiled at every level, and those that differ only in what is
 # there.
-variants=('' -DMSC4203_NO_SIMD -DMSC4203_NO_WORDS '-DMSC4203_NO_SIMD -DMSC4203_NO_WORDS' -mavx2)
+variants=('' -DMSC4203_NO_SIMD -DMSC4203_NO_WORDS '-DMSC4203_NO_SIMD -DMSC4203_NO_WORDS' -mavx2
+    -march=x86-64-v4)
 layers=(-DMSC4203_NO_READER -DMSC4203_NO_WRITER '-DMSC4203_NO_READER -DMSC4203_NO_WRITER'
     -DMSC4203_STATIC)
 

@@ -37,12 +37,19 @@ static int format_see(void *context, const msc4203_message *m, uint64_t at, int 
     return 0;
 }
 
+static int format_is_known(struct bench *b, uint32_t i)
+{
+    msc4203_request request;
+
+    contract_request(i, 1, &request);
+    return b->queue.known(b->queue.context, &request) == MSC4203_KNOWN;
+}
+
 /* Writes down what is in a log, but for its openings when `openings` is 0. */
 static void format_describe(struct bench *b, int openings)
 {
     msc4203_queue *q = &b->queue;
     msc4203_span name, record;
-    msc4203_request request;
     msc4203_counts counts;
     static char line[1024];
     uint64_t random, first;
@@ -61,8 +68,7 @@ static void format_describe(struct bench *b, int openings)
             format_line(line);
         }
     for (i = 1; i < 60; i++) {
-        contract_request(i, 1, &request);
-        if (q->known(q->context, &request) != MSC4203_KNOWN)
+        if (!format_is_known(b, i))
             continue;
         sprintf(line, "request %lu\n", (unsigned long)i);
         format_line(line);
@@ -193,6 +199,8 @@ static void format_read(const char *log, const char *text)
     static struct bench b;
     msc4203_storage storage;
     size_t bytes, expected_bytes;
+    uint64_t known, number;
+    uint32_t i;
     char *data = test_read(log, &bytes), *expected = test_read(text, &expected_bytes);
 
     format_init(&b);
@@ -212,8 +220,16 @@ static void format_read(const char *log, const char *text)
         CHECK(bench_open(&b) == MSC4203_OK && bench_damaged(&b) == 0);
         format_describe(&b, 0);
         format_same(log, expected, expected_bytes);
-        format_push(&b, 59, 2, 8); /* and it goes on */
+        format_push(&b, 59, 2, 8); /* and it goes on, also when all of it was written again */
         CHECK(bench_flush(&b) == MSC4203_OK);
+        for (i = 0, known = 0; i < 60; i++)
+            known |= (uint64_t)format_is_known(&b, i) << i;
+        for (i = 0; i < 500; i++)
+            CHECK(bench_push(&b, 8, 1, 100, &number) == MSC4203_OK &&
+                  bench_flush(&b) == MSC4203_OK &&
+                  b.queue.done(b.queue.context, 3, NULL, number, NULL) == MSC4203_OK);
+        for (i = 0; i < 60; i++)
+            CHECK(format_is_known(&b, i) == (int)(known >> i & 1));
         CHECK(bench_damaged(&b) == 0);
     }
     bench_free(&b);

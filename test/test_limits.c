@@ -753,6 +753,47 @@ static void test_numbers_lost(int kind)
     bench_free(&b);
 }
 
+/* The power fails again and again, while requests come and go: what is remembered must not be
+ * copied more and more often, until there is no room for anything else. */
+static void test_crashes(const struct shape *shape)
+{
+    static struct bench b;
+    msc4203_queue *q = &b.queue;
+    msc4203_request request;
+    uint64_t number;
+    uint32_t batch, begun = 0, used[2] = {0, 0};
+    unsigned i, k, rounds = 60;
+
+    bench_storage(&b, shape, shape->bytes * 4, 0, 1);
+    b.config.requests = 64;
+    b.config.openings = 64;
+    bench_start(&b, 0);
+    for (i = 0; i < 10 * rounds; i++) {
+        if (i % rounds == 0)
+            begun = b.log.priv.sequence;
+        for (k = test_below(8); k != 0; k--) {
+            contract_request(i * 8 + k, 1, &request);
+            CHECK(q->begin(q->context, &batch) == MSC4203_OK);
+            CHECK(bench_add(&b, batch, 2, 1, 1 + test_below(400)) == MSC4203_OK);
+            CHECK(q->commit(q->context, batch, &request, &number) == MSC4203_OK);
+            if (test_below(2))
+                CHECK(q->done(q->context, 1, NULL, UINT64_MAX, NULL) == MSC4203_OK);
+            if (test_below(2))
+                CHECK(bench_flush(&b) == MSC4203_OK);
+        }
+        if (i % rounds == rounds - 1 && i / rounds != 0)
+            used[i / rounds / 5] += b.log.priv.sequence - begun;
+        fake_crash(&b.fake);
+        memset(b.opened, 0, sizeof b.opened);
+        CHECK(bench_open(&b) == MSC4203_OK && bench_damaged(&b) == 0);
+        CHECK(q->done(q->context, 1, NULL, UINT64_MAX, NULL) == MSC4203_OK);
+    }
+    printf("crashes, %s: %lu segments in the first half, %lu in the second\n", shape->name,
+           (unsigned long)used[0], (unsigned long)used[1]);
+    CHECK(used[1] / 5 <= used[0] / 4 * 5 / 4 + 2); /* rounds 1 to 4, and 5 to 9 */
+    bench_free(&b);
+}
+
 /* The power fails again and again, as soon as the log was opened. */
 static void test_openings(void)
 {
@@ -1032,6 +1073,9 @@ int main(void)
     for (i = 0; i < LOST_KINDS; i++)
         test_numbers_lost((int)i);
     test_openings();
+    for (i = 0; i < SHAPES; i++)
+        if (i != 3) /* regions of 144 KiB take long */
+            test_crashes(&shapes[i]);
     test_wrong_index();
     test_two_logs();
     test_failing_once();
