@@ -19,6 +19,9 @@ LIBFLAGS =
 STD = -std=c99
 # Put before each test program: an emulator, a time limit.
 RUN =
+# Where `make install` puts files, and what it puts before that, for packages.
+PREFIX = /usr/local
+DESTDIR =
 
 B = build
 COMPILE = $(CC) $(STD) -I. $(CFLAGS) $(LIBFLAGS)
@@ -144,6 +147,20 @@ cross: ## Runs the tests on emulated big-endian, 32-bit and ARM machines; compil
 coverage: ## Measures which lines and branches of the library the tests reach
 	@MAKE='$(MAKE)' sh test/coverage.sh
 
+INSTALL = B='$(B)' PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' sh example/install/install.sh
+
+install: $(GATEWAY) ## Installs programs, header, manual pages and units below PREFIX, /usr/local
+	@$(INSTALL) install
+
+uninstall: ## Removes what `make install` with the same PREFIX and DESTDIR has put there
+	@$(INSTALL) uninstall
+
+test-install: ## Installs into a temporary folder, checks what is there, and uninstalls
+	@$(SCRIPT_ENV) sh test/install.sh
+
+test-proxies: $(GATEWAY) ## Runs the gateway behind nginx and Caddy, with TLS; a minute and a half
+	@$(SCRIPT_ENV) sh test/gateway/proxies.sh
+
 clean: ## Removes build/
 	rm -rf build
 
@@ -154,5 +171,5 @@ force:
 
 .PHONY: force all tests demo test suites soak sim fuzz bench instructions size test-mcu \
 	test-sqlite test-gateway torture mutants bindings interop lint sanitize cross coverage \
-	clean help run-header run-stack run-examples \
+	install uninstall test-install test-proxies clean help run-header run-stack run-examples \
 	$(SUITES:%=run-%) $(REPLAYS:%=run-%)
