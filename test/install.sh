@@ -7,6 +7,7 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 B=${B:-build} MAKE=${MAKE:-make} CC=${CC:-cc}
 case $B in /*) dir=$B/install ;; *) dir=$PWD/$B/install ;; esac
+# shellcheck disable=SC2034
 suite=install
 . test/check.sh
 
@@ -145,6 +146,7 @@ check 'uninstalling again' make_it uninstall
 
 # From nothing: it builds what it installs, and nothing else.
 rm -rf "$top"
+unset MAKEFLAGS MAKEOVERRIDES # with the Makefile's own PREFIX
 check 'make install, from nothing' $MAKE -s B="$dir/build" CC="$CC" DESTDIR="$top" install
 (cd "$dir/build" && find . -type f | LC_ALL=C sort) >"$dir/found"
 printf './%s\n' appservice flags gateway msc4203 msc4203.o >"$dir/expected"
