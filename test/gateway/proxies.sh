@@ -114,7 +114,8 @@ END
     ;;
 caddy)
     {
-        printf '{\n    admin off\n    http_port %s\n    https_port %s\n}\n' "$plain" "$tls"
+        printf '{\n    admin unix/%s/admin\n' "$dir"
+        printf '    http_port %s\n    https_port %s\n}\n' "$plain" "$tls"
         sed "s/127\.0\.0\.1:8008/127.0.0.1:$behind/
             s|^gw.example {|&\n    bind 127.0.0.1\n    tls $dir/cert.pem $dir/key.pem|" "$dir/page"
     } >"$dir/site"
@@ -164,6 +165,16 @@ for version in --http1.1 --http2; do
 done
 check 'without a token' says 401 M_MISSING_TOKEN "$v3/sync"
 
+# refused ARGUMENTS...: 413, and never 200. A proxy may close the connection while a client is still
+# sending; some clients then see that and not the answer: so it is tried again.
+refused() {
+    tries=5
+    until says 413 M_TOO_LARGE "$@"; do
+        tries=$((tries - 1))
+        [ $tries -gt 0 ] && [ "$(tail -n 1 "$dir/answer")" != 200 ] || return 1
+    done
+}
+
 # Limits: the last byte that the gateway takes, and the first that it does not.
 python3 -c "print('{\"messages\":{}' + ' ' * ($LIMIT - 15) + '}', end='')" >"$dir/most"
 (cat "$dir/most" && echo) >"$dir/more"
@@ -173,7 +184,7 @@ for how in --http1.1 --http2 '--http1.1 -H Transfer-Encoding:chunked'; do
     check "the largest request, $how" says 200 '{}' $how -X PUT -H "$(as A)" \
         --data-binary "@$dir/most" "$v3/sendToDevice/m.test/most"
     # shellcheck disable=SC2086
-    check "a byte more, $how" says 413 M_TOO_LARGE $how -X PUT -H "$(as A)" \
+    check "a byte more, $how" refused $how -X PUT -H "$(as A)" \
         --data-binary "@$dir/more" "$v3/sendToDevice/m.test/more"
 done
 check 'and goes on' says 200 next_batch -H "$(as A)" "$v3/sync"
@@ -203,7 +214,13 @@ nothing=$!
 ask -w '\n%{http_code} %{time_total}\n' -H "$(as B)" "$v3/sync?timeout=120000" \
     >"$dir/late" 2>&1 &
 late=$!
-sleep $((HELD - 1))
+sleep 2
+case $suite in # a reload must not cut them off
+nginx) check 'reload' nginx -e "$dir/proxy.log" -p "$dir" -c "$dir/nginx.conf" -s reload ;;
+caddy) check 'reload' env HOME="$dir" caddy reload --force --adapter caddyfile \
+    --config "$dir/site" --address "unix/$dir/admin" ;;
+esac
+sleep $((HELD - 3))
 check 'both polls are held' kill -0 $nothing $late
 message late B 'at last'
 sleep 1
