@@ -15,7 +15,7 @@ enum {
 static struct chip {
     struct lfs_config config;
     unsigned char bytes[CHIP_BLOCKS_MOST * CHIP_BLOCK];
-    unsigned long calls, fail_at; /* from this program, erase or sync on there is no power; 0 never */
+    unsigned long calls, fail_at; /* there is no power from this one on; 0: there always is */
     int after;                    /* enum fake_when: what is done of the call that fails */
     /* what was met */
     unsigned long programs, programmed, erases, syncs, failures, torn, garbage, dirty;
@@ -331,6 +331,69 @@ static void say(const char *what)
 
 /* ---- the tests ---- */
 
+static int holds(const msc4203_storage *storage, uint64_t at, size_t bytes, int value)
+{
+    unsigned char data[64];
+    size_t i;
+
+    if (bytes > sizeof data || storage->read(storage->context, at, data, bytes) != 0)
+        return 0;
+    for (i = 0; i < bytes && data[i] == value; i++)
+        ;
+    return i == bytes;
+}
+
+/* The storage without a log: what is erased or skipped, and a call that fails, and then the chip
+ * works again, without a restart: nothing may be said to be durable then. */
+static void test_storage(void)
+{
+    static unsigned char data[1024];
+    const uint64_t at = kind->file; /* the second file */
+    const msc4203_storage *s;
+    unsigned long call;
+    int which, result;
+
+    for (which = 0; which < 3; which++) /* the call that fails: write, erase, sync */
+        for (call = 1, result = -1; result != 0 && call < 100; call++) {
+            begin(kind->files);
+            CHECK(littlefs_log_end(&mounted->files) == 0);
+            littlefs_log_begin(&mounted->files, &mounted->lfs, "other", kind->file, 8,
+                               mounted->buffers);
+            s = &mounted->files.storage;
+            CHECK(holds(s, at, 64, 0xFF));
+            CHECK(s->erase(s->context, at, kind->file) == 0);
+            memset(data, 0x42, sizeof data);
+            CHECK(s->write(s->context, at + 32, data, 1024) == 0);
+            CHECK(holds(s, at, 32, 0xFF) && holds(s, at + 32, 64, 0x42));
+            CHECK(holds(s, at + 32 + 1024, 64, 0xFF) && holds(s, at - 64, 64, 0xFF));
+            CHECK(s->write(s->context, at + 32, data, 16) != 0); /* twice */
+            memory_lost(); /* without a sync */
+            CHECK(mount() == 0);
+            littlefs_log_begin(&mounted->files, &mounted->lfs, "other", kind->file, 8,
+                               mounted->buffers);
+            s = &mounted->files.storage;
+            CHECK(holds(s, at, 64, 0xFF));
+            CHECK(s->write(s->context, at, data, 1024) == 0 && s->sync(s->context) == 0);
+            if (which == 2)
+                CHECK(s->write(s->context, at + 1024, data, 1024) == 0);
+            chip.fail_at = chip.calls + call;
+            result = which == 0 ? s->write(s->context, at + 1024, data, 1024)
+                     : which == 1 ? s->erase(s->context, 0, kind->file) : s->sync(s->context);
+            chip.fail_at = 0;
+            if (result != 0) {
+                CHECK(s->sync(s->context) != 0);
+                CHECK(s->write(s->context, at + 2048, data, 16) != 0);
+                CHECK(s->erase(s->context, at, kind->file) != 0);
+            }
+            memory_lost();
+            CHECK(mount() == 0);
+            littlefs_log_begin(&mounted->files, &mounted->lfs, "other", kind->file, 8,
+                               mounted->buffers);
+            s = &mounted->files.storage;
+            CHECK(holds(s, at, 64, 0x42) && holds(s, at + 960, 64, 0x42));
+        }
+}
+
 /* Random histories, with the power failing at random calls. */
 static void test_histories(unsigned long histories)
 {
@@ -535,6 +598,7 @@ int main(void)
     for (i = 0; i < KINDS; i++) {
         kind = &kinds[i];
         test_seed(0x11F5 + i);
+        test_storage();
         test_histories(test_shared(1000, 20));
         test_each(test_shared(2, 1));
         test_rounds(test_shared(60, 4));
