@@ -118,6 +118,9 @@ test-mcu: ## Runs the tests on an emulated microcontroller without an operating 
 test-sqlite: ## Runs the contract test on the queue over SQLite
 	@$(SCRIPT_ENV) sh test/sqlite/run.sh
 
+test-littlefs: ## Runs the log on littlefs, on an emulated flash chip that loses its power
+	@$(SCRIPT_ENV) sh test/littlefs/run.sh
+
 GATEWAY = $(B)/gateway $(B)/appservice $(B)/msc4203
 
 test-gateway: $(GATEWAY) ## Tests the gateway over real sockets; needs python3; two minutes
@@ -165,11 +168,12 @@ clean: ## Removes build/
 	rm -rf build
 
 help: ## Lists these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 force:
 
 .PHONY: force all tests demo test suites soak sim fuzz bench instructions size test-mcu \
-	test-sqlite test-gateway torture mutants bindings interop lint sanitize cross coverage \
-	install uninstall test-install test-proxies clean help run-header run-stack run-examples \
+	test-sqlite test-littlefs test-gateway torture mutants bindings interop lint sanitize cross \
+	coverage install uninstall test-install test-proxies clean help run-header run-stack \
+	run-examples \
 	$(SUITES:%=run-%) $(REPLAYS:%=run-%)
