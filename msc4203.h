@@ -8671,7 +8671,8 @@ MSC4203_API int msc4203_log_inspect(msc4203_log *log, const msc4203_storage *sto
  * behind it is void. */
 MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
 {
-    uint32_t i, k, first;
+    uint32_t i, k, first, lost;
+    uint64_t given;
 
     first = log_after(s, s->oldest - 1);
     for (i = first; i < s->segments && !s->error; i = log_after(s, s->segment[i].sequence)) {
@@ -8683,7 +8684,14 @@ MSC4203_PRIVATE void log_replay(struct msc4203_log_state *s)
         return;
     k = s->segment[s->current].sequence;
     log_make_void(s, k, k + ((uint32_t)1 << 30));
-    s->next = log_larger(s->next, s->highest + 1);
+    given = s->highest >= s->next ? s->highest + 1 - s->next : 0;
+    for (lost = 0, k = 0; k < LOG_BATCHES; k++)
+        lost += s->batch[k].count == 0 ? 0u : s->batch[k].count == given ? 1u : 2u;
+    if (lost == 1) { /* what the marks say was given out can only be this batch's */
+        s->gap = s->next;
+        s->gap_left = (uint32_t)given;
+    }
+    s->next += given;
     for (k = 0; k < LOG_BATCHES; k++) {
         struct msc4203_log_batch *b = &s->batch[k];
         if (b->count > s->gap_left && (b->state == BATCH_LOST || b->time != s->damaged)) {

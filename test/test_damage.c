@@ -426,7 +426,12 @@ static void victim_compare(struct victim *v, uint64_t from, uint64_t to)
 
     for (i = 0; i < whole->count; i++) {
         struct item *was = &whole->list[i], *is = content_item(now, was->number);
-        int is_lost = is == NULL || (was->set & ~is->set) != 0;
+        int is_lost;
+
+        for (k = 0; is == NULL && k < now->count; k++) /* a number that nothing tells any more */
+            if (now->list[k].sum == was->sum)
+                is = &now->list[k];
+        is_lost = is == NULL || (was->set & ~is->set) != 0;
 
         hit += (size_t)item_is_hit(v, was, from, to, 1);
         lost += (size_t)is_lost;
