@@ -267,9 +267,10 @@ static void request_sync(struct connection *c, const msc4203_span *query,
         c->since_bytes = (unsigned char)n;
     }
     if (http_parameter(query, "timeout", &value))
-        for (i = 0; i < value.len && http_is_digit(value.ptr[i]) && timeout < 86400000;
-             i++)
+        for (i = 0; i < value.len && http_is_digit(value.ptr[i]) && timeout < SYNC_MS; i++)
             timeout = timeout * 10 + (uint64_t)(value.ptr[i] - '0');
+    if (timeout > SYNC_MS)
+        timeout = SYNC_MS;
     if (g.failed) {
         refuse(c, 500, "M_UNKNOWN", "the store failed");
         return;

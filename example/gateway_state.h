@@ -26,6 +26,7 @@ enum {
     WORK_BYTES = 163840,     /* a message twice: as the queue holds it, and as it is sent */
     PINGS = CONFIG_APPSERVICES, /* one at a time for each */
     SILENT_MS = 60000,       /* who says nothing for so long is given up */
+    SYNC_MS = 300000,        /* a /sync waits no longer: its client may have gone without a word */
     CONNECT_MS = 5000,       /* an address that says nothing, when there is another one */
     RESOLVE_MS = 30000,
     ANSWER_BYTES = 1 << 20,  /* of an appservice's answer: the rest need not come */

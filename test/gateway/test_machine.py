@@ -78,6 +78,19 @@ class Suspended(Case):
         self.assertEqual(self.contents(events), [{'n': 1}])
 
 
+    def test_syncs_end(self):
+        """Those of clients that have gone, too, whatever timeout they asked for."""
+        g = self.gateway(clock=True)
+        sync = g.connect(b'GET %s/sync?timeout=864000000 HTTP/1.1\r\nHost: x\r\nAuthorization: '
+                         b'Bearer alice1\r\n\r\n' % V3.encode(), timeout=0.3)
+        g.pass_slowly(298000)
+        self.assertRaises(TimeoutError, sync.recv, 1)
+        sync.settimeout(20)
+        g.pass_slowly(4000)
+        with sync, sync.makefile('rb') as stream:
+            self.assertEqual(read_answer(stream)[0], 200)
+
+
 class Streams(Case):
     """Standard streams that are closed, or that nobody reads."""
 
