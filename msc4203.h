@@ -6720,17 +6720,19 @@ MSC4203_PRIVATE int log_request(const msc4203_request *request, uint32_t id[4])
 MSC4203_PRIVATE int log_known(void *context, const msc4203_request *request)
 {
     struct msc4203_log_state *s = log_of(context);
-    struct msc4203_log_item id;
+    struct msc4203_log_item id, item;
     uint32_t at;
 
     if (s->error || s->phase == PHASE_CLOSED)
         return MSC4203_E_STORAGE;
     if (!log_request(request, id.word))
         return MSC4203_OK;
-    for (at = *log_request_bucket(s, &id); at != 0; at = s->request_next[at - 1])
-        if (memcmp(s->item[LOG_REQUESTS][at - 1].word, id.word, 3 * sizeof id.word[0]) == 0 &&
-            (s->item[LOG_REQUESTS][at - 1].word[3] & LOG_ITEM_WORD) == id.word[3])
+    for (at = *log_request_bucket(s, &id); at != 0; at = s->request_next[at - 1]) {
+        item = s->item[LOG_REQUESTS][at - 1];
+        item.word[3] &= LOG_ITEM_WORD;
+        if (memcmp(item.word, id.word, sizeof id.word) == 0)
             return MSC4203_KNOWN;
+    }
     return MSC4203_OK;
 }
 
@@ -7309,7 +7311,7 @@ MSC4203_PRIVATE int log_expire(void *context, uint64_t before_ms, uint64_t *expi
                 break;
             through = log_number(&s->entry[i]);
         }
-        if (s->error == 0 && through != 0)
+        if (through != 0)
             taken += log_take_synced(s, device, through);
         result = log_has_written(s);
     }
@@ -8266,8 +8268,7 @@ MSC4203_PRIVATE void log_read_items(struct msc4203_log_state *s, const struct lo
         log_swap(word, 4);
         if (!log_is_set(word))
             continue; /* it was not remembered, or was elsewhere */
-        if (s->empty && log_is_remembered(s, which, r->word[4] + i) &&
-            log_is_set(s->item[which][log_item_at(s, which, r->word[4] + i)].word))
+        if (s->empty && log_is_remembered(s, which, r->word[4] + i))
             continue; /* this segment will be void; an older one has it, too */
         word[3] &= LOG_ITEM_WORD;
         log_remember(s, which, r->word[4] + i, word);
