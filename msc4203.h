@@ -6952,7 +6952,7 @@ MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_requ
 {
     struct msc4203_log_state *s = log_of(context);
     struct msc4203_log_batch *b;
-    uint32_t word[12];
+    uint32_t word[12], count;
     int result = log_batch_state(s, batch);
 
     *first = s->next;
@@ -6979,6 +6979,7 @@ MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_requ
         word[7] = s->counter[LOG_REQUESTS] + 1;
         log_remember(s, LOG_REQUESTS, word[7], word + 8);
     }
+    count = word[7];
     if (b->count != 0 || word[7] != 0) {
         if (b->time > s->time)
             s->time = b->time;
@@ -6986,8 +6987,8 @@ MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_requ
         s->next += b->count;
         log_batch_commit(s, b, *first);
         log_append(s, word, LOG_COMMIT, batch - 1, NULL, 0);
-        if (word[7] != 0)
-            log_note_item(s, s->current << s->shift, LOG_REQUESTS, word[7]);
+        if (count != 0) /* the words may have been swapped by now */
+            log_note_item(s, s->current << s->shift, LOG_REQUESTS, count);
     }
     log_batch_clear(b, BATCH_FREE);
     return log_has_written(s);
