@@ -9895,6 +9895,12 @@ MSC4203_API int msc4203_receiver_init(msc4203_receiver *receiver,
     return MSC4203_OK;
 }
 
+/* The value of a hexadecimal digit in either case, or 16. */
+MSC4203_PRIVATE unsigned receiver_digit(unsigned c)
+{
+    return delivery_digit(c < 'A' ? c : c | 0x20);
+}
+
 /* The next character of a path or a query, decoded; *p moves on. 256: a slash that is one, 257: the
  * end. What is no valid escape stands for itself. */
 MSC4203_PRIVATE unsigned receiver_char(const unsigned char **p, const unsigned char *end)
@@ -9908,8 +9914,8 @@ MSC4203_PRIVATE unsigned receiver_char(const unsigned char **p, const unsigned c
         return 256;
     if (c != '%' || end - *p < 2)
         return c;
-    high = delivery_digit((*p)[0] | 0x20u);
-    low = delivery_digit((*p)[1] | 0x20u);
+    high = receiver_digit((*p)[0]);
+    low = receiver_digit((*p)[1]);
     if ((high | low) > 15)
         return c;
     *p += 2;

@@ -1634,10 +1634,19 @@ static void test_receiver_requests(void)
     };
     static struct app a;
     const msc4203_item *item;
+    char escaped[] = "/transactions/1?access_token=s%..cret";
     size_t i;
+    unsigned high, low;
 
     app_init(&a, 4);
     CHECK(msc4203_receiver_next(&a.receiver, &item) == MSC4203_E_USAGE);
+    for (high = 1; high < 256; high++) /* only %33 is a 3 */
+        for (low = 1; low < 256; low++) {
+            escaped[31] = (char)high;
+            escaped[32] = (char)low;
+            CHECK(ask(&a, "PUT", escaped, NULL) ==
+                  (high == '3' && low == '3' ? MSC4203_MORE : MSC4203_E_TOKEN));
+        }
     for (i = 0; i < sizeof rows / sizeof *rows; i++) {
         CHECK_CASE(ask(&a, rows[i].method, rows[i].target, rows[i].authorization) ==
                    rows[i].result, rows[i].target);
