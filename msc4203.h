@@ -6449,7 +6449,7 @@ MSC4203_PRIVATE uint32_t log_clean_items(struct msc4203_log_state *s)
     units = log_load(s, position, &r);
     if (units == 0) {
         units = 1;
-    } else if (r.kind == LOG_COMMIT && (r.word[8] | r.word[9] | r.word[10] | r.word[11]) != 0) {
+    } else if (r.kind == LOG_COMMIT && log_is_set(r.word + 8)) {
         first = r.word[7];
         n = 1;
     } else if (r.kind == LOG_REMEMBER) {
@@ -6714,7 +6714,7 @@ MSC4203_PRIVATE int log_request(const msc4203_request *request, uint32_t id[4])
         id[2] = log_get(request->what);
         id[3] = log_get(request->what + 4) & LOG_ITEM_WORD;
     }
-    return (id[0] | id[1] | id[2] | id[3]) != 0;
+    return log_is_set(id);
 }
 
 MSC4203_PRIVATE int log_known(void *context, const msc4203_request *request)
@@ -7665,28 +7665,45 @@ MSC4203_APART int log_was_durable(struct msc4203_log_state *s, uint32_t segment,
     return 0;
 }
 
+/* The salt of an opening that begins with the segment of this sequence number. Whoever knows the
+ * one before it, and has lost this segment's header, can work it out. Where the power failed in an
+ * opening it is used again, in the same place: nothing but the same records was written there. */
+MSC4203_PRIVATE uint32_t log_salt(const struct msc4203_log_state *s, uint32_t sequence)
+{
+    return log_fixed_sum(s->key, s->segment[s->current].salt, sequence, NULL, 0);
+}
+
 /* Whether a segment without a header is the one with this sequence number: it has a record with the
  * checksum for that, which was durable or, if that is not known, written when something in the
- * segment was. */
+ * segment was. With `openings`, also whether it is the first one of a later opening, which leaves
+ * out the numbers of segments that count for nothing: so many numbers are tried. */
 MSC4203_APART int log_is_segment(struct msc4203_log_state *s, uint32_t segment, uint32_t sequence,
-                                 uint32_t salt, int was_durable)
+                                 uint32_t salt, int was_durable, uint32_t openings)
 {
+    struct msc4203_log_segment *here = &s->segment[segment];
     struct log_record r;
-    uint32_t at;
+    uint32_t at, k, word;
     int is = 0;
 
-    if (s->segment[segment].sequence != 0)
+    if (here->sequence != 0)
         return 0;
-    s->segment[segment].sequence = sequence;
-    s->segment[segment].salt = salt;
-    for (at = LOG_HEADER_UNITS; at < s->segment_units && !is && !s->error; at++)
-        is = log_load(s, segment << s->shift | at, &r) != 0 &&
-             (was_durable || (r.word[1] & 0xFFFFFF) != 0);
-    s->segment[segment].end = s->segment_units;
+    for (at = LOG_HEADER_UNITS; at < s->segment_units && !is && !s->error; at++) {
+        log_read(s, log_address(s, segment << s->shift | at), &word, sizeof word);
+        log_swap(&word, 1);
+        /* A look at its length says at once, of most, that there is no record. */
+        k = (word & 0xFFFFFF) - 1 < s->segment_units - at ? 0 : openings + 1;
+        for (; k <= openings && !is; k++) {
+            here->sequence = k == 0 ? sequence : sequence + k - 1;
+            here->salt = k == 0 ? salt : log_salt(s, here->sequence);
+            is = log_load(s, segment << s->shift | at, &r) != 0 &&
+                 (was_durable || (r.word[1] & 0xFFFFFF) != 0);
+        }
+    }
+    here->end = s->segment_units;
     if (is)
         s->damaged++;
     else
-        s->segment[segment].sequence = 0;
+        here->sequence = 0;
     return is;
 }
 
@@ -7736,7 +7753,7 @@ MSC4203_APART void log_go_back(struct msc4203_log_state *s)
                                            log_after(s, s->oldest - 1) == i || /* all there is */
                                            log_was_durable(s, i, 0));
         if (k == s->segments)
-            for (k = 0; k < s->segments && !log_is_segment(s, k, before, salt, was_durable); k++)
+            for (k = 0; k < s->segments && !log_is_segment(s, k, before, salt, was_durable, 0); k++)
                 ;
         if (k < s->segments) {
             s->segment[k].end = end;
@@ -7818,36 +7835,23 @@ MSC4203_PRIVATE int log_is_bare(struct msc4203_log_state *s, uint32_t segment)
            !log_states_durable(s, segment, LOG_HEADER_UNITS, 0);
 }
 
-/* The salt of an opening that begins with the segment of this sequence number. Whoever knows the
- * one before it, and has lost this segment's header, can work it out. Where the power failed in an
- * opening it is used again, in the same place: nothing but the same records was written there. */
-MSC4203_PRIVATE uint32_t log_salt(const struct msc4203_log_state *s, uint32_t sequence)
-{
-    return log_fixed_sum(s->key, s->segment[s->current].salt, sequence, NULL, 0);
-}
-
 /* The segment after the newest one may have lost its header since it was written. It is in the next
- * free place: of the same opening, or the first one of a later opening, which leaves out the
- * numbers of segments that count for nothing. */
+ * free place: of the same opening, or of a later one. */
 MSC4203_PRIVATE int log_find_newest(struct msc4203_log_state *s)
 {
-    uint32_t i, k, sequence = s->sequence + 1, salt = s->salt;
+    uint32_t i;
 
     s->unused = s->oldest;
     i = log_next_free(s);
-    for (k = 0; k <= LOG_TRIES; k++, salt = log_salt(s, sequence)) {
-        if (log_is_segment(s, i, sequence, salt, 0)) {
-            s->previous = s->sequence;
-            s->previous_salt = s->salt;
-            s->sequence = sequence;
-            s->header_oldest = s->oldest;
-            s->previous_end = s->previous_durable = s->segment_units;
-            s->current = i;
-            return 1;
-        }
-        sequence += k != 0;
-    }
-    return 0;
+    if (!log_is_segment(s, i, s->sequence + 1, s->salt, 0, LOG_TRIES))
+        return 0;
+    s->previous = s->sequence;
+    s->previous_salt = s->salt;
+    s->sequence = s->segment[i].sequence;
+    s->header_oldest = s->oldest;
+    s->previous_end = s->previous_durable = s->segment_units;
+    s->current = i;
+    return 1;
 }
 
 /* Finds the segments. When the power failed as soon as the newest one had its header, that counts
@@ -8200,7 +8204,7 @@ MSC4203_PRIVATE void log_read_commit(struct msc4203_log_state *s, const struct l
     s->next = log_larger(s->next, end);
     if (r->word[2] > s->time)
         s->time = r->word[2];
-    if ((r->word[8] | r->word[9] | r->word[10] | r->word[11]) != 0) {
+    if (log_is_set(r->word + 8)) {
         log_remember(s, LOG_REQUESTS, r->word[7], r->word + 8);
         log_note_item(s, r->position, LOG_REQUESTS, r->word[7]);
     }
@@ -8583,11 +8587,9 @@ MSC4203_PRIVATE void log_finish_image(struct msc4203_log_state *s)
 {
     uint32_t i;
 
-    for (i = 0; i < s->items[LOG_REQUESTS]; i++) {
-        const uint32_t *word = s->item[LOG_REQUESTS][i].word;
-        if ((word[0] | word[1] | word[2] | word[3]) != 0)
+    for (i = 0; i < s->items[LOG_REQUESTS]; i++)
+        if (log_is_set(s->item[LOG_REQUESTS][i].word))
             log_link_request(s, i);
-    }
     for (i = 1; i <= s->used; i++)
         if (s->entry[i].channels != 0)
             log_group_add(s, i);

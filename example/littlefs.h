@@ -11,9 +11,8 @@
  *   and write() only ever appends. That is why the storage says that it has blocks.
  * - What was written becomes visible at lfs_file_sync(), all at once. Until then the file stays as
  *   it was when the power fails. So no sector needs to be larger than 16 bytes.
- * - After a write that failed, lfs_file_sync() keeps what there is of it and says 0.
- *   So this file remembers that one failed, and then fails
- *   until littlefs_log_begin().
+ * - After a write that failed, lfs_file_sync() keeps what there is of it and returns 0. So this
+ *   file remembers that one failed, and then fails until littlefs_log_begin().
  *
  * Two files are open at a time: the one that is written, and one that is read. Each has a buffer of
  * the file system's cache_size. No heap. Two threads must not use one lfs_t at a time, unless
