@@ -212,7 +212,8 @@ for file in test/bench/*.cpp; do
 done
 for compilers in 'gcc g++' 'clang clang++' 'tcc none'; do
     set -- $compilers
-    job "header.sh with $compilers" env B=build/lint/$1 CC=$1 CXX=$2 sh test/header.sh
+    job "header.sh with $compilers" env B=build/lint/$1 CC=$1 CXX=$2 HEADER_ALL=1 \
+        sh test/header.sh
     job "examples.sh with $1" env B=build/lint/$1 CC=$1 sh test/examples.sh
 done
 job "stack.sh" env B=build/lint/gcc CC=gcc STACK_STRICT=1 sh test/stack.sh

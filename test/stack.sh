@@ -1,9 +1,9 @@
 #!/bin/sh
 # stack.sh - measures the library's stack: no function needs more than 256 bytes, none is of
-# variable size, none calls itself or is called through a pointer (but for a log's
-# storage, a queue, and callbacks). Needs gcc (-fstack-usage and
-# -fcallgraph-info); says so where the compiler is another. Environment: B (build folder), CC; with
-# STACK_STRICT=1 a compiler that cannot tell is a failure. Prints `stack: N passed, N failed`.
+# variable size, none calls itself or is called through a pointer (but for a log's storage, a queue,
+# and callbacks). Needs gcc (-fstack-usage and -fcallgraph-info); says so where the compiler is
+# another. Environment: B (build folder), CC; with STACK_STRICT=1 a compiler that cannot tell is a
+# failure, and more options are tried. Prints `stack: N passed, N failed`.
 set -u
 B=${B:-build} CC=${CC:-cc}
 dir=$B/stack
@@ -20,9 +20,11 @@ count() {
     fi
 }
 
+# knows FLAG FILE: whether the compiler takes it, and writes FILE. Some ignore what they do not know.
 knows() {
+    rm -f "$dir/$2"
     echo 'int msc4203_x(void); int msc4203_x(void) { return 1; }' >"$dir/flag.c"
-    $CC "$@" -c -o "$dir/flag.o" "$dir/flag.c" >"$dir/out" 2>&1 && [ ! -s "$dir/out" ]
+    $CC "$1" -c -o "$dir/flag.o" "$dir/flag.c" >"$dir/out" 2>&1 && [ -s "$dir/$2" ]
 }
 
 # Reads a .su file: function TAB bytes TAB kind.
@@ -91,31 +93,40 @@ printf 'a.c:1:1:a\t264\tstatic\n' >"$dir/large.su"
 frames "$dir/large.su" >/dev/null
 count $((! $?)) 'a large frame is found'
 
-if knows -fstack-usage; then
-    for options in -O2 -Os '-O2 -DMSC4203_NO_SIMD' '-O2 -DMSC4203_NO_SIMD -DMSC4203_NO_WORDS' \
-        '-Os -DMSC4203_NO_SIMD -DMSC4203_NO_WORDS'; do
-        echo "stack: $options"
-        rm -f "$dir"/*.su
-        $CC -std=c99 -I. $options -fstack-usage -c -o "$dir/msc4203.o" msc4203.c &&
-            frames "$dir/msc4203.su"
-        count $? "frames of at most 256 bytes with $options"
-    done
-else
-    echo "stack: left out: frame sizes: $CC does not know -fstack-usage (use CC=gcc)"
+# measure FRAMES CALLS OPTIONS: compiles with these options, and looks at what is 1 of the two.
+measure() {
+    echo "stack: $3"
+    rm -f "$dir"/msc4203.*
+    $CC -std=c99 -I. $3 ${usage:+-fstack-usage} ${graph:+-fcallgraph-info=su} -c \
+        -o "$dir/msc4203.o" msc4203.c || count 1 "compiles with $3"
+    if [ "$1$usage" = 11 ]; then
+        frames "$dir/msc4203.su"
+        count $? "frames of at most 256 bytes with $3"
+    fi
+    if [ "$2$graph" = 11 ]; then
+        calls "$dir/msc4203.ci"
+        count $? "no recursion with $3"
+    fi
+}
+
+usage= graph=
+knows -fstack-usage flag.su && usage=1
+knows -fcallgraph-info=su flag.ci && graph=1
+if [ -z "$usage" ] || [ -z "$graph" ]; then
+    echo "stack: left out: $CC does not tell frames or calls (use CC=gcc)"
     count "${STACK_STRICT:-0}" 'the compiler can tell'
 fi
-if knows -fcallgraph-info=su; then
-    # At -O0 nothing is inlined: a recursion stands there as it was written.
-    for options in -O0 -O2 -Os '-O0 -DMSC4203_NO_SIMD -DMSC4203_NO_WORDS'; do
-        echo "stack: $options"
-        rm -f "$dir"/*.ci
-        $CC -std=c99 -I. $options -fcallgraph-info=su -c -o "$dir/msc4203.o" msc4203.c &&
-            calls "$dir/msc4203.ci"
-        count $? "no recursion with $options"
-    done
-else
-    echo "stack: left out: recursion: $CC does not know -fcallgraph-info (use CC=gcc)"
-    count "${STACK_STRICT:-0}" 'the compiler can tell'
+if [ -n "$usage$graph" ]; then
+    plain='-DMSC4203_NO_SIMD -DMSC4203_NO_WORDS'
+    measure 0 1 -O0 # where nothing is inlined, a recursion stands as it was written
+    measure 1 1 -O2
+    measure 1 1 -Os
+    measure 1 1 "-Os $plain"
+    if [ "${STACK_STRICT:-0}" -ne 0 ]; then
+        measure 1 0 '-O2 -DMSC4203_NO_SIMD'
+        measure 1 0 "-O2 $plain"
+        measure 0 1 "-O0 $plain"
+    fi
 fi
 echo "stack: $passed passed, $failed failed"
 [ $failed -eq 0 ]
