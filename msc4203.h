@@ -6952,7 +6952,7 @@ MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_requ
 {
     struct msc4203_log_state *s = log_of(context);
     struct msc4203_log_batch *b;
-    uint32_t word[12], count;
+    uint32_t word[12], count = 0; /* the request's */
     int result = log_batch_state(s, batch);
 
     *first = s->next;
@@ -6976,18 +6976,17 @@ MSC4203_PRIVATE int log_commit(void *context, uint32_t batch, const msc4203_requ
     log_set64(word + 4, s->next);
     word[6] = b->count | b->turn << 24;
     if (log_request(request, word + 8)) {
-        word[7] = s->counter[LOG_REQUESTS] + 1;
-        log_remember(s, LOG_REQUESTS, word[7], word + 8);
+        count = word[7] = s->counter[LOG_REQUESTS] + 1;
+        log_remember(s, LOG_REQUESTS, count, word + 8);
     }
-    count = word[7];
-    if (b->count != 0 || word[7] != 0) {
+    if (b->count != 0 || count != 0) {
         if (b->time > s->time)
             s->time = b->time;
         log_place(s, log_fixed(LOG_COMMIT) / LOG_UNIT); /* no header is to know of it before */
         s->next += b->count;
         log_batch_commit(s, b, *first);
         log_append(s, word, LOG_COMMIT, batch - 1, NULL, 0);
-        if (count != 0) /* the words may have been swapped by now */
+        if (count != 0)
             log_note_item(s, s->current << s->shift, LOG_REQUESTS, count);
     }
     log_batch_clear(b, BATCH_FREE);

@@ -63,7 +63,8 @@ class Load(Case):
         transaction; idle and slow clients, and garbage: nobody waits much longer than without."""
         slow = free_port()
         lines = DEVICES + FAST
-        for id, url, token in (('alive', self.program().url, 'hs'), ('slow', 'http://127.0.0.1:%d' % slow, 'hs2'),
+        for id, url, token in (('alive', self.program().url, 'hs'),
+                               ('slow', 'http://127.0.0.1:%d' % slow, 'hs2'),
                                ('dead', 'http://127.0.0.1:9', 'hs3')):
             lines = lines + ['appservice %s %s %s as_%s to_device' % (id, url, token, id),
                              r'exclusive %s @%s_.*:gw\.example' % (id, id),

@@ -77,7 +77,6 @@ class Suspended(Case):
             events = json.loads(read_answer(stream)[2])['to_device']['events']
         self.assertEqual(self.contents(events), [{'n': 1}])
 
-
     def test_syncs_end(self):
         """Those of clients that have gone, too, whatever timeout they asked for."""
         g = self.gateway(clock=True)

@@ -60,7 +60,8 @@ class Says(Case):
         for hours in (1, 2):
             self.g.pass_ms(3600001)
             until(lambda: len(self.lines('still: irc: ')) == hours)
-            self.assertRegex(self.lines('still: ')[-1], r'it answered 500; \d+ times since 20\d\d-[0-9T:-]+Z')
+            self.assertRegex(self.lines('still: ')[-1],
+                             r'it answered 500; \d+ times since 20\d\d-[0-9T:-]+Z')
         self.assertEqual(len(self.lines('')), 3)
 
     def test_no_answer(self):
