@@ -2,7 +2,7 @@
  * gets. SPDX: 0BSD
  *
  *     cc -I. -o appservice example/appservice.c msc4203.c
- *     appservice --listen HOST:PORT --hs-token TOKEN --state FILE --out FILE [--fail N]
+ *     appservice --listen HOST:PORT --hs-token-file FILE --state FILE --out FILE [--fail N]
  *
  * Each item becomes a line of the output, as `msc4203 convert --each` writes it. Lines are written
  * as they come, and are provisional until the end of their transaction; appservice_output.h and
@@ -560,8 +560,8 @@ static void on_signal(int signal)
 }
 
 static const char help_text[] =
-    "usage: appservice --listen HOST:PORT --hs-token TOKEN --state FILE --out FILE\n"
-    "                  [--fail N] [--rotated]\n"
+    "usage: appservice --listen HOST:PORT (--hs-token TOKEN | --hs-token-file FILE)\n"
+    "                  --state FILE --out FILE [--fail N] [--rotated]\n"
     "       appservice --help | -h | --version\n"
     "\n"
     "A Matrix application service that writes down what a homeserver sends it: each\n"
@@ -572,7 +572,9 @@ static const char help_text[] =
     "                      port 0 takes a free one. The registration's url leads\n"
     "                      there.\n"
     "  --hs-token TOKEN    the registration's hs_token; a request without it is\n"
-    "                      refused\n"
+    "                      refused. Other users of this machine can see it, with ps.\n"
+    "  --hs-token-file FILE\n"
+    "                      the token is the first line of this file\n"
     "  --state FILE        remembers the last transactions and room events, and how\n"
     "                      long the output is. It is made when there is none, and\n"
     "                      belongs to that output.\n"
@@ -637,12 +639,37 @@ static int option_take(const struct option *options, char **argv, int *i)
     return 0;
 }
 
+/* Takes the first line of a file for the token: at most 1,024 bytes. Returns 0, or an exit
+ * status. */
+static int token_read(const char *path, const char **token)
+{
+    static char line[1026];
+    FILE *file = fopen(path, "r");
+    const char *why = NULL;
+    size_t bytes;
+
+    if (file == NULL)
+        return fail(path, strerror(errno));
+    bytes = fread(line, 1, sizeof line - 1, file);
+    if (ferror(file))
+        why = strerror(errno);
+    fclose(file);
+    line[bytes] = 0;
+    line[strcspn(line, "\r\n")] = 0;
+    if (why == NULL && *line == 0)
+        why = "its first line is empty";
+    if (why == NULL && strlen(line) > 1024)
+        why = "its first line is too long";
+    *token = line;
+    return why != NULL ? fail(path, why) : 0;
+}
+
 /* Reads the command line. Returns 0; or else an exit status, plus one: 1 when all is done. */
 static int arguments_read(char **argv, const char **token)
 {
-    const char *number = NULL;
+    const char *number = NULL, *token_file = NULL;
     char *end;
-    struct option options[6];
+    struct option options[7];
     int i, status;
 
     memset(options, 0, sizeof options);
@@ -656,6 +683,8 @@ static int arguments_read(char **argv, const char **token)
     options[3].value = &a.out;
     options[4].name = "--fail";
     options[4].value = &number;
+    options[5].name = "--hs-token-file";
+    options[5].value = &token_file;
     for (i = 1; argv[i] != NULL; i++) {
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
             return 1 + print(help_text);
@@ -669,6 +698,11 @@ static int arguments_read(char **argv, const char **token)
         if (status != 0)
             return 1 + status;
     }
+    if (token_file != NULL && *token != NULL)
+        return 1 + wrong("--hs-token, --hs-token-file", "only one of them");
+    status = token_file != NULL ? token_read(token_file, token) : 0;
+    if (status != 0)
+        return 1 + status;
     for (i = 0; i < 4; i++)
         if (*options[i].value == NULL || **options[i].value == 0)
             return 1 + wrong(options[i].name, "it is needed");

@@ -603,7 +603,7 @@ class Operator(Appservice):
         for option in ('--help', '-h'):
             done = self.run_it(option)
             self.assertEqual((done.returncode, done.stderr), (0, ''))
-            for word in ('--listen', '--hs-token', '--state', '--out', '--fail', '--rotated',
+            for word in ('--listen', '--hs-token', '--hs-token-file', '--state', '--out', '--fail', '--rotated',
                          'SIGHUP', 'Exit status'):
                 self.assertIn(word, done.stdout)
         done = self.run_it('--version')
@@ -630,6 +630,33 @@ class Operator(Appservice):
             self.assertIn(what, done.stderr)
         self.assertIn('does not resolve', self.run_it('--listen', 'nothing.invalid:1',
                                                       *all[2:]).stderr)
+
+    def test_token_in_a_file(self):
+        path = self.p.state + '.token'
+        options = ['--listen', '127.0.0.1:%d' % self.p.port, '--hs-token-file', path, '--state',
+                   self.p.state, '--out', self.p.out]
+        def said(text, *more):
+            with open(path, 'w') as f:
+                f.write(text)
+            done = self.run_it(*options, *more)
+            self.assertEqual((done.returncode, done.stdout), (2, ''))
+            return done.stderr
+        self.p.stop()
+        for text in ('', '\n', '\r\nhs\n', 'x' * 1025 + '\n', 'x' * 5000):
+            self.assertIn(path + ': ', said(text))
+        self.assertIn('only one', said('hs', '--hs-token', 'hs'))
+        os.unlink(path)
+        self.assertIn('No such file', self.run_it(*options).stderr)
+        for n, text in enumerate(('hs', 'hs\n', 'hs\r\n' + 'x' * 2000)):
+            with open(path, 'w') as f:
+                f.write(text)
+            p = subprocess.Popen([APPSERVICE] + options, stderr=subprocess.PIPE, text=True)
+            self.p.process = p
+            self.addCleanup(p.stderr.close)
+            self.assertIn('listening', p.stderr.readline())
+            self.ok(self.send(str(n), n))
+            self.error(self.p.request('PUT', PATH + '1', {}, 'hx'), 403, 'M_FORBIDDEN')
+            self.p.stop()
 
     def test_values_behind_an_equals_sign(self):
         self.p.stop()
