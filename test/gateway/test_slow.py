@@ -96,10 +96,10 @@ class Slots(Case):
         g = self.gateway(DEVICES)
         slow = [g.connect(PUT % send_path('s%d' % i).encode()) for i in range(200)]
         time.sleep(0.1)
-        began = time.monotonic()
         self.assertEqual(g.send('bob1', 1, {'@bob:gw.example': {'BOB': {'x': 'y' * 9000}}})[0], 200)
-        self.assertLess(time.monotonic() - began, 0.4)
-        for s in slow:
+        for s in slow: # it was answered first, and none had to go
+            s.setblocking(False)
+            self.assertRaises(BlockingIOError, s.recv, 1)
             s.close()
 
     def test_slow_heads_make_room(self):
